@@ -1,0 +1,37 @@
+# make train: from nothing to a trained model that speaks. make test: what CI runs. make bench: against PyTorch.
+PYTHON ?= python3
+BIN := .venv/bin
+# The lock file holds the exact versions that were tested.
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint requirements.lock
+
+.PHONY: train test bench clean
+
+train: .venv/installed
+	$(BIN)/python train.py $(ARGS)
+
+test: .venv/installed-test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+	$(BIN)/python -m pytest $(ARGS)
+
+bench: .venv/installed-bench
+	$(BIN)/python -m benchmarks $(ARGS)
+
+.venv/bin/python:
+	$(PYTHON) -m venv .venv
+
+.venv/installed: .venv/bin/python pyproject.toml requirements.lock
+	$(INSTALL) --editable .
+	touch $@
+
+.venv/installed-test: .venv/installed
+	$(INSTALL) --editable '.[test]'
+	touch $@
+
+.venv/installed-bench: .venv/installed-test
+	$(INSTALL) --editable '.[test,bench]'
+	touch $@
+
+clean:
+	rm -rf .venv

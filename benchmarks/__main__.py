@@ -1,0 +1,73 @@
+"""`python -m benchmarks [NAME …]`: measure, print what comes out, and write it down."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from benchmarks import bpe, decode, layout, quality, report, train
+from benchmarks.timing import measure
+from jaxgpt.errors import did_you_mean
+
+BENCHMARKS = (*train.benchmarks(), *decode.benchmarks(), *bpe.benchmarks(), *layout.benchmarks())
+NAMES = ("train", "decode", "layout", "quality", *(benchmark.name for benchmark in BENCHMARKS))
+AGAINST_OTHERS = ("train", "decode", "bpe", "quality")
+
+
+def main(argv: Sequence[str]) -> None:
+    """Run what is asked for; exit with 1 if a contestant could not run, or the runs for quality differ."""
+    options = parse(argv)
+    # For all processes that begin from here.
+    os.environ |= {"JAX_PLATFORMS": "cpu", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
+    text, passed = "# Results\n", True
+    for part, fine in parts(argv, options):
+        print(part, flush=True)
+        text, passed = f"{text}\n{part}", passed and fine
+        if options.out is not None:
+            options.out.write_text(text, encoding="utf-8")
+    sys.exit(0 if passed else 1)
+
+
+def parts(argv: Sequence[str], options: argparse.Namespace) -> Iterator[tuple[str, bool]]:
+    """Yield the report's parts as they are ready, each with whether all went well."""
+    yield report.about(argv), True
+    for benchmark in BENCHMARKS:
+        if benchmark.name in options.names or benchmark.group in options.names:
+            results = measure(benchmark, options.repeats)
+            yield report.table(results), all(result.failure is None for result in results)
+    if "quality" in options.names:
+        outcome = quality.compare(options.updates)
+        yield f"{outcome}\n", outcome.passed
+
+
+def parse(argv: Sequence[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser("python -m benchmarks", description=__doc__)
+    parser.add_argument(
+        "names", nargs="*", metavar="NAME", help=f"{', '.join(NAMES)} (default: {' '.join(AGAINST_OTHERS)})"
+    )
+    parser.add_argument("--repeats", type=int, metavar="N", default=10, help="rounds of each contestant (default: 10)")
+    parser.add_argument(
+        "--updates", type=int, metavar="N", default=2000, help="in the runs for quality (default: 2000)"
+    )
+    parser.add_argument("--quick", action="store_true", help="2 repeats and 100 updates: not for figures")
+    parser.add_argument(
+        "--out", type=Path, metavar="FILE", default=Path(__file__).with_name("results.md"),
+        help="(default: benchmarks/results.md)",
+    )  # fmt: skip
+    options = parser.parse_args(argv)
+    for name in options.names:
+        if name not in NAMES:
+            parser.error(f"no benchmark {name!r}{did_you_mean(name, NAMES)}")
+    if min(options.repeats, options.updates) < 1:
+        parser.error("--repeats and --updates must be at least 1")
+    options.names = options.names or AGAINST_OTHERS
+    if options.quick:
+        options.repeats, options.updates = 2, 100
+    return options
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

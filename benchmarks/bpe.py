@@ -1,0 +1,43 @@
+"""Byte-level BPE: learning merges, against the Rust of `tokenizers`, on the bundled plays repeated to 10 MB."""
+
+from __future__ import annotations
+
+from benchmarks.timing import Benchmark, Work
+from jaxgpt.text import BPE
+from jaxgpt.text.corpus import PLAYS_FOLDER
+
+MEGABYTES, VOCAB_SIZE = 10, 4096
+
+
+def benchmarks() -> list[Benchmark]:
+    what = f"learning {VOCAB_SIZE:,} tokens from {MEGABYTES} MB of text"
+    return [Benchmark("bpe", what, "call", 1, {"jaxgpt": ours, "tokenizers": rust})]
+
+
+def text() -> list[str]:
+    """Return documents of 10 MB together: eight times the same plays, so with the words of one time."""
+    plays = [path.read_text(encoding="utf-8") for path in sorted(PLAYS_FOLDER.glob("*.txt"))]
+    times = -(-MEGABYTES * 10**6 // sum(map(len, plays)))
+    return plays * times
+
+
+def ours() -> Work:
+    documents = text()
+    return lambda: BPE.train(documents, VOCAB_SIZE)
+
+
+def rust() -> Work:
+    import tokenizers
+
+    documents = text()
+
+    def work() -> None:
+        tokenizer = tokenizers.Tokenizer(tokenizers.models.BPE())
+        tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
+        alphabet = tokenizers.pre_tokenizers.ByteLevel.alphabet()
+        trainer = tokenizers.trainers.BpeTrainer(
+            vocab_size=VOCAB_SIZE, initial_alphabet=alphabet, special_tokens=["<|endoftext|>"], show_progress=False
+        )
+        tokenizer.train_from_iterator(documents, trainer)
+
+    return work

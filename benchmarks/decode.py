@@ -1,0 +1,107 @@
+"""Decoding: `generate` against Hugging Face's and CTranslate2's, greedy, in f32, on equal random weights of GPT-2."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+
+from benchmarks.timing import Benchmark, Work
+from jaxgpt import GPT, GPTConfig, generate, save_pretrained
+from jaxgpt.devices import start_devices
+from jaxgpt.text import load_tokenizer
+from jaxgpt.train import init_params
+
+CONFIG = GPTConfig.preset("gpt2")
+PROMPT, NEW_TOKENS = 32, 96
+
+
+def benchmarks() -> list[Benchmark]:
+    return [_benchmark(rows) for rows in (1, 8)]
+
+
+def _benchmark(rows: int) -> Benchmark:
+    makers = {"jaxgpt": ours, "Hugging Face generate": hugging_face, "CTranslate2": ctranslate2}
+    return Benchmark(
+        f"decode-{rows}",
+        f"GPT-2 124M, batch {rows}, prompt {PROMPT}, {NEW_TOKENS} new tokens",
+        "call",
+        1,
+        {name: partial(_checked, make, rows) for name, make in makers.items()},
+        tokens=rows * NEW_TOKENS,
+    )
+
+
+def _checked(make: Callable[[list[list[int]]], Callable[[], list[list[int]]]], rows: int) -> Work:
+    """Build a contestant, and make sure that it does not stop early."""
+    call = make(np.random.default_rng(0).integers(CONFIG.vocab_size - 1, size=(rows, PROMPT)).tolist())
+
+    def work() -> None:
+        lengths = [len(ids) for ids in call()]
+        if lengths != [NEW_TOKENS] * rows:
+            raise RuntimeError(f"{lengths} new tokens instead of {NEW_TOKENS}")
+
+    return work
+
+
+def ours(prompts: list[list[int]]) -> Callable[[], list[list[int]]]:
+    start_devices("cpu")
+    params = random_params()
+    return lambda: generate(CONFIG, params, prompts, max_new_tokens=NEW_TOKENS)
+
+
+def hugging_face(prompts: list[list[int]]) -> Callable[[], list[list[int]]]:
+    import torch
+    from transformers import GPT2LMHeadModel
+
+    with TemporaryDirectory() as folder:
+        save(Path(folder))
+        model: Any = GPT2LMHeadModel.from_pretrained(folder).eval()
+    model.generation_config.eos_token_id = None  # never stop
+    tokens = torch.tensor(prompts)
+    mask = torch.ones_like(tokens)
+
+    @torch.inference_mode()
+    def call() -> list[list[int]]:
+        ids = model.generate(tokens, attention_mask=mask, max_new_tokens=NEW_TOKENS, do_sample=False)
+        return ids[:, PROMPT:].tolist()
+
+    return call
+
+
+def ctranslate2(prompts: list[list[int]]) -> Callable[[], list[list[int]]]:
+    from ctranslate2 import Generator  # pyright: ignore[reportMissingImports]
+    from ctranslate2.converters import TransformersConverter  # pyright: ignore[reportMissingImports]
+    from transformers import AutoTokenizer
+
+    with TemporaryDirectory() as folder:
+        save(Path(folder))
+        converted = TransformersConverter(folder).convert(str(Path(folder, "converted")))
+        generator = Generator(
+            converted, compute_type="float32", inter_threads=1, intra_threads=len(os.sched_getaffinity(0))
+        )
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+    words = [tokenizer.convert_ids_to_tokens(ids) for ids in prompts]
+
+    def call() -> list[list[int]]:
+        results = generator.generate_batch(
+            words, beam_size=1, sampling_topk=1, include_prompt_in_result=False,
+            min_length=NEW_TOKENS, max_length=NEW_TOKENS,
+        )  # fmt: skip
+        return [result.sequences_ids[0] for result in results]
+
+    return call
+
+
+def random_params() -> Any:
+    return init_params(GPT(CONFIG), seed=0)
+
+
+def save(folder: Path) -> None:
+    """Write the weights as transformers and CTranslate2's converter read them."""
+    save_pretrained(folder, CONFIG, random_params(), tokenizer=load_tokenizer("gpt2"))

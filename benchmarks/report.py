@@ -1,0 +1,70 @@
+"""What was measured, on what and with what, as Markdown."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shlex
+from collections.abc import Sequence
+from datetime import date
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from benchmarks.timing import Result
+
+PACKAGES = ("jax", "flax", "optax", "torch", "transformers", "ctranslate2")
+
+
+def about(argv: Sequence[str]) -> str:
+    """Return date, command, machine and versions."""
+    load = os.getloadavg()[0]
+    # OpenMP's threads wait for one another: other work slows PyTorch and CTranslate2 many times more than XLA.
+    busy = "; **the machine was busy, so these figures mean nothing**" if load > 0.5 else ""
+    return (
+        f"- {date.today()}: `{shlex.join(['python', '-m', 'benchmarks', *argv])}`\n"
+        f"- {_cpu()}, {len(os.sched_getaffinity(0))} cores, {platform.system()}; load before {load:.2f}{busy}\n"
+        f"- Python {platform.python_version()}, {', '.join(map(_version, PACKAGES))}\n"
+    )
+
+
+def table(results: Sequence[Result]) -> str:
+    """Return a benchmark's results, ours first; ratios are of times, and below 1 ours is faster."""
+    benchmark, ours = results[0].benchmark, results[0]
+    lines: list[tuple[str, ...]] = [
+        ("", f"best per {benchmark.unit}", "median", "tokens/s", "ours / theirs: best", "median")
+    ]
+    for result in results:
+        if result.failure is not None:
+            lines.append((result.contestant, "failed", "", "", "", ""))
+            continue
+        speed = "" if benchmark.tokens is None else f"{benchmark.tokens / result.median:,.0f}"
+        ratios = ("", "")
+        if result is not ours and ours.failure is None:
+            ratios = (f"{ours.best / result.best:.2f}", f"{ours.median / result.median:.2f}")
+        lines.append((result.contestant, _time(result.best), _time(result.median), speed, *ratios))
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    rows = [
+        "| " + " | ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) + " |" for line in lines
+    ]
+    rule = "|" + "|".join("-" * (width + 2) for width in widths) + "|"
+    why = [f"\n{result.contestant} failed: {result.failure}" for result in results if result.failure is not None]
+    return "\n".join([f"**{benchmark.name}**: {benchmark.what}", "", rows[0], rule, *rows[1:], *why]) + "\n"
+
+
+def _time(seconds: float) -> str:
+    return f"{seconds * 1e3:,.1f} ms" if seconds < 10 else f"{seconds:,.1f} s"
+
+
+def _version(package: str) -> str:
+    try:
+        return f"{package} {version(package)}"
+    except PackageNotFoundError:
+        return f"no {package}"
+
+
+def _cpu() -> str:
+    info = Path("/proc/cpuinfo")  # platform.processor() is empty or only "x86_64" on Linux
+    for line in info.read_text().splitlines() if info.exists() else ():
+        if line.startswith("model name"):
+            return line.partition(": ")[2]
+    return platform.processor() or platform.machine()

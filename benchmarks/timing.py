@@ -1,0 +1,123 @@
+"""Contestants measured in turns, each in a process of its own, of which only one works at a time.
+
+So neither has the other's threads, allocator or compiler flags beside its own, and a machine that slows down for a
+while slows down all of them.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass
+from itertools import islice
+from statistics import median
+from typing import TypeVar
+
+T = TypeVar("T")
+Work = Callable[[], object]
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """What is measured.
+
+    Attributes:
+        name: by which it is asked for, its group first: "train-char".
+        what: sizes, for people.
+        unit: what a time is given for: "step", "call".
+        units: of them in a round.
+        contestants: by name, ours first; each makes, in its own process, the function that does one round.
+        tokens: in a unit; None where speed is not in tokens.
+    """
+
+    name: str
+    what: str
+    unit: str
+    units: int
+    contestants: Mapping[str, Callable[[], Work]]
+    tokens: int | None = None
+
+    @property
+    def group(self) -> str:
+        return self.name.partition("-")[0]
+
+
+@dataclass(frozen=True)
+class Result:
+    """A contestant's times.
+
+    Attributes:
+        benchmark: what was measured.
+        contestant: whose times these are.
+        seconds: for a unit, one figure a round; empty if it failed.
+        failure: why it could not run.
+    """
+
+    benchmark: Benchmark
+    contestant: str
+    seconds: tuple[float, ...]
+    failure: str | None = None
+
+    @property
+    def best(self) -> float:
+        return min(self.seconds)
+
+    @property
+    def median(self) -> float:
+        return median(self.seconds)
+
+
+def measure(benchmark: Benchmark, repeats: int) -> list[Result]:
+    """Let the contestants do `repeats` rounds each, in turns; the first of a turn is the last of the next."""
+    with ExitStack() as stack:
+        processes = {name: stack.enter_context(_process()) for name in benchmark.contestants}
+        # One after another, because they compile here.
+        failures = {
+            name: processes[name].submit(_prepare, make).result() for name, make in benchmark.contestants.items()
+        }
+        turn = [name for name, failure in failures.items() if failure is None]
+        seconds: dict[str, list[float]] = {name: [] for name in processes}
+        for _ in range(repeats):
+            for name in turn:
+                seconds[name].append(processes[name].submit(_round).result() / benchmark.units)
+            turn.reverse()
+    return [Result(benchmark, name, tuple(seconds[name]), failures[name]) for name in processes]
+
+
+def apart(function: Callable[..., T], *args: object) -> T:
+    """Call a function in a process of its own."""
+    with _process() as process:
+        return process.submit(function, *args).result()
+
+
+def last(items: Iterator[T], count: int) -> T:
+    """Return the last of the next `count` items, keeping no other."""
+    return deque(islice(items, count), maxlen=1).pop()
+
+
+def _process() -> ProcessPoolExecutor:
+    return ProcessPoolExecutor(1, multiprocessing.get_context("spawn"))
+
+
+_work: Work
+
+
+def _prepare(make: Callable[[], Work]) -> str | None:
+    """Build this process's contestant and let it compile; return why it can't, for not every error can be pickled."""
+    global _work
+    try:
+        _work = make()
+        _work()
+    except Exception as error:
+        return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
+    return None
+
+
+def _round() -> float:
+    start = time.perf_counter()
+    _work()
+    return time.perf_counter() - start

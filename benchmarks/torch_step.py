@@ -1,0 +1,58 @@
+"""One update in PyTorch, as nanoGPT has it: compiled loss, backward, clipping, fused AdamW, schedule."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from benchmarks.torch_gpt import TorchGPT
+from jaxgpt.text.batches import Batch
+from jaxgpt.train.config import OptimizerConfig
+
+
+def make_torch_step(model: TorchGPT, config: OptimizerConfig, *, compiled: bool = True) -> Callable[[Batch], Tensor]:
+    """Return a function that moves the model by one batch and returns the loss before.
+
+    Args:
+        model: to train; compiling leaves its parameters where they are.
+        config: our recipe.
+        compiled: by torch.compile as a single graph, so that nothing falls back to eager mode unseen.
+    """
+    loss_of = torch.compile(model, fullgraph=True) if compiled else model
+    matrices = [p for p in model.parameters() if p.dim() >= 2]
+    vectors = [p for p in model.parameters() if p.dim() < 2]
+    optimizer = torch.optim.AdamW(
+        [{"params": matrices, "weight_decay": config.weight_decay}, {"params": vectors, "weight_decay": 0.0}],
+        lr=config.learning_rate,
+        betas=(config.beta1, config.beta2),
+        fused=True,
+    )
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda i: rate(config, i) / config.learning_rate)
+
+    def step(batch: Batch) -> Tensor:
+        loss = loss_of(*as_tensors(batch))
+        loss.backward()
+        if config.grad_clip is not None:
+            torch.nn.utils.clip_grad_norm_(model.parameters(), config.grad_clip)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        schedule.step()
+        return loss.detach()
+
+    return step
+
+
+def as_tensors(batch: Batch) -> tuple[Tensor, Tensor]:
+    """Return tokens and targets as PyTorch wants them."""
+    return torch.tensor(batch.tokens, dtype=torch.long), torch.tensor(batch.targets, dtype=torch.long)
+
+
+def rate(config: OptimizerConfig, update: int) -> float:
+    """Return the learning rate: linear warmup, then half a cosine down to `final_lr`."""
+    if update < config.warmup_iters:
+        return config.learning_rate * (update + 1) / (config.warmup_iters + 1)
+    done = min((update - config.warmup_iters) / max(config.decay_iters - config.warmup_iters, 1), 1.0)
+    return config.final_lr + (config.learning_rate - config.final_lr) * (1 + math.cos(math.pi * done)) / 2

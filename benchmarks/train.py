@@ -1,0 +1,95 @@
+"""Training: the step of `train.py` in our loop, against PyTorch's in the same loop; each draws its batches."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from functools import partial
+from itertools import count
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import jax
+from jax.sharding import Mesh
+
+from benchmarks.timing import Benchmark, Work, last
+from jaxgpt.cli.pretrain import pretrain_task
+from jaxgpt.cli.start import open_start
+from jaxgpt.devices import start_devices
+from jaxgpt.mesh import make_mesh, put_batch
+from jaxgpt.model.config import GPTConfig
+from jaxgpt.train.config import TrainConfig
+from jaxgpt.train.loop import run
+from jaxgpt.train.state import TrainState, init_params
+from jaxgpt.train.trainer import Task, Trainer
+
+if TYPE_CHECKING:  # at run time only in PyTorch's own process
+    from torch import Tensor
+
+    from benchmarks.torch_gpt import TorchGPT
+
+# In f32, on the bundled plays, without dropout.
+CPU = TrainConfig(preset="shakespeare-char-cpu")
+CHAR = TrainConfig(preset="shakespeare-char", dropout=0.0, batch_size=8)
+GPT2 = TrainConfig(preset="gpt2", tokenizer="gpt2", block_size=256, dropout=0.0, batch_size=2)
+
+
+def benchmarks() -> list[Benchmark]:
+    return [_benchmark("train-cpu", CPU, 20), _benchmark("train-char", CHAR, 2), _benchmark("train-124m", GPT2, 1)]
+
+
+def _benchmark(name: str, flags: TrainConfig, steps: int) -> Benchmark:
+    makes = {"jaxgpt": partial(_ours, flags, steps), "PyTorch, torch.compile": partial(_pytorch, flags, steps)}
+    return Benchmark(name, describe(flags), "step", steps, makes, tokens=flags.batch_size * sizes(flags)[1])
+
+
+def sizes(flags: TrainConfig) -> tuple[GPTConfig, int]:
+    """Return the preset that flags name, and T."""
+    config = GPTConfig.preset(flags.preset or "")
+    return config, flags.block_size or config.n_positions
+
+
+def describe(flags: TrainConfig) -> str:
+    config, length = sizes(flags)
+    return f"{config.n_layer} layers of width {config.n_embd}, batch {flags.batch_size} × {length}"
+
+
+def begin(flags: TrainConfig) -> tuple[Task, Mesh]:
+    """Return what `train.py` trains with these flags, and on what."""
+    config, _, corpus = open_start(flags, Path(flags.out_dir), resuming=False)
+    mesh = make_mesh()
+    return pretrain_task(flags, config, corpus, mesh), mesh
+
+
+def train_ours(flags: TrainConfig) -> tuple[Task, Iterator[TrainState]]:
+    """Return the task and, update after update, the state."""
+    start_devices("cpu")
+    task, mesh = begin(flags)
+    trainer = Trainer(flags, task, mesh)
+    states = run(trainer.step, trainer.start(), lambda i: put_batch(mesh, task.batches(i)), until=sys.maxsize)
+    return task, (state for _, state, _ in states)
+
+
+def train_pytorch(flags: TrainConfig) -> tuple[Task, TorchGPT, Iterator[Tensor]]:
+    """Return the task, the model, which the updates move, and, update after update, the loss.
+
+    JAX draws the initial weights, and from then on has nothing to do in this process.
+    """
+    from benchmarks.torch_gpt import TorchGPT
+    from benchmarks.torch_step import make_torch_step
+
+    task, _ = begin(flags)
+    model = TorchGPT(task.model.config)
+    model.load(init_params(task.model, seed=flags.seed))
+    step = make_torch_step(model, flags)
+    return task, model, (step(task.batches(i)) for i in count())
+
+
+def _ours(flags: TrainConfig, steps: int) -> Work:
+    _, states = train_ours(flags)
+    return lambda: jax.block_until_ready(last(states, steps))
+
+
+def _pytorch(flags: TrainConfig, steps: int) -> Work:
+    _, _, losses = train_pytorch(flags)
+    return lambda: last(losses, steps)

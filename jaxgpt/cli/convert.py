@@ -1,0 +1,125 @@
+"""`convert_weights.py SOURCE DEST`: pretrained weights → a run's folder, or a run's folder → weights for PyTorch."""
+
+from __future__ import annotations
+
+import itertools
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from jaxgpt.errors import RunError, UsageError
+from jaxgpt.flags import command, flag, parse
+from jaxgpt.model.config import GPTConfig
+from jaxgpt.text import Tokenizer
+
+DESCRIPTION = "Convert pretrained weights into a run's folder, or a run's folder into weights for PyTorch."
+
+
+@dataclass(frozen=True)
+class Options:
+    """The command's flags."""
+
+    source: str = flag(
+        help="what to read: a model's name on the Hugging Face hub, a folder of its files, nanoGPT's ckpt.pt, or a "
+        "run's folder",
+        positional=True,
+    )
+    dest: str = flag(
+        help="the folder to write: a run's folder, or, where SOURCE is one, a folder for transformers", positional=True
+    )
+    check: bool = flag(False, "compare what was written with PyTorch's model; exit with 1 if anything differs")
+    report: str | None = flag(None, "also write what --check finds to a .json or .md file")
+    allow_pickle: bool = flag(False, "also read pytorch_model.bin and ckpt.pt: tensors only, no code in them is run")
+    dtype: Literal["float32", "bfloat16", "float16"] = flag("float32", "of the weights that are written")
+    overwrite: bool = flag(False, "if DEST is not empty, move what is there aside, to DEST.old-1 and so on")
+    revision: str | None = flag(None, "branch, tag or commit of a model on the hub")
+
+    def __post_init__(self) -> None:
+        if self.report is not None and not self.check:
+            raise UsageError(f"--report {self.report} needs --check")
+        if self.report is not None and Path(self.report).suffix not in (".json", ".md"):
+            raise UsageError(f"--report {self.report}: its name must end in .json or .md")
+        if self.report is not None and not Path(self.report).parent.is_dir():
+            raise UsageError(f"--report {self.report}: there is no folder {Path(self.report).parent}")
+
+
+@command
+def main(argv: Sequence[str] | None = None) -> None:
+    """Convert, and check if asked to."""
+    options = parse(Options, argv, prog="convert_weights.py", description=DESCRIPTION)
+    source, dest = Path(options.source), Path(options.dest)
+    if dest.exists() and not options.overwrite and (not dest.is_dir() or any(dest.iterdir())):
+        raise UsageError(f"DEST {dest} is not an empty folder; choose another one, or --overwrite moves it aside")
+    if source.exists() and source.resolve() == dest.resolve():
+        raise UsageError(f"SOURCE and DEST are both {dest}")
+    if (source / "checkpoints").is_dir():
+        export_run(source, dest, options)
+    else:
+        import_weights(dest, options)
+
+
+def import_weights(dest: Path, options: Options) -> None:
+    """Read pretrained weights and write them as a run's folder."""
+    from jaxgpt.cli.sources import find_tokenizer
+    from jaxgpt.hf.convert import load_pretrained
+    from jaxgpt.hf.hub import locate
+    from jaxgpt.train.checkpoint import load_params, save_params
+
+    path = locate(options.source, revision=options.revision, allow_pickle=options.allow_pickle)
+    config, params = load_pretrained(path, dtype=options.dtype, allow_pickle=options.allow_pickle)
+    tokenizer = find_tokenizer(path if path.is_dir() else path.parent, config.vocab_size)
+    make_room(dest)
+    save_params(dest, config, params, source=options.source)
+    if tokenizer is not None:
+        tokenizer.save(dest)
+    print(f"{options.source} is now in {dest}")
+    if options.check:
+        del params  # those on disk are checked
+        config, params = load_params(dest, dtype=options.dtype)
+        check(path, config, params, tokenizer, options)
+
+
+def export_run(run: Path, dest: Path, options: Options) -> None:
+    """Read a run's best weights and write them as a folder for transformers, without padding of the vocabulary."""
+    from jaxgpt.cli.sources import find_tokenizer
+    from jaxgpt.hf.convert import cut_padding, save_pretrained
+    from jaxgpt.train.checkpoint import load_params
+
+    if options.allow_pickle or options.revision is not None:
+        raise UsageError(f"--allow_pickle and --revision are for pretrained weights, but {run} is a run's folder")
+    config, params = load_params(run, dtype=options.dtype)
+    tokenizer = find_tokenizer(run, config.vocab_size)
+    if tokenizer is not None and config.vocab_size > (real := tokenizer.vocab_size):
+        print(f"note: ids {real} to {config.vocab_size - 1} stand for no text; left out", file=sys.stderr)
+        config, params = cut_padding(config, params, real)
+    config.to_hf()  # raises, before anything is moved, if HF's model has no such architecture
+    make_room(dest)
+    save_pretrained(dest, config, params, tokenizer=tokenizer)
+    print(f"{run} is now in {dest}")
+    if options.check:
+        check(dest, config, params, tokenizer, options)
+
+
+def check(
+    path: Path, config: GPTConfig, params: Mapping[str, Any], tokenizer: Tokenizer | None, options: Options
+) -> None:
+    """Print the verification chain's report on a model and the files it came from or went to."""
+    from jaxgpt.hf.verify import table, verify, write_report
+
+    checks = verify(path, config, params, tokenizer=tokenizer, allow_pickle=options.allow_pickle)
+    print(table(checks), end="")
+    if options.report is not None:
+        write_report(Path(options.report), checks)
+    failed = [line.name for line in checks if line.result == "FAIL"]
+    if failed:
+        raise RunError(f"the check failed: {'; '.join(failed)}")
+
+
+def make_room(dest: Path) -> None:
+    """Move what DEST holds aside; nothing is ever deleted."""
+    if dest.exists() and (not dest.is_dir() or any(dest.iterdir())):
+        aside = next(old for i in itertools.count(1) if not (old := Path(f"{dest}.old-{i}")).exists())
+        dest.rename(aside)
+        print(f"note: what {dest} held is now in {aside}")

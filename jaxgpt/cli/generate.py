@@ -1,0 +1,181 @@
+"""`generate.py`: a model's continuations of a prompt, printed as they are chosen."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Literal
+
+from jaxgpt.decode.rows import Overflow
+from jaxgpt.decode.sampling import Sampling
+from jaxgpt.decode.text import TextStream
+from jaxgpt.errors import UsageError
+from jaxgpt.flags import command, flag, parse
+
+DESCRIPTION = "Continue a prompt with a trained or pretrained model."
+DEFAULT_COUNT = 200
+SEPARATOR = "---------------"
+
+Steps = Iterator[list[int | None]]
+
+
+@dataclass(frozen=True)
+class Options:
+    """The command's flags."""
+
+    init_from: str = flag("out", "a run's folder, a folder of pretrained weights, or a name on the Hugging Face hub")
+    start: str = flag("\n", "the prompt: text, FILE:PATH for a file's, or - for standard input")
+    num_samples: int = flag(1, "continuations of the prompt")
+    max_new_tokens: int | None = flag(None, f"tokens of a sample; none: {DEFAULT_COUNT}, or as many as fit")
+    temperature: float = flag(0.8, "below 1 more predictable, above 1 less; 0: always the likeliest token")
+    top_k: int | None = flag(200, "choose among the k likeliest tokens")
+    top_p: float | None = flag(None, "choose among the likeliest tokens with this much probability together")
+    min_p: float | None = flag(None, "choose among tokens at least this fraction as likely as the likeliest")
+    repetition_penalty: float | None = flag(None, "above 1 makes tokens that the text already has less likely")
+    stop: str | None = flag(None, "end a sample before this text")
+    seed: int = flag(1337, "of the samples")
+    overflow: Overflow = flag("error", "beyond the model's context: an error, or slide: go on from its last half")
+    truncate: Literal["none", "left"] = flag("none", "left: of a prompt that is too long, keep the end")
+    dtype: Literal["auto", "float32", "bfloat16"] = flag("auto", "of activations; auto: bfloat16 on GPU and TPU")
+    device: Literal["auto", "cpu", "cuda", "tpu"] = flag("auto", "where to run")
+    allow_pickle: bool = flag(False, "also read pytorch_model.bin and ckpt.pt: tensors only, no code in them is run")
+    verbose: bool = flag(False, "report tokens per second on standard error; compiles before it counts")
+
+    def __post_init__(self) -> None:
+        if self.num_samples < 1:
+            raise UsageError(f"num_samples is {self.num_samples}; it must be a whole number from 1 up")
+        if self.max_new_tokens is not None and self.max_new_tokens < 0:
+            raise UsageError(f"max_new_tokens is {self.max_new_tokens}; it must be 0 or more, or none")
+        if not 0 <= self.seed < 2**32:
+            raise UsageError(f"seed is {self.seed}; it must be from 0 to 2^32 - 1")
+        if self.stop == "":
+            raise UsageError("stop is empty; it must be a text, or none")
+        _ = self.sampling  # checks what it takes
+
+    @property
+    def sampling(self) -> Sampling:
+        """The flags that decide how a token is chosen."""
+        return Sampling(self.temperature, self.top_k, self.top_p, self.min_p, self.repetition_penalty)
+
+
+@command
+def main(argv: Sequence[str] | None = None) -> None:
+    """Print samples."""
+    options = parse(Options, argv, prog="generate.py", description=DESCRIPTION)
+    prompt = read_prompt(options.start)
+    # Only now what waits for JAX.
+    from jaxgpt.cli.sources import open_model
+    from jaxgpt.decode.engine import stream
+    from jaxgpt.devices import compute_dtype, start_devices
+
+    start_devices(options.device)
+    config, params, tokenizer = open_model(options.init_from, allow_pickle=options.allow_pickle)
+    ids, count = fit(options, tokenizer.encode(prompt), config.n_positions)
+    begin = partial(
+        stream,
+        config,
+        params,
+        [ids] * options.num_samples,
+        max_new_tokens=count,
+        sampling=dataclasses.replace(options.sampling, vocab_size=tokenizer.vocab_size),
+        eos_token_id=config.eos_token_ids,
+        seed=options.seed,
+        dtype=compute_dtype(options.dtype),
+        overflow=options.overflow,
+    )
+    meter = Meter(begin) if options.verbose else None
+    stop = () if options.stop is None else (options.stop,)
+    texts = [TextStream(tokenizer, stop, config.eos_token_ids) for _ in range(options.num_samples)]
+    print_samples(prompt, texts, iter(meter or begin()))
+    if meter is not None and count > 0:
+        print(meter.report(len(ids) * options.num_samples), file=sys.stderr)
+    if options.max_new_tokens is None and count < DEFAULT_COUNT and not all(text.ended for text in texts):
+        print(f"note: the context of {config.n_positions} is full; --overflow slide goes on", file=sys.stderr)
+
+
+def read_prompt(start: str) -> str:
+    """Return the text that `--start` gives or names."""
+    try:
+        if start == "-":
+            return sys.stdin.buffer.read().decode()
+        return Path(start.removeprefix("FILE:")).read_bytes().decode() if start.startswith("FILE:") else start
+    except OSError as error:
+        raise UsageError(f"--start {start}: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        raise UsageError(f"--start {start}: not UTF-8 text: {error}") from None
+
+
+def fit(options: Options, ids: list[int], context: int) -> tuple[list[int], int]:
+    """Return the prompt, cut on the left if it may be, and how many tokens to ask for."""
+    slides, cut = options.overflow == "slide", options.truncate == "left"
+    room = context - max(len(ids), 1)  # an empty prompt becomes one token
+    if room <= 0 and not slides and not cut:
+        raise UsageError(
+            f"the prompt has {len(ids)} tokens, and the model's context is {context}: --truncate left keeps the "
+            "prompt's end, --overflow slide reads it in a sliding context"
+        )
+    count = options.max_new_tokens
+    if count is None:
+        count = DEFAULT_COUNT if slides else min(DEFAULT_COUNT, room if room > 0 else context // 2)
+    keep = context if slides else max(context - count, 1)
+    return (ids[-keep:] if cut else ids), count
+
+
+def print_samples(prompt: str, texts: Sequence[TextStream], steps: Steps) -> None:
+    """Print the first sample as it grows, then the others."""
+    later = [[prompt] for _ in texts]
+
+    def put(row: int, piece: str) -> None:
+        if row > 0:
+            later[row].append(piece)
+        elif piece:
+            print(piece, end="", flush=True)
+
+    put(0, prompt)
+    for tokens in steps:
+        for row, (text, token) in enumerate(zip(texts, tokens, strict=True)):
+            if token is not None:
+                put(row, text.push(token))
+        if all(text.ended for text in texts):
+            break
+    for row, text in enumerate(texts):
+        put(row, text.flush())
+    print()
+    for pieces in later[1:]:
+        print(SEPARATOR, "".join(pieces), sep="\n")
+
+
+class Meter:
+    """Passes on what `begin` yields, and measures how fast it comes."""
+
+    def __init__(self, begin: Callable[[], Steps]) -> None:
+        for _ in itertools.islice(begin(), 2):  # compiles both programs
+            pass
+        self._begin = begin
+        self._seconds: list[float] = []
+        self._counts: list[int] = []
+
+    def __iter__(self) -> Steps:
+        before = time.perf_counter()
+        for step in self._begin():
+            self._seconds.append(time.perf_counter() - before)
+            self._counts.append(sum(token is not None for token in step))
+            yield step
+            before = time.perf_counter()
+
+    def report(self, prompt_tokens: int) -> str:
+        """Return lines for prefill and decoding. A sliding context's own prefills are not in the median step."""
+        prefill, *steps = self._seconds
+        lines = [f"prefill: {prompt_tokens} tokens in {prefill:.3f} s, {prompt_tokens / prefill:.1f} tokens/s"]
+        if steps:
+            step = statistics.median(steps)
+            rate = statistics.mean(self._counts[1:]) / step
+            lines.append(f"decode: {sum(self._counts[1:])} tokens, {1000 * step:.2f} ms a step, {rate:.1f} tokens/s")
+        return "\n".join(lines)

@@ -1,0 +1,148 @@
+"""The host's side of a call: prompts are checked, padded and cut to windows here, and chosen tokens collected."""
+
+from __future__ import annotations
+
+import zlib
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from jaxgpt.errors import UsageError
+from jaxgpt.model.config import GPTConfig
+
+Overflow = Literal["error", "slide"]
+
+
+@dataclass(frozen=True)
+class Window:
+    """What the model reads before it goes on token by token.
+
+    Attributes:
+        tokens: (B, S) prompts padded on the left, then empty slots.
+        width: slots that hold prompts or their padding.
+        start: (B,) each row's first slot that holds a token.
+        count: tokens that can be chosen until a row's context is over or enough are there.
+    """
+
+    tokens: np.ndarray
+    width: int
+    start: np.ndarray
+    count: int
+
+
+class Rows:
+    """Each row's ids so far.
+
+    Attributes:
+        stop_ids: ids that end a row.
+        ended: (B,) which rows have.
+        count: tokens chosen so far by a row that has not.
+    """
+
+    def __init__(
+        self,
+        config: GPTConfig,
+        prompts: Sequence[Sequence[int]],
+        *,
+        max_new_tokens: int,
+        eos_token_id: int | Sequence[int] | None,
+        overflow: Overflow,
+    ) -> None:
+        """Check and take the prompts; see `generate`."""
+        if max_new_tokens < 0:
+            raise UsageError(f"max_new_tokens is {max_new_tokens}; it must be 0 or more")
+        if overflow not in ("error", "slide"):
+            raise UsageError(f"overflow is {overflow!r}; it must be 'error' or 'slide'")
+        self._context = config.n_positions
+        self._ids = [_checked(config, row, prompt) for row, prompt in enumerate(prompts)]
+        self._lengths = [len(ids) for ids in self._ids]
+        longest = max(self._lengths, default=0)
+        if overflow == "error" and longest + max_new_tokens > self._context:
+            raise UsageError(
+                f"a prompt of {longest} tokens and {max_new_tokens} new ones make {longest + max_new_tokens}, but the "
+                f"model's context is {self._context}: shorten one of them, or let the context slide (overflow 'slide')"
+            )
+        self._begins = [0 for _ in self._ids]
+        self._max_new_tokens = max_new_tokens
+        self.stop_ids = [eos_token_id] if isinstance(eos_token_id, int) else list(eos_token_id or ())
+        self.ended = np.zeros(len(self._ids), bool)
+        self.count = 0
+
+    @property
+    def new(self) -> list[list[int]]:
+        """Each row's new ids, with the stop id that ended it."""
+        return [ids[length:] for ids, length in zip(self._ids, self._lengths, strict=True)]
+
+    @property
+    def done(self) -> bool:
+        """Whether there is nothing left to choose."""
+        return self.count == self._max_new_tokens or bool(self.ended.all())
+
+    def salts(self) -> np.ndarray:
+        """Return a number for each row that depends only on its ids and on how many equal rows stand before it.
+
+        So a row draws the same tokens in every batch, and samples of one prompt still differ.
+        """
+        earlier: Counter[tuple[int, ...]] = Counter()
+        salts = []
+        for ids in map(tuple, self._ids):
+            salts.append(zlib.crc32(np.asarray([earlier[ids], *ids], np.uint32).tobytes()))
+            earlier[ids] += 1
+        return np.asarray(salts, np.uint32)
+
+    def window(self) -> Window:
+        """Return what to read next.
+
+        A row with more ids than the context goes on from the last half of the context. Rows slide each at its own
+        time, so that sharing a batch changes nothing.
+        """
+        for row, ids in enumerate(self._ids):
+            if self.ended[row]:
+                self._begins[row] = len(ids) - 1  # it must not take room from the others
+            elif len(ids) - self._begins[row] > self._context:
+                self._begins[row] = len(ids) - max(self._context // 2, 1)
+        rows = [ids[begin:] for ids, begin in zip(self._ids, self._begins, strict=True)]
+        longest = max(map(len, rows))
+        width = bucket(longest)
+        room = self._context + 1 - longest  # a full context still predicts a token, which then needs no slot
+        tokens = np.zeros((len(rows), bucket(width + min(room, self._max_new_tokens))), np.int32)
+        start = np.asarray([width - len(row) for row in rows], np.int32)
+        for row, ids in enumerate(rows):
+            tokens[row, start[row] : width] = ids
+        return Window(tokens, width, start, min(room, self._max_new_tokens - self.count))
+
+    def add(self, tokens: np.ndarray) -> list[int | None]:
+        """Append a token to each row that has not ended; return these tokens, with None for the other rows."""
+        added = [None if ended else int(token) for token, ended in zip(tokens, self.ended, strict=True)]
+        for row, token in enumerate(added):
+            if token is not None:
+                self._ids[row].append(token)
+                self.ended[row] = token in self.stop_ids
+        self.count += 1
+        return added
+
+
+def bucket(count: int) -> int:
+    """Round up to a multiple of 16 or, for more than 128, of the power of two in (count / 8, count / 4].
+
+    Programs are compiled for sizes: so there are few, and at most a fifth of a long one is padding.
+    """
+    step = max(16, 1 << max(count.bit_length() - 3, 0))
+    return -(-count // step) * step
+
+
+def _checked(config: GPTConfig, row: int, prompt: Sequence[int]) -> list[int]:
+    """Return a prompt's ids; an empty one becomes the token that begins a text."""
+    for token in prompt:
+        # XLA would clamp it, wrap it or make NaN of it, silently.
+        if not 0 <= token < config.vocab_size:
+            raise UsageError(f"prompt {row} has the id {token}; the model's are 0 to {config.vocab_size - 1}")
+    if len(prompt):
+        return [int(token) for token in prompt]
+    for token in (config.bos_token_id, *config.eos_token_ids):
+        if token is not None and token < config.vocab_size:
+            return [token]
+    raise UsageError(f"prompt {row} is empty, and the model has no token that begins a text")

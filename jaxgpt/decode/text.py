@@ -1,0 +1,46 @@
+"""Token ids → text as they come, up to an end id or a stop string."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from jaxgpt.text import StreamDecoder, Tokenizer
+
+
+class TextStream:
+    """The text of one row. What may turn out to be the beginning of a stop string, or half a character, is held back.
+
+    Attributes:
+        ended: whether an end id or a stop string has come; it and what follows are left out.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, stop: Sequence[str] = (), end_ids: Sequence[int] = ()) -> None:
+        """Begin a text that ends before any of the strings in `stop` and the tokens in `end_ids`."""
+        self._decoder = StreamDecoder(tokenizer)
+        self._end_ids = end_ids
+        self._stop = stop
+        self._held = ""
+        self.ended = False
+
+    def push(self, token_id: int) -> str:
+        """Return the text that is certain now."""
+        if self.ended:
+            return ""
+        if token_id in self._end_ids:
+            text, self.ended = self.flush(), True
+            return text
+        self._held += self._decoder.push(token_id)
+        found = [at for stop in self._stop if (at := self._held.find(stop)) >= 0]
+        self.ended = bool(found)
+        certain = min(found) if found else len(self._held) - self._doubtful()
+        text, self._held = self._held[:certain], self._held[certain:]
+        return text
+
+    def flush(self) -> str:
+        """Return what was held back, when no more ids come."""
+        return "" if self.ended else self._held + self._decoder.flush()
+
+    def _doubtful(self) -> int:
+        """Return how many characters at the end may begin a stop string."""
+        begun = (n for stop in self._stop for n in range(1, len(stop)) if self._held.endswith(stop[:n]))
+        return max(begun, default=0)

@@ -1,0 +1,4 @@
+"""The door to PyTorch: Hugging Face folders, hub names and nanoGPT checkpoints ⇄ (config, params).
+
+In: a name, a folder or a checkpoint file. Out: a `GPTConfig` and a tree of parameters; and the same the other way.
+"""

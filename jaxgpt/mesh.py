@@ -1,0 +1,98 @@
+"""Devices → one mesh, and the atlas's axes → shardings of any tree; the compiler does the rest.
+
+The mesh has three axes: `data` splits batches, `fsdp` splits batches and every matrix's D, `tensor` splits the
+width of attention and of the feed-forward layer. One device is a mesh of 1 × 1 × 1, and nothing else changes.
+"""
+
+from typing import Any
+
+import jax
+import numpy as np
+import optax
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from jaxgpt.errors import UsageError
+from jaxgpt.model.atlas import Parameter, axes, map_parameters
+from jaxgpt.model.config import GPTConfig
+
+# V is left whole: GPT-2's 50257 is odd.
+_MESH_AXIS = {"D": "fsdp", "F": "tensor", "(H K)": "tensor", "(3 H K)": "tensor"}
+
+
+def make_mesh(*, fsdp: int = 1, tensor: int = 1) -> Mesh:
+    """Arrange all devices; `data` gets what the two other axes leave.
+
+    Raises:
+        UsageError: the devices can't be divided so.
+    """
+    devices = jax.device_count()
+    if fsdp < 1 or tensor < 1 or devices % (fsdp * tensor):
+        raise UsageError(f"fsdp {fsdp} x tensor {tensor} must be positive and divide the number of devices, {devices}")
+    shape = (devices // (fsdp * tensor), fsdp, tensor)
+    return jax.make_mesh(shape, ("data", "fsdp", "tensor"), axis_types=(AxisType.Auto,) * 3)
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    """Return the sharding of what every device holds whole."""
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def parameter_shardings(mesh: Mesh, config: GPTConfig) -> Any:
+    """Return a tree of shardings for the model's parameters; vectors and uneven axes stay whole."""
+
+    def sharding(parameter: Parameter) -> NamedSharding:
+        if len(parameter.shape) < 2:
+            return replicated(mesh)
+        names = [_MESH_AXIS.get(axis) for axis in axes(parameter.row.pattern)]
+        even = [
+            name if name and size % mesh.shape[name] == 0 else None
+            for name, size in zip(names, parameter.shape, strict=True)
+        ]
+        return NamedSharding(mesh, PartitionSpec(*even))
+
+    return map_parameters(config, sharding)
+
+
+def optimizer_shardings(mesh: Mesh, optimizer: optax.GradientTransformation, shapes: Any, shardings: Any) -> Any:
+    """Return a tree of shardings for the optimizer's state: moments lie where their parameters lie.
+
+    Args:
+        mesh: of the shardings.
+        optimizer: whose state it is.
+        shapes: tree of the parameters' shapes.
+        shardings: tree of the parameters' shardings.
+    """
+    state = jax.eval_shape(optimizer.init, shapes)
+    return optax.tree_utils.tree_map_params(
+        optimizer, lambda _, sharding: sharding, state, shardings, transform_non_params=lambda _: replicated(mesh)
+    )
+
+
+def put_batch(mesh: Mesh, batch: Any) -> Any:
+    """Place this process's rows of a global batch, those that `host_shard` names, on its devices."""
+    return jax.tree.map(lambda x: jax.make_array_from_process_local_data(_batch_sharding(mesh), np.asarray(x)), batch)
+
+
+def host_shard(mesh: Mesh) -> dict[str, int]:
+    """Return which part of each batch this process feeds: `shard` of `num_shards` equal parts.
+
+    Processes whose devices hold the same rows, because `tensor` reaches across them, feed the same part.
+
+    Raises:
+        UsageError: the rows on this process's devices are no such part.
+    """
+    count = batch_divisor(mesh)
+    slices = _batch_sharding(mesh).addressable_devices_indices_map((count,)).values()
+    rows = sorted({index[0].indices(count)[0] for index in slices if index is not None})
+    if rows != list(range(rows[0], rows[-1] + 1)) or count % len(rows) or rows[0] % len(rows):
+        raise UsageError(f"the mesh {dict(mesh.shape)} gives a process rows {rows} of {count}, which are no block")
+    return {"shard": rows[0] // len(rows), "num_shards": count // len(rows)}
+
+
+def batch_divisor(mesh: Mesh) -> int:
+    """Return the number that a batch's rows must be a multiple of."""
+    return mesh.shape["data"] * mesh.shape["fsdp"]
+
+
+def _batch_sharding(mesh: Mesh) -> NamedSharding:
+    return NamedSharding(mesh, PartitionSpec(("data", "fsdp")))

@@ -1,0 +1,135 @@
+"""The atlas: one row per parameter, from which import, export, sharding and weight decay all follow.
+
+A row says where a parameter lies in our tree, what HF calls it, its shape in the package's alphabet, and what
+kind of thing it is. A pattern such as "D (3 H K)" gives the shape on both sides: HF's Conv1D stores (in, out), as
+Flax kernels do, so nothing is transposed on the way.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from jaxgpt.model.config import GPTConfig
+
+Part = Literal["embeddings", "attention", "feed-forward", "norms"]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One role in the model; `{i}` stands for the layer's index.
+
+    Attributes:
+        path: place in the parameter tree, joined by slashes.
+        hf_name: name in a `GPT2Model`; a `GPT2LMHeadModel` puts "transformer." before all but the head's.
+        pattern: the shape, one word or bracket per axis.
+        part: for the table of parameters.
+        decay: whether AdamW shrinks it. Matrices decay; biases and norms do not.
+        exists: whether a config has it.
+    """
+
+    path: str
+    hf_name: str
+    pattern: str
+    part: Part
+    decay: bool = False
+    exists: Callable[[GPTConfig], bool] = lambda config: True
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """A row made concrete for one config and one layer.
+
+    Attributes:
+        row: the row it comes from.
+        path: keys in the parameter tree.
+        hf_name: name in a `GPT2Model`.
+        shape: sizes of the axes, the same on both sides.
+    """
+
+    row: Row
+    path: tuple[str, ...]
+    hf_name: str
+    shape: tuple[int, ...]
+
+
+def _biased(config: GPTConfig) -> bool:
+    return config.bias
+
+
+def _pre_norm(config: GPTConfig) -> bool:
+    return config.norm_position == "pre"
+
+
+ROWS = (
+    Row("wte/embedding", "wte.weight", "V D", "embeddings", decay=True),
+    Row("wpe/embedding", "wpe.weight", "P D", "embeddings", True, lambda c: c.position_embedding == "learned"),
+    Row("h_{i}/ln_1/scale", "h.{i}.ln_1.weight", "D", "norms"),
+    Row("h_{i}/ln_1/bias", "h.{i}.ln_1.bias", "D", "norms", exists=_biased),
+    Row("h_{i}/attn/c_attn/kernel", "h.{i}.attn.c_attn.weight", "D (3 H K)", "attention", decay=True),
+    Row("h_{i}/attn/c_attn/bias", "h.{i}.attn.c_attn.bias", "(3 H K)", "attention", exists=_biased),
+    Row("h_{i}/attn/c_proj/kernel", "h.{i}.attn.c_proj.weight", "(H K) D", "attention", decay=True),
+    Row("h_{i}/attn/c_proj/bias", "h.{i}.attn.c_proj.bias", "D", "attention", exists=_biased),
+    Row("h_{i}/ln_2/scale", "h.{i}.ln_2.weight", "D", "norms"),
+    Row("h_{i}/ln_2/bias", "h.{i}.ln_2.bias", "D", "norms", exists=_biased),
+    Row("h_{i}/mlp/c_fc/kernel", "h.{i}.mlp.c_fc.weight", "D F", "feed-forward", decay=True),
+    Row("h_{i}/mlp/c_fc/bias", "h.{i}.mlp.c_fc.bias", "F", "feed-forward", exists=_biased),
+    Row("h_{i}/mlp/c_proj/kernel", "h.{i}.mlp.c_proj.weight", "F D", "feed-forward", decay=True),
+    Row("h_{i}/mlp/c_proj/bias", "h.{i}.mlp.c_proj.bias", "D", "feed-forward", exists=_biased),
+    Row("ln_f/scale", "ln_f.weight", "D", "norms", exists=_pre_norm),
+    Row("ln_f/bias", "ln_f.bias", "D", "norms", exists=lambda c: c.bias and _pre_norm(c)),
+    Row("lm_head/embedding", "lm_head.weight", "V D", "embeddings", True, lambda c: not c.tie_word_embeddings),
+)
+
+
+def parameters(config: GPTConfig) -> Iterator[Parameter]:
+    """Yield every parameter of a model, in HF's order."""
+    sizes = {
+        "V": config.vocab_size,
+        "P": config.n_positions,
+        "D": config.n_embd,
+        "F": config.inner_dim,
+        "(H K)": config.n_embd,
+        "(3 H K)": 3 * config.n_embd,
+    }
+    rows = [row for row in ROWS if row.exists(config)]
+    per_layer = [row for row in rows if "{i}" in row.path]
+    first = rows.index(per_layer[0])
+    expanded = [(row, 0) for row in rows[:first]]
+    expanded += [(row, i) for i in range(config.n_layer) for row in per_layer]
+    expanded += [(row, 0) for row in rows[first + len(per_layer) :]]
+    for row, i in expanded:
+        shape = tuple(sizes[axis] for axis in axes(row.pattern))
+        yield Parameter(row, tuple(row.path.format(i=i).split("/")), row.hf_name.format(i=i), shape)
+
+
+def axes(pattern: str) -> tuple[str, ...]:
+    """Split a pattern into its axes: "D (3 H K)" gives ("D", "(3 H K)")."""
+    found, rest = [], pattern
+    while rest:
+        axis, _, rest = (rest[1:].partition(")")) if rest.startswith("(") else rest.partition(" ")
+        found.append(f"({axis})" if " " in axis else axis)
+        rest = rest.strip()
+    return tuple(found)
+
+
+def map_parameters(config: GPTConfig, function: Callable[[Parameter], Any]) -> dict[str, Any]:
+    """Return a tree shaped like the model's parameters, with `function` of each row as its leaves."""
+    tree: dict[str, Any] = {}
+    for parameter in parameters(config):
+        *folders, leaf = parameter.path
+        node = tree
+        for folder in folders:
+            node = node.setdefault(folder, {})
+        node[leaf] = function(parameter)
+    return tree
+
+
+def count(config: GPTConfig) -> dict[str, int]:
+    """Return the number of parameters of each part, and under "total" of the whole model."""
+    parts = dict.fromkeys(("embeddings", "attention", "feed-forward", "norms"), 0)
+    for parameter in parameters(config):
+        parts[parameter.row.part] += math.prod(parameter.shape)
+    return {**parts, "total": sum(parts.values())}

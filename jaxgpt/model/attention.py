@@ -1,0 +1,112 @@
+"""Causal attention (Vaswani et al. 2017, section 3.2.1) behind one function."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jaxtyping import Bool, Float
+
+# Finite, so that the rows of padding, which may attend to nothing, stay free of NaN.
+NEVER = jnp.finfo(jnp.float32).min
+
+# Queries are taken in blocks, each against the keys up to its own end: half of all scores are never computed.
+BLOCKS = 4
+SMALLEST_BLOCK = 32
+
+
+def attention(
+    q: Float[Array, "B H T K"],
+    k: Float[Array, "B H S K"],
+    v: Float[Array, "B H S K"],
+    mask: Bool[Array, "#B 1 T S"] | None,
+    *,
+    scale: float,
+    dropout_rate: float = 0.0,
+    dropout_key: Array | None = None,
+) -> Float[Array, "B H T K"]:
+    """Return each query's weighted mean of values.
+
+    Scores and softmax are f32 whatever the inputs' dtype.
+
+    Args:
+        q, k, v: queries, keys, values.
+        mask: True where a query may attend to a key; None for plain causal attention, T = S.
+        scale: factor on the scores.
+        dropout_rate: of the attention weights.
+        dropout_key: random key; None switches dropout off.
+    """
+    if dropout_rate == 0:
+        dropout_key = None
+    if mask is None:
+        if dropout_key is None:
+            return causal(q, k, v, scale)
+        mask = jnp.tri(q.shape[2], dtype=bool)[None, None]
+    scores = jnp.einsum("BHTK,BHSK->BHTS", q, k, preferred_element_type=jnp.float32) * scale
+    weights = jax.nn.softmax(jnp.where(mask, scores, NEVER))
+    if dropout_key is not None:
+        kept = jax.random.bernoulli(dropout_key, 1 - dropout_rate, weights.shape)
+        weights = jnp.where(kept, weights / (1 - dropout_rate), 0)
+    return jnp.einsum("BHTS,BHSK->BHTK", weights.astype(v.dtype), v)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(3,))
+def causal(
+    q: Float[Array, "B H T K"], k: Float[Array, "B H T K"], v: Float[Array, "B H T K"], scale: float
+) -> Float[Array, "B H T K"]:
+    """Return plain causal attention, keeping (B, H, T) numbers for the backward pass instead of (B, H, T, T).
+
+    The weights are computed again from the scores' log-sum-exp, as in Dao et al. 2022, section 3.1.
+    """
+    return _forward(q, k, v, scale)[0]
+
+
+def _forward(q: Array, k: Array, v: Array, scale: float) -> tuple[Array, tuple[Array, ...]]:
+    outs, sums = [], []
+    for block in _blocks(q.shape[2]):
+        scores = _scores(q, k, block, scale)
+        top = scores.max(-1, keepdims=True)
+        weights = jnp.exp(scores - top)
+        total = weights.sum(-1, keepdims=True)
+        out = jnp.einsum("BHTS,BHSK->BHTK", weights.astype(v.dtype), v[:, :, : block.stop])
+        outs.append((out / total).astype(v.dtype))
+        sums.append(top + jnp.log(total))
+    out, log_sum = jnp.concatenate(outs, 2), jnp.concatenate(sums, 2)
+    return out, (q, k, v, out, log_sum)
+
+
+def _backward(scale: float, kept: tuple[Array, ...], d_out: Array) -> tuple[Array, Array, Array]:
+    q, k, v, out, log_sum = kept
+    length = q.shape[2]
+    # The sum over keys in softmax's derivative, taken over K instead.
+    inner = (d_out.astype(jnp.float32) * out).sum(-1, keepdims=True)
+    d_q, d_k, d_v = [], jnp.zeros(k.shape, jnp.float32), jnp.zeros(v.shape, jnp.float32)
+    for block in _blocks(length):
+        seen, rows = slice(0, block.stop), slice(block.start, block.stop)
+        rest = ((0, 0), (0, 0), (0, length - block.stop), (0, 0))
+        weights = jnp.exp(_scores(q, k, block, scale) - log_sum[:, :, rows])
+        d_rows = d_out[:, :, rows]
+        d_weights = jnp.einsum("BHTK,BHSK->BHTS", d_rows, v[:, :, seen], preferred_element_type=jnp.float32)
+        d_scores = (weights * (d_weights - inner[:, :, rows]) * scale).astype(q.dtype)
+        d_q.append(jnp.einsum("BHTS,BHSK->BHTK", d_scores, k[:, :, seen]))
+        # Over the blocks these are summed in f32, as within one.
+        d_k += jnp.pad(jnp.einsum("BHTS,BHTK->BHSK", d_scores, q[:, :, rows], preferred_element_type=jnp.float32), rest)
+        weights = weights.astype(v.dtype)
+        d_v += jnp.pad(jnp.einsum("BHTS,BHTK->BHSK", weights, d_rows, preferred_element_type=jnp.float32), rest)
+    return jnp.concatenate(d_q, 2), d_k.astype(k.dtype), d_v.astype(v.dtype)
+
+
+causal.defvjp(_forward, _backward)
+
+
+def _blocks(length: int) -> list[range]:
+    """Cut the queries 0 … T-1 into blocks of one size but for the last."""
+    size = max(-(-length // BLOCKS), SMALLEST_BLOCK)
+    return [range(start, min(start + size, length)) for start in range(0, length, size)]
+
+
+def _scores(q: Array, k: Array, block: range, scale: float) -> Array:
+    """Return the f32 scores of a block of queries with the keys up to the block's end."""
+    queries, keys = q[:, :, block.start : block.stop], k[:, :, : block.stop]
+    scores = jnp.einsum("BHTK,BHSK->BHTS", queries, keys, preferred_element_type=jnp.float32) * scale
+    return jnp.where(jnp.arange(block.start, block.stop)[:, None] >= jnp.arange(block.stop), scores, NEVER)

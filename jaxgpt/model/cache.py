@@ -1,0 +1,89 @@
+"""The keys and values of the tokens read so far: what the model hands from one decoding step to the next.
+
+It stands beside the model, not beside the decoder, because the model is what reads and writes it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.typing import DTypeLike
+from jaxtyping import Float, Int
+
+from jaxgpt.model.config import GPTConfig
+
+
+@flax.struct.dataclass
+class KVCache:
+    """A preallocated cache of S slots, filled from the left, the same number of slots in every row.
+
+    Rows of unequal length are padded on the left: slots before `start` hold nothing and are never attended to,
+    and a row's positions count from its own `start`.
+
+    There is one buffer a layer, heads before slots, so that a step writes its token in place and each head's
+    products read contiguous memory. With a single row the buffers have no axis B: XLA drops an axis of size 1 from
+    products, and would copy each buffer in every step of a loop to have it both with and without.
+
+    Attributes:
+        key_buffers: per layer, (B, H, S, K), or (H, S, K) for a single row.
+        value_buffers: like key_buffers.
+        length: () slots filled.
+        start: (B,) each row's first slot that holds a token.
+    """
+
+    key_buffers: tuple[Float[Array, "*B H S K"], ...]
+    value_buffers: tuple[Float[Array, "*B H S K"], ...]
+    length: Int[Array, ""]
+    start: Int[Array, " B"]
+
+    @classmethod
+    def empty(cls, config: GPTConfig, start: Int[Array, " B"], size: int, dtype: DTypeLike) -> KVCache:
+        """Allocate a cache of `size` slots for rows that begin at `start`."""
+        rows = start.shape if start.shape != (1,) else ()
+        shape = (*rows, config.n_head, size, config.head_dim)
+        keys, values = (tuple(jnp.zeros(shape, dtype) for _ in range(config.n_layer)) for _ in "kv")
+        return cls(keys, values, jnp.zeros((), jnp.int32), start)
+
+    @property
+    def size(self) -> int:
+        """S, the number of slots."""
+        return self.key_buffers[0].shape[-2]
+
+    @property
+    def keys(self) -> tuple[Float[Array, "B H S K"], ...]:
+        """Per layer, the keys in all slots."""
+        return tuple(buffer.reshape(-1, *buffer.shape[-3:]) for buffer in self.key_buffers)
+
+    @property
+    def values(self) -> tuple[Float[Array, "B H S K"], ...]:
+        """Per layer, the values in all slots."""
+        return tuple(buffer.reshape(-1, *buffer.shape[-3:]) for buffer in self.value_buffers)
+
+    def positions(self, count: int) -> Int[Array, "B T"]:
+        """Positions of the next `count` tokens in each row; 0 for padding."""
+        slots = self.length + jnp.arange(count)
+        return jnp.maximum(slots - self.start[:, None], 0)
+
+    def mask(self, count: int) -> Array:
+        """Which slots each of the next `count` tokens may attend to: bool (B, 1, T, S)."""
+        query = self.length + jnp.arange(count)[:, None]
+        key = jnp.arange(self.size)
+        return ((key <= query) & (key >= self.start[:, None, None]))[:, None]
+
+    def write(self, layer: int, keys: Float[Array, "B H T K"], values: Float[Array, "B H T K"]) -> KVCache:
+        """Put one layer's new keys and values into the next T slots; `length` stays for the other layers.
+
+        Past the end XLA would clamp and overwrite the last slots, so callers make sure on the host that T fits.
+        """
+
+        def put(buffers: tuple[Array, ...], new: Array) -> tuple[Array, ...]:
+            old = buffers[layer]
+            new = new.astype(old.dtype).reshape(*old.shape[:-2], *new.shape[-2:])
+            updated = jax.lax.dynamic_update_slice_in_dim(old, new, self.length, axis=-2)
+            return (*buffers[:layer], updated, *buffers[layer + 1 :])
+
+        return replace(self, key_buffers=put(self.key_buffers, keys), value_buffers=put(self.value_buffers, values))

@@ -1,0 +1,243 @@
+"""What a GPT-2 is: one frozen record with Hugging Face's field names, its presets, and its table of parameters.
+
+Reading an HF `config.json` filters and validates; it never translates. Nothing here imports JAX, so that flags
+are checked before anything is compiled.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+from jaxgpt.errors import UsageError, did_you_mean
+
+Activation = Literal[
+    "gelu", "gelu_10", "gelu_accurate", "gelu_fast", "gelu_new", "gelu_python", "gelu_python_tanh",
+    "gelu_pytorch_tanh", "hardswish", "laplace", "leaky_relu", "linear", "mish", "quick_gelu", "relu", "relu2",
+    "relu6", "sigmoid", "silu", "swish", "tanh",
+]  # fmt: skip
+
+# The embedding table of the largest model anyone trains is far below these; a config above them is a mistake or
+# an attack, and must be refused before memory is asked for.
+LIMITS = {"vocab_size": 2**24, "n_positions": 2**24, "n_embd": 2**17, "n_inner": 2**20, "n_layer": 2**12}
+
+
+@dataclass(frozen=True)
+class GPTConfig:
+    """The architecture of a GPT-2 model; field names, defaults and meanings are those of HF's `GPT2Config`.
+
+    The last three fields exist only for training from scratch. A model without biases can be written to an HF
+    folder, with zeros for them; one whose last two fields differ from their defaults cannot.
+
+    Attributes:
+        vocab_size: rows of the embedding table, V.
+        n_positions: longest context in tokens.
+        n_embd, n_layer, n_head: D, L, H; D must be a multiple of H.
+        n_inner: width of the feed-forward layer, F; None means 4 D.
+        activation_function: the feed-forward layer's, by HF's names.
+        resid_pdrop, embd_pdrop, attn_pdrop: dropout on both residual branches, embeddings, attention weights.
+        layer_norm_epsilon: added to the variance.
+        initializer_range: standard deviation of initial weights; the two projections into the residual stream
+            get it divided by sqrt(2 L) (Radford et al. 2019, section 2.3).
+        scale_attn_weights: divide scores by sqrt(K).
+        scale_attn_by_inverse_layer_idx: also divide them by layer index + 1.
+        reorder_and_upcast_attn: compute scores in f32. Scores are always computed in f32 here, so that both
+            values give what True asks for.
+        tie_word_embeddings: the LM head is the embedding table, transposed.
+        bos_token_id, eos_token_id, pad_token_id: special ids; None where there is none.
+        bias: biases in all linear layers and layer norms.
+        position_embedding: "learned", or the fixed "sinusoidal" table of Vaswani et al. 2017 (with embeddings
+            scaled by sqrt(D), as there).
+        norm_position: "pre" as GPT-2, or "post" as the original transformer (and no final layer norm).
+
+    Raises:
+        UsageError: a value out of range; the message names the field, the value and what is valid.
+    """
+
+    vocab_size: int = 50257
+    n_positions: int = 1024
+    n_embd: int = 768
+    n_layer: int = 12
+    n_head: int = 12
+    n_inner: int | None = None
+    activation_function: Activation = "gelu_new"
+    resid_pdrop: float = 0.1
+    embd_pdrop: float = 0.1
+    attn_pdrop: float = 0.1
+    layer_norm_epsilon: float = 1e-5
+    initializer_range: float = 0.02
+    scale_attn_weights: bool = True
+    scale_attn_by_inverse_layer_idx: bool = False
+    reorder_and_upcast_attn: bool = False
+    tie_word_embeddings: bool = True
+    bos_token_id: int | None = 50256
+    eos_token_id: int | tuple[int, ...] | None = 50256
+    pad_token_id: int | None = None
+    bias: bool = True
+    position_embedding: Literal["learned", "sinusoidal"] = "learned"
+    norm_position: Literal["pre", "post"] = "pre"
+
+    def __post_init__(self) -> None:
+        for name in ("vocab_size", "n_positions", "n_embd", "n_layer", "n_head", "n_inner"):
+            value = getattr(self, name)
+            if name == "n_inner" and value is None:
+                continue
+            limit = LIMITS.get(name, self.n_embd)
+            if not _is_int(value) or not 1 <= value <= limit:
+                raise UsageError(f"{name} is {value!r}; it must be a whole number from 1 to {limit}")
+        if self.n_embd % self.n_head:
+            raise UsageError(f"n_embd {self.n_embd} is not a multiple of n_head {self.n_head}")
+        for name in ("resid_pdrop", "embd_pdrop", "attn_pdrop"):
+            value = getattr(self, name)
+            if not _is_real(value) or not 0 <= value < 1:
+                raise UsageError(f"{name} is {value!r}; a dropout rate lies in [0, 1)")
+        for name in ("layer_norm_epsilon", "initializer_range"):
+            value = getattr(self, name)
+            if not _is_real(value) or not 0 < value < math.inf:
+                raise UsageError(f"{name} is {value!r}; it must be a positive number")
+        for name, valid in CHOICES.items():
+            value = getattr(self, name)
+            if value not in valid:
+                hint = did_you_mean(str(value), map(str, valid))
+                raise UsageError(f"{name} is {value!r}; valid are {', '.join(map(str, valid))}{hint}")
+        for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
+            for token in _as_tuple(getattr(self, name)):
+                if not _is_int(token) or token < 0:
+                    raise UsageError(f"{name} is {token!r}; it must be a token id or null")
+
+    @property
+    def head_dim(self) -> int:
+        """K, the width of one attention head."""
+        return self.n_embd // self.n_head
+
+    @property
+    def inner_dim(self) -> int:
+        """F, the width of the feed-forward layer."""
+        return 4 * self.n_embd if self.n_inner is None else self.n_inner
+
+    @property
+    def eos_token_ids(self) -> tuple[int, ...]:
+        """The end-of-text ids that the vocabulary has; HF's default id is beyond a small vocabulary."""
+        return tuple(token for token in _as_tuple(self.eos_token_id) if token < self.vocab_size)
+
+    @classmethod
+    def preset(cls, name: str) -> GPTConfig:
+        """Return a named configuration: one of `PRESETS`.
+
+        Raises:
+            UsageError: there is no such preset.
+        """
+        if name not in PRESETS:
+            raise UsageError(f"no preset {name!r}; valid are {', '.join(PRESETS)}{did_you_mean(name, PRESETS)}")
+        return PRESETS[name]
+
+    @classmethod
+    def from_hf(cls, hf: Mapping[str, Any]) -> GPTConfig:
+        """Read the contents of an HF `config.json`.
+
+        Every key is honoured, known to be irrelevant to the model's function, or refused by name.
+
+        Raises:
+            UsageError: not a GPT-2 config, an unknown key, a bad value, or a feature that is not supported.
+        """
+        if hf.get("model_type", "gpt2") != "gpt2":
+            raise UsageError(f"model_type is {hf['model_type']!r}; only 'gpt2' can be read")
+        for key, only in HF_REQUIRED.items():
+            if hf.get(key, only) != only:
+                raise UsageError(f"{key} is {hf[key]!r}; only {only!r} is supported")
+        named: dict[str, Any] = {}
+        for key, value in hf.items():
+            name = HF_ALIASES.get(key, key)
+            if name in HF_FIELDS:
+                if named.setdefault(name, value) != value:
+                    raise UsageError(f"{key} is {value!r}, but {name} is {named[name]!r}")
+            elif name not in HF_IRRELEVANT and name not in HF_REQUIRED and not name.startswith("_"):
+                raise UsageError(f"unknown key {key!r} in the model's config{did_you_mean(key, HF_FIELDS)}")
+        if isinstance(named.get("eos_token_id"), list):
+            named["eos_token_id"] = tuple(named["eos_token_id"])
+        return cls(**named)
+
+    def to_hf(self) -> dict[str, Any]:
+        """Return the contents of an HF `config.json`; `from_hf` of it gives this config back, but for `bias`.
+
+        HF's GPT-2 always has biases; in a model that had none they are zeros.
+
+        Raises:
+            UsageError: a field that HF's GPT-2 does not have differs from its default.
+        """
+        for name in ("position_embedding", "norm_position"):
+            value, default = getattr(self, name), DEFAULTS[name]
+            if value != default:
+                raise UsageError(f"{name} is {value!r}; HF's GPT-2 can only be {default!r}, so it can't be exported")
+        fields = {name: getattr(self, name) for name in HF_FIELDS}
+        if isinstance(self.eos_token_id, tuple):
+            fields["eos_token_id"] = list(self.eos_token_id)
+        return {"model_type": "gpt2", "architectures": ["GPT2LMHeadModel"], **fields}
+
+
+def _is_int(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_real(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _as_tuple(ids: int | tuple[int, ...] | None) -> tuple[int, ...]:
+    return ids if isinstance(ids, tuple) else () if ids is None else (ids,)
+
+
+DEFAULTS: dict[str, Any] = {field.name: field.default for field in dataclasses.fields(GPTConfig)}
+SCRATCH_FIELDS = ("bias", "position_embedding", "norm_position")
+HF_FIELDS = tuple(name for name in DEFAULTS if name not in SCRATCH_FIELDS)
+CHOICES: dict[str, tuple[Any, ...]] = {
+    "activation_function": get_args(Activation),
+    "position_embedding": ("learned", "sinusoidal"),
+    "norm_position": ("pre", "post"),
+    **{name: (True, False) for name, default in DEFAULTS.items() if isinstance(default, bool)},
+}
+HF_ALIASES = {
+    "hidden_size": "n_embd",
+    "max_position_embeddings": "n_positions",
+    "n_ctx": "n_positions",
+    "num_attention_heads": "n_head",
+    "num_hidden_layers": "n_layer",
+}
+HF_REQUIRED = {"add_cross_attention": False, "is_encoder_decoder": False, "quantization_config": None}
+# Keys that occur in published GPT-2 configs and do not change the function from tokens to logits.
+HF_IRRELEVANT = frozenset(
+    """
+    architectures auto_map chunk_size_feed_forward cross_attention_hidden_size dtype embd_layer_norm
+    finetuning_task gradient_checkpointing id2label is_decoder label2id model_type num_labels
+    output_attentions output_hidden_states output_past prefix problem_type return_dict return_dict_in_generate
+    summary_activation summary_first_dropout summary_proj_to_labels summary_type summary_use_proj
+    task_specific_params tie_encoder_decoder tokenizer_class torch_dtype torchscript transformers_version
+    use_bfloat16 use_cache use_return_dict
+    bad_words_ids begin_suppress_tokens decoder_start_token_id diversity_penalty do_sample early_stopping
+    encoder_no_repeat_ngram_size exponential_decay_length_penalty forced_bos_token_id forced_eos_token_id
+    length_penalty max_length min_length no_repeat_ngram_size num_beam_groups num_beams num_return_sequences
+    output_scores pruned_heads remove_invalid_values repetition_penalty sep_token_id suppress_tokens temperature
+    tf_legacy_loss top_k top_p typical_p
+    """.split()
+)
+
+_GPT2 = GPTConfig()
+_CHARS = GPTConfig(vocab_size=65, bos_token_id=None, eos_token_id=None, bias=False)
+
+
+def _sized(base: GPTConfig, n_layer: int, n_head: int, n_embd: int, **changes: Any) -> GPTConfig:
+    return dataclasses.replace(base, n_layer=n_layer, n_head=n_head, n_embd=n_embd, **changes)
+
+
+PRESETS: dict[str, GPTConfig] = {
+    "gpt2": _GPT2,
+    "gpt2-medium": _sized(_GPT2, 24, 16, 1024),
+    "gpt2-large": _sized(_GPT2, 36, 20, 1280),
+    "gpt2-xl": _sized(_GPT2, 48, 25, 1600),
+    "distilgpt2": _sized(_GPT2, 6, 12, 768),
+    "shakespeare-char": _sized(_CHARS, 6, 6, 384, n_positions=256, resid_pdrop=0.2, embd_pdrop=0.2, attn_pdrop=0.2),
+    "shakespeare-char-cpu": _sized(_CHARS, 4, 4, 128, n_positions=64, resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0),
+}

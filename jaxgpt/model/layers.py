@@ -1,0 +1,232 @@
+"""GPT-2 as a pure function of (parameters, tokens, cache): the block, its parts, and the model around them.
+
+Shapes are written in the package's alphabet: B batch, T query time, S key time, D embed, H heads, K head dim,
+F mlp, V vocab, L layers. The model knows no optimizer, loss, sharding or adapter.
+"""
+
+from dataclasses import replace
+
+import flax.linen as nn
+import jax.numpy as jnp
+import numpy as np
+from flax.linen.initializers import normal
+from jax import Array
+from jax.typing import DTypeLike
+from jaxtyping import Bool, Float, Int
+
+from jaxgpt.model.activations import ACTIVATIONS
+from jaxgpt.model.attention import attention
+from jaxgpt.model.cache import KVCache
+from jaxgpt.model.config import GPTConfig
+from jaxgpt.model.norm import LayerNorm
+
+
+class GPT(nn.Module):
+    """GPT-2 (Radford et al. 2019) with a language-modelling head.
+
+    Parameters are a plain tree with one leaf per layer and role, named as in HF and listed in
+    `jaxgpt.model.atlas`. They are stored in f32 and cast to `dtype` where they are used.
+
+    Attributes:
+        config: the architecture.
+        dtype: of activations and matrix products; layer-norm statistics, attention scores and logits stay f32.
+        remat: recompute each block's activations in the backward pass instead of storing them.
+    """
+
+    config: GPTConfig
+    dtype: DTypeLike = jnp.float32
+    remat: bool = False
+
+    def setup(self) -> None:
+        config = self.config
+        init = normal(config.initializer_range)
+        self.wte = nn.Embed(config.vocab_size, config.n_embd, dtype=self.dtype, embedding_init=init)
+        if config.position_embedding == "learned":
+            self.wpe = nn.Embed(config.n_positions, config.n_embd, dtype=self.dtype, embedding_init=init)
+        self.drop = nn.Dropout(config.embd_pdrop)
+        # Argument 4 of Block.__call__, `deterministic`, is a Python bool that tracing must not touch.
+        block = nn.remat(Block, static_argnums=(4,)) if self.remat else Block
+        self.h = [block(config, layer, self.dtype) for layer in range(config.n_layer)]
+        if config.norm_position == "pre":
+            self.ln_f = layer_norm(config, self.dtype)
+        if not config.tie_word_embeddings:
+            self.lm_head = nn.Embed(config.vocab_size, config.n_embd, dtype=self.dtype, embedding_init=init)
+
+    def __call__(
+        self,
+        tokens: Int[Array, "B T"],
+        cache: KVCache | None = None,
+        *,
+        positions: Int[Array, "B T"] | None = None,
+        segment_ids: Int[Array, "B T"] | None = None,
+        deterministic: bool = True,
+    ) -> tuple[Float[Array, "B T V"], KVCache | None]:
+        """Return the logits of each next token in f32, and the cache with these tokens added.
+
+        Token ids and positions must lie inside their tables: an id outside gives NaN, silently. So callers check
+        on the host.
+
+        Args:
+            tokens: ids.
+            cache: earlier tokens' keys and values. With a cache, positions and masks follow from it.
+            positions: of each token; None for 0 … T-1.
+            segment_ids: tokens attend only to their own segment: documents packed into one row, or padding.
+            deterministic: no dropout; with False, `apply` needs `rngs={"dropout": key}`.
+        """
+        x, cache = self.hidden(tokens, cache, positions=positions, segment_ids=segment_ids, deterministic=deterministic)
+        return self.logits(x), cache
+
+    def hidden(
+        self,
+        tokens: Int[Array, "B T"],
+        cache: KVCache | None = None,
+        *,
+        positions: Int[Array, "B T"] | None = None,
+        segment_ids: Int[Array, "B T"] | None = None,
+        deterministic: bool = True,
+    ) -> tuple[Float[Array, "B T D"], KVCache | None]:
+        """Return the hidden states that the heads read, with `__call__`'s arguments."""
+        count = tokens.shape[1]
+        if cache is not None:
+            if positions is not None or segment_ids is not None:
+                raise ValueError("with a cache, positions and segments follow from it; pass only tokens")
+            positions, mask = cache.positions(count), cache.mask(count)
+        else:
+            mask = None if segment_ids is None else segment_mask(segment_ids)
+            if positions is None:
+                if count > self.config.n_positions:
+                    raise ValueError(f"rows of {count} tokens, but n_positions is {self.config.n_positions}")
+                positions = jnp.arange(count)[None]
+        x = self.drop(self.embed(tokens, positions), deterministic=deterministic)
+        for block in self.h:
+            x, cache = block(x, mask, cache, deterministic)
+        if cache is not None:
+            cache = replace(cache, length=cache.length + count)
+        return (self.ln_f(x) if self.config.norm_position == "pre" else x), cache
+
+    def embed(self, tokens: Int[Array, "B T"], positions: Int[Array, "#B T"]) -> Float[Array, "B T D"]:
+        """Return the sum of token and position embeddings."""
+        if self.config.position_embedding == "learned":
+            return self.wte(tokens) + self.wpe(positions)
+        table = jnp.asarray(sinusoids(self.config.n_positions, self.config.n_embd), self.dtype)
+        return self.wte(tokens) * self.config.n_embd**0.5 + table[positions]
+
+    def logits(self, x: Float[Array, "B T D"]) -> Float[Array, "B T V"]:
+        """Return the next token's logits from hidden states, accumulated in f32."""
+        head = self.wte if self.config.tie_word_embeddings else self.lm_head
+        return jnp.einsum("BTD,VD->BTV", x, head.embedding.astype(self.dtype), preferred_element_type=jnp.float32)
+
+
+class Block(nn.Module):
+    """One layer: attention, then the feed-forward network, each in a residual branch with a layer norm."""
+
+    config: GPTConfig
+    layer: int
+    dtype: DTypeLike = jnp.float32
+
+    def setup(self) -> None:
+        self.ln_1 = layer_norm(self.config, self.dtype)
+        self.attn = Attention(self.config, self.layer, self.dtype)
+        self.ln_2 = layer_norm(self.config, self.dtype)
+        self.mlp = MLP(self.config, self.dtype)
+
+    def __call__(
+        self,
+        x: Float[Array, "B T D"],
+        mask: Bool[Array, "#B 1 T S"] | None,
+        cache: KVCache | None,
+        deterministic: bool,
+    ) -> tuple[Float[Array, "B T D"], KVCache | None]:
+        if self.config.norm_position == "post":
+            a, cache = self.attn(x, mask, cache, deterministic)
+            x = self.ln_1(x + a)
+            return self.ln_2(x + self.mlp(x, deterministic)), cache
+        a, cache = self.attn(self.ln_1(x), mask, cache, deterministic)
+        x = x + a
+        return x + self.mlp(self.ln_2(x), deterministic), cache
+
+
+class Attention(nn.Module):
+    """Multi-head causal self-attention."""
+
+    config: GPTConfig
+    layer: int
+    dtype: DTypeLike = jnp.float32
+
+    def setup(self) -> None:
+        self.c_attn = dense(self.config, 3 * self.config.n_embd, self.dtype)
+        self.c_proj = dense(self.config, self.config.n_embd, self.dtype, residual=True)
+        self.drop = nn.Dropout(self.config.resid_pdrop)
+
+    def __call__(
+        self,
+        x: Float[Array, "B T D"],
+        mask: Bool[Array, "#B 1 T S"] | None,
+        cache: KVCache | None,
+        deterministic: bool,
+    ) -> tuple[Float[Array, "B T D"], KVCache | None]:
+        config = self.config
+        # c_attn's outputs are q, k and v in thirds, and in each third the heads one after another.
+        split = self.c_attn(x).reshape(*x.shape[:2], 3, config.n_head, config.head_dim)
+        q, k, v = split.transpose(2, 0, 3, 1, 4)
+        if cache is not None:
+            cache = cache.write(self.layer, k, v)
+            k, v = (buffers[self.layer].astype(self.dtype) for buffers in (cache.keys, cache.values))
+        drops = config.attn_pdrop > 0 and not deterministic
+        heads = attention(
+            q,
+            k,
+            v,
+            mask,
+            scale=score_scale(config, self.layer),
+            dropout_rate=config.attn_pdrop,
+            dropout_key=self.make_rng("dropout") if drops else None,
+        )
+        out = self.c_proj(heads.transpose(0, 2, 1, 3).reshape(x.shape))
+        return self.drop(out, deterministic=deterministic), cache
+
+
+class MLP(nn.Module):
+    """The feed-forward network of one layer."""
+
+    config: GPTConfig
+    dtype: DTypeLike = jnp.float32
+
+    def setup(self) -> None:
+        self.c_fc = dense(self.config, self.config.inner_dim, self.dtype)
+        self.c_proj = dense(self.config, self.config.n_embd, self.dtype, residual=True)
+        self.drop = nn.Dropout(self.config.resid_pdrop)
+
+    def __call__(self, x: Float[Array, "B T D"], deterministic: bool) -> Float[Array, "B T D"]:
+        x = ACTIVATIONS[self.config.activation_function](self.c_fc(x))
+        return self.drop(self.c_proj(x), deterministic=deterministic)
+
+
+def dense(config: GPTConfig, features: int, dtype: DTypeLike, *, residual: bool = False) -> nn.Dense:
+    """Make a linear layer; projections into the residual stream start smaller, by 1/sqrt(2 L)."""
+    std = config.initializer_range / ((2 * config.n_layer) ** 0.5 if residual else 1)
+    return nn.Dense(features, use_bias=config.bias, dtype=dtype, kernel_init=normal(std))
+
+
+def layer_norm(config: GPTConfig, dtype: DTypeLike) -> LayerNorm:
+    """Make a layer norm."""
+    return LayerNorm(config.layer_norm_epsilon, config.bias, dtype)
+
+
+def score_scale(config: GPTConfig, layer: int) -> float:
+    """Return the factor on the attention scores of the layer with this index."""
+    scale = config.head_dim**-0.5 if config.scale_attn_weights else 1.0
+    return scale / (layer + 1) if config.scale_attn_by_inverse_layer_idx else scale
+
+
+def segment_mask(segment_ids: Int[Array, "B T"]) -> Bool[Array, "B 1 T T"]:
+    """Return the causal mask inside each segment."""
+    same = segment_ids[:, :, None] == segment_ids[:, None, :]
+    return (same & jnp.tri(segment_ids.shape[1], dtype=bool))[:, None]
+
+
+def sinusoids(n_positions: int, n_embd: int) -> np.ndarray:
+    """Return the fixed position table (n_positions, D) of Vaswani et al. 2017, section 3.5."""
+    column = np.arange(n_embd)
+    angle = np.arange(n_positions)[:, None] / 10000 ** (2 * (column // 2) / n_embd)
+    return np.where(column % 2, np.cos(angle), np.sin(angle)).astype(np.float32)

@@ -1,0 +1,21 @@
+"""Text comes in; token ids, token files and batches go out.
+
+Nothing here but `batches` waits for JAX. A tokenizer is opened by name or folder, a corpus by name or path.
+"""
+
+from jaxgpt.text.bpe import BPE
+from jaxgpt.text.corpus import Corpus, load_corpus
+from jaxgpt.text.token_files import TokenFile
+from jaxgpt.text.tokenizers import BPETokenizer, CharTokenizer, StreamDecoder, Tokenizer, load_tokenizer
+
+__all__ = [
+    "BPE",
+    "BPETokenizer",
+    "CharTokenizer",
+    "Corpus",
+    "StreamDecoder",
+    "TokenFile",
+    "Tokenizer",
+    "load_corpus",
+    "load_tokenizer",
+]

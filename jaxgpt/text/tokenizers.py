@@ -1,0 +1,258 @@
+"""Tokenizers behind one interface: characters, a byte-level BPE, and GPT-2's own, which the package carries.
+
+`load_tokenizer` opens one by name or folder: a run's, or one of Hugging Face's. It never reaches for the network and
+never runs code that a folder brings along.
+"""
+
+from __future__ import annotations
+
+import codecs
+import hashlib
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+import tiktoken
+
+from jaxgpt.errors import UsageError, did_you_mean
+from jaxgpt.text.bpe import BPE, END_OF_TEXT, PATTERN, replace_surrogates
+from jaxgpt.text.bpe_files import read_json
+from jaxgpt.text.meta_pickle import META_FILE, read_alphabet
+
+_GPT2_FOLDER = Path(__file__).parent / "data" / "gpt2"
+_CHARS_FILE = "chars.json"
+# A folder with one of these has a tokenizer.
+TOKENIZER_FILES = (_CHARS_FILE, "vocab.json", "tokenizer.json", META_FILE)
+_GPT2_CLASSES = {None, "GPT2Tokenizer", "GPT2TokenizerFast", "PreTrainedTokenizerFast", "TokenizersBackend"}
+
+
+@runtime_checkable
+class Tokenizer(Protocol):
+    """What every tokenizer does. `fingerprint` is a SHA-256 of all that decides the ids."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def vocab_size(self) -> int: ...
+    @property
+    def eos_token_id(self) -> int | None: ...
+    @property
+    def fingerprint(self) -> str: ...
+    def encode(self, text: str, allow_special: bool = False) -> list[int]: ...
+    def decode(self, ids: Iterable[int] | np.ndarray) -> str: ...
+    def decode_bytes(self, ids: Iterable[int] | np.ndarray) -> bytes: ...
+    def save(self, directory: str | Path) -> None: ...
+
+
+def load_tokenizer(name_or_dir: str | Path) -> Tokenizer:
+    """Open the tokenizer `"gpt2"` (bundled, whatever folders are here), or that of a folder.
+
+    A folder has `chars.json`, or `vocab.json` and `merges.txt`, or `tokenizer.json` with a byte-level BPE, or
+    nanoGPT's `meta.pkl`.
+
+    Raises:
+        UsageError: naming the folder or file, where it is none of these or is broken.
+    """
+    if name_or_dir == "gpt2":
+        return BPETokenizer.load(_GPT2_FOLDER, name="gpt2")
+    directory = Path(name_or_dir)
+    if not directory.is_dir():
+        hint = did_you_mean(str(name_or_dir), ["gpt2"])
+        raise UsageError(f"tokenizer {str(name_or_dir)!r}: must be 'gpt2' or a folder with a tokenizer's files{hint}")
+    if (directory / _CHARS_FILE).exists():
+        return CharTokenizer.load(directory)
+    if (directory / META_FILE).exists() and not any((directory / file).exists() for file in TOKENIZER_FILES[:-1]):
+        return CharTokenizer.load_meta(directory)
+    return BPETokenizer.load(directory)
+
+
+class CharTokenizer:
+    """One id per character, in the order of code points. It has no special tokens."""
+
+    name = "char"
+    eos_token_id = None
+
+    def __init__(self, text: str):
+        """Give an id to each distinct character of `text`."""
+        self.chars = "".join(sorted(set(replace_surrogates(text))))
+        self.vocab_size = len(self.chars)
+        self._ids = {char: i for i, char in enumerate(self.chars)}
+
+    @classmethod
+    def load(cls, directory: str | Path) -> CharTokenizer:
+        """Read `chars.json`."""
+        path = Path(directory) / _CHARS_FILE
+        chars = read_json(path).get("chars")
+        if not isinstance(chars, str) or not chars or chars != "".join(sorted(set(chars))):
+            raise UsageError(f"{path}: 'chars' must be a string of distinct characters in the order of code points")
+        return cls(chars)
+
+    @classmethod
+    def load_meta(cls, directory: str | Path) -> CharTokenizer:
+        """Read nanoGPT's `meta.pkl`."""
+        path = Path(directory) / META_FILE
+        tokenizer = cls(chars := read_alphabet(path))
+        if tokenizer.chars != chars:
+            raise UsageError(f"{path}: has surrogates, which are no characters")
+        return tokenizer
+
+    def save(self, directory: str | Path) -> None:
+        """Write `chars.json` into `directory`, which is made if need be."""
+        Path(directory).mkdir(parents=True, exist_ok=True)
+        (Path(directory) / _CHARS_FILE).write_text(json.dumps({"chars": self.chars}) + "\n", encoding="utf-8")
+
+    @property
+    def fingerprint(self) -> str:
+        """A SHA-256 of all that decides the ids."""
+        return _digest(self.chars)
+
+    def encode(self, text: str, allow_special: bool = False) -> list[int]:
+        """Return one id per character. `allow_special` finds nothing, as there are no special tokens.
+
+        Raises:
+            UsageError: naming the first character that the vocabulary lacks.
+        """
+        try:
+            return [self._ids[char] for char in replace_surrogates(text)]
+        except KeyError as error:
+            char = error.args[0]
+            raise UsageError(
+                f"character {char!r} (U+{ord(char):04X}) is not among the {self.vocab_size} that this "
+                "character-level vocabulary was built from"
+            ) from None
+
+    def decode(self, ids: Iterable[int] | np.ndarray) -> str:
+        """Return the text of `ids`."""
+        chars = []
+        for i in ids:
+            if not 0 <= i < self.vocab_size:
+                raise UsageError(f"token id {i}: not in this vocabulary of {self.vocab_size} ids")
+            chars.append(self.chars[i])
+        return "".join(chars)
+
+    def decode_bytes(self, ids: Iterable[int] | np.ndarray) -> bytes:
+        """Return the text of `ids` in UTF-8."""
+        return self.decode(ids).encode()
+
+
+class BPETokenizer(BPE):
+    """A `BPE` as a tokenizer: with a name, an end-of-text token, Hugging Face's config file, and tiktoken's speed."""
+
+    name = "bpe"
+
+    def __init__(
+        self, merges: Sequence[tuple[bytes, bytes]], vocab: Mapping[bytes, int], special_tokens: Mapping[str, int]
+    ):
+        super().__init__(merges, vocab, special_tokens)
+        self.eos_token = END_OF_TEXT if END_OF_TEXT in special_tokens else None
+
+    @classmethod
+    def load(cls, directory: str | Path, name: str = "bpe") -> BPETokenizer:
+        """Read a folder as `BPE.load` does, and what its config says of the end-of-text token."""
+        config = _read_config(Path(directory))
+        tokenizer = super().load(directory)
+        tokenizer.name = name
+        eos = config.get("eos_token", tokenizer.eos_token)
+        eos = eos.get("content") if isinstance(eos, dict) else eos
+        if eos is not None and not (isinstance(eos, str) and eos in tokenizer.special_tokens):
+            valid = ", ".join(map(repr, tokenizer.special_tokens))
+            raise UsageError(f"{directory}: eos_token {eos!r} is no special token of this vocabulary (it has {valid})")
+        tokenizer.eos_token = eos
+        return tokenizer
+
+    def save(self, directory: str | Path) -> None:
+        """Write `vocab.json`, `merges.txt` and `tokenizer_config.json`: `AutoTokenizer` opens them with equal ids."""
+        super().save(directory)
+        config = {
+            "add_prefix_space": False,
+            "added_tokens_decoder": {
+                str(i): {"content": token, "special": True, "normalized": False}
+                for token, i in self.special_tokens.items()
+            },
+            "bos_token": self.eos_token,
+            "eos_token": self.eos_token,
+            "tokenizer_class": "GPT2Tokenizer",
+            "unk_token": self.eos_token,
+        }
+        text = json.dumps(config, indent=2)
+        (Path(directory) / "tokenizer_config.json").write_text(text + "\n", encoding="utf-8")
+
+    @property
+    def eos_token_id(self) -> int | None:
+        """The id that separates documents and ends a generation; None where the vocabulary has none."""
+        return None if self.eos_token is None else self.special_tokens[self.eos_token]
+
+    @property
+    def fingerprint(self) -> str:
+        """A SHA-256 of all that decides the ids."""
+        return self._fingerprint
+
+    @cached_property
+    def _fingerprint(self) -> str:
+        vocab = sorted((i, piece.hex()) for piece, i in self.vocab.items())
+        merges = [(a.hex(), b.hex()) for a, b in self.merges]
+        return _digest([merges, vocab, sorted(self.special_tokens.items())])
+
+    def _encode_plain(self, text: str) -> list[int]:
+        # Short texts are encoded before tiktoken's tables would have been built.
+        if len(text) < 10_000 or _has_long_space(text) or self._tiktoken is None:
+            return super()._encode_plain(text)
+        return self._tiktoken.encode_ordinary(text)
+
+    @cached_property
+    def _tiktoken(self) -> tiktoken.Encoding | None:
+        """The same function in Rust, or None where tiktoken's shortcut would give other ids.
+
+        tiktoken knows no merges: it joins neighbours whenever the result is a piece, lowest id first. That is the same
+        if ids follow the order of merges and each piece, encoded alone, is itself. For the pieces inside a stretch of
+        text evolve as they do alone until something joins across its ends; so when the stretch's piece comes up, its
+        two last parts are those of the merge that made it.
+        """
+        ids = [self.vocab[a + b] for a, b in self.merges]
+        if ids != sorted(set(ids)) or any(self.encode_word(piece) != [i] for piece, i in self.vocab.items()):
+            return None
+        return tiktoken.Encoding(self.name, pat_str=PATTERN, mergeable_ranks=self.vocab, special_tokens={})
+
+
+class StreamDecoder:
+    """Turns ids into text one by one, holding back a character until all of its bytes are there."""
+
+    def __init__(self, tokenizer: Tokenizer):
+        self._tokenizer = tokenizer
+        self._utf8 = codecs.getincrementaldecoder("utf-8")(errors="replace")
+
+    def push(self, token_id: int) -> str:
+        """Return the text that `token_id` completes, which may be empty."""
+        return self._utf8.decode(self._tokenizer.decode_bytes([token_id]))
+
+    def flush(self) -> str:
+        """Return what was held back at the end: U+FFFD for a half character, else nothing."""
+        return self._utf8.decode(b"", final=True)
+
+
+def _read_config(directory: Path) -> dict[str, Any]:
+    """Return `tokenizer_config.json` over `special_tokens_map.json`, having refused what would change the ids."""
+    config: dict[str, Any] = {}
+    for file in ("special_tokens_map.json", "tokenizer_config.json"):
+        if (path := directory / file).exists():
+            config |= read_json(path)
+    path = directory / "tokenizer_config.json"
+    if "auto_map" in config:
+        raise UsageError(f"{path}: auto_map asks to run code that comes with the folder, which is never done")
+    if (kind := config.get("tokenizer_class")) not in _GPT2_CLASSES:
+        raise UsageError(f"{path}: tokenizer_class {kind!r} is not supported; valid is 'GPT2Tokenizer'")
+    if config.get("add_prefix_space"):
+        raise UsageError(f"{path}: add_prefix_space is not supported; put the space into the text")
+    return config
+
+
+def _has_long_space(text: str) -> bool:
+    # tiktoken's regex overflows its stack in about a million spaces. A run half as long covers one of these probes.
+    return any(text[i : i + 1_000].isspace() for i in range(0, len(text), 200_000))
+
+
+def _digest(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value).encode()).hexdigest()

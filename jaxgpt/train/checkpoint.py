@@ -1,0 +1,240 @@
+"""Checkpoints by orbax, each with a manifest of hashes: what is on disk is either whole or not used.
+
+    checkpoints/STEP/params/  rest/  manifest.json
+
+Orbax writes in the background into a temporary folder and renames it when all is there. The manifest is written
+just before that, so a folder without one, whatever its name, is not a checkpoint. (The rename is atomic on POSIX
+file systems; object stores are not supported.) Older checkpoints are deleted only when the new one is there.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import itertools
+import logging
+import shutil
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+import orbax.checkpoint as ocp
+
+from jaxgpt.errors import RunError, UsageError
+from jaxgpt.model.atlas import map_parameters
+from jaxgpt.model.config import GPTConfig
+from jaxgpt.train.folder import read_record, write_record
+from jaxgpt.train.manifest import TEMPORARY, Progress, latest, read_manifest, step_of, steps, write_manifest
+from jaxgpt.train.state import TrainState
+
+Which = int | Literal["best", "last"]
+
+
+class Checkpoints:
+    """The checkpoints of one run: written one at a time in the background, read only if their hashes are right."""
+
+    def __init__(self, run: Path, *, keep: int = 2) -> None:
+        """Open the folder `run`; of what is saved, the last `keep` checkpoints stay, and the best."""
+        self.folder = (run / "checkpoints").resolve()  # orbax needs an absolute path
+        self.keep = keep
+        self._progress: Progress | None = None
+        self._writer = ocp.AsyncCheckpointer(
+            ocp.CompositeCheckpointHandler(),
+            async_options=ocp.options.AsyncOptions(post_finalization_callback=self._write_manifest),
+        )
+
+    def save(self, state: TrainState, progress: Progress) -> None:
+        """Begin to write a checkpoint; when this returns, the state may change.
+
+        Raises:
+            RunError: this or an earlier one could not be written.
+        """
+        self.write(progress, params=state.params, rest=_rest(state))
+
+    def write(self, progress: Progress, **items: Any) -> None:
+        """Begin to write the trees `items`; of `save`'s, "params" alone is what `load_params` reads."""
+        self.wait()
+        self._progress = progress
+        folder = self.folder / str(progress.step)
+        trees = ocp.args.Composite(**{name: ocp.args.PyTreeSave(tree) for name, tree in items.items()})
+        with self._clear_errors():
+            if jax.process_index() == 0 and folder.exists():
+                _set_aside(folder, "a checkpoint of the same step takes its place")
+            self._writer.save(folder, args=trees)
+
+    def wait(self) -> None:
+        """Return when what was begun is written; raise RunError if it could not be."""
+        with self._clear_errors():
+            self._writer.wait_until_finished()
+            self._prune()
+
+    def check(self) -> None:
+        """Raise RunError if writing in the background has failed; does not wait."""
+        with self._clear_errors():
+            self._writer.check_for_errors()
+
+    def restore(self, like: TrainState, step: int) -> TrainState:
+        """Read a state; `like` gives shapes, dtypes and shardings, which need not be those it was saved with.
+
+        Raises:
+            UsageError: it is damaged, or holds weights only.
+        """
+        read_manifest(self.folder / str(step))
+        if not (self.folder / str(step) / "rest").is_dir():
+            raise UsageError(f"{self.folder / str(step)} holds weights only; start from them with --init_from DIR")
+        items = _read(self.folder / str(step), params=like.params, rest=_rest(like))
+        return TrainState(params=items["params"], **items["rest"])
+
+    def last_good(self) -> str:
+        """Say which checkpoint is the newest."""
+        last = max(steps(self.folder.parent), default=None)
+        return (
+            "there is no checkpoint yet" if last is None else f"the last good checkpoint is {self.folder / str(last)}"
+        )
+
+    @contextlib.contextmanager
+    def _clear_errors(self) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:
+            what = "a checkpoint" if self._progress is None else f"the checkpoint of step {self._progress.step}"
+            reason = str(error).strip().splitlines() or [type(error).__name__]
+            raise RunError(f"{what} could not be written: {reason[0]}; {self.last_good()}") from error
+
+    def _write_manifest(self) -> None:
+        assert self._progress is not None
+        write_manifest(self.folder / f"{self._progress.step}{TEMPORARY}", self._progress)
+
+    def _prune(self) -> None:
+        """Delete checkpoints that are neither best nor among the last, up to the one just written."""
+        if self._progress is not None and jax.process_index() == 0:
+            done = [step for step in steps(self.folder.parent) if step <= self._progress.step]
+            for step in sorted(done)[: -self.keep]:
+                if step != self._progress.best_step:
+                    shutil.rmtree(self.folder / str(step))
+
+
+def quiet_traces() -> None:
+    """Keep what orbax prints of an error, beside raising it, out of a command's terminal: it is pages."""
+    for name in ("absl", "asyncio"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+    show = sys.unraisablehook
+
+    def show_others(trace: sys.UnraisableHookArgs) -> None:
+        # Tensorstore, from threads of its own, calls back event loops that a failed save has closed.
+        if str(trace.exc_value) != "Event loop is closed":
+            show(trace)
+
+    sys.unraisablehook = show_others
+
+
+def sweep(run: Path, last: int) -> None:
+    """Clear up, before a run goes on from step `last`, what earlier processes left in its folder.
+
+    What a process was still writing when it ended is removed. Folders of later steps are damaged, or no checkpoints
+    at all: they are set aside, so that they neither stand in the way nor count among those to keep.
+    """
+    for stale in run.glob(f"checkpoints/*{TEMPORARY}*"):
+        print(f"note: removing {stale}, left by a process that ended while it was saving")
+        shutil.rmtree(stale)
+    for path in run.glob("checkpoints/*"):
+        if (step := step_of(path)) is not None and step > last:
+            _set_aside(path, "it is no checkpoint that can be used")
+
+
+def load_params(run: str | Path, which: Which = "best", *, dtype: Any = None) -> tuple[GPTConfig, Any]:
+    """Read a model from a run's folder.
+
+    Args:
+        run: the folder.
+        which: a step, "last", or "best" by validation loss (the last one if none was evaluated).
+        dtype: of the parameters; None for as they are stored, f32.
+
+    Returns:
+        The config and the tree of parameters.
+
+    Raises:
+        UsageError: there is no such checkpoint, or it is damaged.
+    """
+    run = Path(run)
+    config = read_record(run)["model"]
+    if not isinstance(which, int):
+        progress = latest(run)
+        if progress is None:
+            raise UsageError(f"every checkpoint in {run} is damaged" if steps(run) else f"{run} holds no checkpoint")
+        best = progress.best_step if which == "best" else None
+        which = progress.step if best is None else best
+    folder = (run / "checkpoints" / str(which)).resolve()
+    if not folder.is_dir():
+        raise UsageError(f"{run} has no checkpoint of step {which}; there are {sorted(steps(run))}")
+    read_manifest(folder)
+    device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    like = map_parameters(config, lambda p: jax.ShapeDtypeStruct(p.shape, dtype or jax.numpy.float32, sharding=device))
+    return config, _read(folder, params=like)["params"]
+
+
+def save_params(run: str | Path, config: GPTConfig, params: Any, **record: Any) -> None:
+    """Write a model as a run's folder that holds weights only, as the checkpoint of step 0.
+
+    Args:
+        run: the folder; earlier weights in it are set aside.
+        config, params: the model.
+        record: more entries of config.json, such as where the weights come from.
+    """
+    run = Path(run)
+    run.mkdir(parents=True, exist_ok=True)
+    write_record(run, config, **record)
+    checkpoints = Checkpoints(run)
+    checkpoints.write(Progress(0), params=params)
+    checkpoints.wait()
+
+
+def _rest(state: TrainState) -> dict[str, Any]:
+    return {field.name: getattr(state, field.name) for field in dataclasses.fields(state) if field.name != "params"}
+
+
+def _read(folder: Path, **like: Any) -> dict[str, Any]:
+    """Restore items into the shapes, dtypes and shardings of `like`."""
+    restored = {}
+    # One by one: what orbax says of a checkpoint as a whole stands in the one file that the manifest can't guard.
+    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
+        for name, tree in like.items():
+            with _level("absl", logging.ERROR):  # it warns that an item has no metadata as a whole checkpoint has
+                stored: Any = reader.metadata(folder / name)
+            _check_shapes(folder, stored.item_metadata, tree)
+            how = ocp.checkpoint_utils.construct_restore_args(tree)
+            restored[name] = reader.restore(folder / name, args=ocp.args.PyTreeRestore(tree, restore_args=how))
+    return restored
+
+
+@contextlib.contextmanager
+def _level(name: str, level: int) -> Iterator[None]:
+    logger = logging.getLogger(name)
+    before = logger.level
+    logger.setLevel(level)
+    yield
+    logger.setLevel(before)
+
+
+def _check_shapes(folder: Path, stored: Any, wanted: Any) -> None:
+    """Raise a UsageError unless two trees have the same names and shapes.
+
+    Orbax finds it out, too, but in the middle of reading, with tracebacks from what reads beside it.
+    """
+    there, here = (
+        {jax.tree_util.keystr(path, simple=True, separator="/"): tuple(leaf.shape) for path, leaf in leaves}
+        for leaves in map(jax.tree_util.tree_leaves_with_path, (stored, wanted))
+    )
+    for name in sorted(there.keys() | here.keys()):
+        if there.get(name) != here.get(name):
+            raise UsageError(
+                f"{folder} does not fit this model: {name} is {there.get(name)} there, and {here.get(name)} here"
+            )
+
+
+def _set_aside(path: Path, why: str) -> None:
+    aside = next(old for i in itertools.count(1) if not (old := Path(f"{path}.old-{i}")).exists())
+    path.rename(aside)
+    print(f"warning: {path} is now {aside}: {why}")

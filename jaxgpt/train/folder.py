@@ -1,0 +1,170 @@
+"""A run's folder: its lock, its record, and where everything in it stands.
+
+config.json  metrics.jsonl  curve.png  tokenizer files  samples/  tensorboard/  checkpoints/STEP/
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import fcntl
+import importlib.metadata
+import itertools
+import json
+import os
+import platform
+import socket
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from jaxgpt.errors import UsageError
+from jaxgpt.model.config import GPTConfig
+
+FORMAT = 1
+"""Of config.json and of the checkpoints' manifests."""
+LOCK = "lock"
+RUN = ("checkpoints", "config.json")
+
+
+@contextlib.contextmanager
+def hold(path: Path, *, new: bool) -> Iterator[None]:
+    """Make the folder, or make sure that it may be used, before anything is computed, and hold it for this process.
+
+    Args:
+        path: the run's folder.
+        new: it must not hold a run yet.
+
+    Raises:
+        UsageError: it is a file, can't be written to, is held by another process, or holds another run.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        probe = path / f".probe-{os.getpid()}"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise UsageError(f"--out_dir {path}: {error.strerror}; it must be a folder that can be written to") from None
+    with lock(path):
+        if new and holds_run(path):
+            raise UsageError(
+                f"--out_dir {path} holds a run; continue it with --init_from resume, choose another folder, "
+                "or begin anew with --overwrite, which moves it aside"
+            )
+        yield
+
+
+def holds_run(path: Path) -> bool:
+    """Return whether there is a run in a folder."""
+    return any((path / name).exists() for name in RUN)
+
+
+def move_aside(path: Path) -> None:
+    """Move what a held folder has, but for its lock, to `path`.old-1 or the next free number.
+
+    What makes it a run goes last, so this can be cut short.
+    """
+    aside = next(old for i in itertools.count(1) if not (old := Path(f"{path}.old-{i}")).exists())
+    try:
+        aside.mkdir()
+        for entry in sorted(path.iterdir(), key=lambda entry: entry.name in RUN):
+            if entry.name != LOCK:
+                entry.rename(aside / entry.name)
+    except OSError as error:
+        raise UsageError(f"--out_dir {path} can't be moved aside to {aside}: {error.strerror}") from None
+    print(f"note: the run that {path} held is now in {aside}")
+
+
+@contextlib.contextmanager
+def lock(path: Path) -> Iterator[None]:
+    """Hold the folder for this process.
+
+    The lock is the kernel's (flock), so it ends with the process, however that ends; the file only says who.
+
+    Raises:
+        UsageError: another process holds it.
+    """
+    with open(path / LOCK, "a+", encoding="utf-8") as file:
+        file.seek(0)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UsageError(f"--out_dir {path} is in use by {file.read().strip() or 'another process'}") from None
+        except OSError as error:  # some network file systems have no locks
+            print(f"warning: {path} can't be locked ({error.strerror}); make sure that no other process uses it")
+        if left := file.read().strip():
+            print(f"note: {left} ended without leaving {path}; going on from its last checkpoint")
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+        file.flush()
+        try:
+            yield
+        finally:
+            file.truncate(0)
+
+
+def write_record(path: Path, config: GPTConfig, **more: Any) -> None:
+    """Write config.json: the model, the versions that made it, and whatever else the run is defined by."""
+    record = {"format": FORMAT, "model": dataclasses.asdict(config), **more, "versions": versions()}
+    write_json(path / "config.json", record)
+
+
+def read_record(path: Path) -> dict[str, Any]:
+    """Read config.json, with "model" as a GPTConfig.
+
+    Raises:
+        UsageError: it is missing, broken, or of a format that this version does not know.
+    """
+    file = path / "config.json"
+    try:
+        record = json.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UsageError(f"{file}: {error.strerror}; a run's folder holds one") from None
+    except (ValueError, RecursionError) as error:
+        raise UsageError(f"{file} is not valid JSON: {error}") from None
+    if not isinstance(record, dict) or "format" not in record:
+        raise UsageError(f"{file} is not the record of a run of this project: it names no format")
+    if record["format"] != FORMAT:
+        raise UsageError(f"{file} has format {record['format']!r}; this version reads format {FORMAT}")
+    record["model"] = read_model(file, record.get("model"))
+    return record
+
+
+def read_model(file: Path, fields: object) -> GPTConfig:
+    """Build the model's config from a record's table.
+
+    Raises:
+        UsageError: the fields are not exactly those of a GPTConfig, or a value is bad.
+    """
+    names = {field.name for field in dataclasses.fields(GPTConfig)}
+    if not isinstance(fields, Mapping) or set(fields) != names:
+        wrong = sorted(names ^ set(fields)) if isinstance(fields, Mapping) else "a table is missing"
+        raise UsageError(f"{file}: model: {wrong}; it must have exactly the fields of GPTConfig")
+    values: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()
+    }
+    try:
+        return GPTConfig(**values)
+    except UsageError as error:
+        raise UsageError(f"{file}: model: {error}") from None
+
+
+def write_json(file: Path, value: Any) -> None:
+    """Write a JSON file whole or not at all."""
+    part = file.with_name(file.name + ".part")
+    with open(part, "w", encoding="utf-8") as stream:
+        json.dump(value, stream, indent=2, allow_nan=False)
+        stream.write("\n")
+        stream.flush()
+        os.fsync(stream.fileno())
+    os.replace(part, file)
+
+
+def versions() -> dict[str, str]:
+    """Return the versions that a result can depend on."""
+    packages = ("jaxgpt", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
+    found = {"python": platform.python_version()}
+    for package in packages:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):  # run from a source tree
+            found[package] = importlib.metadata.version(package)
+    return found

@@ -1,0 +1,46 @@
+"""The training loop as a generator: it moves the state; the caller logs, saves, evaluates and may stop."""
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxgpt.text.batches import Batch
+from jaxgpt.train.objectives import Objective, Params
+from jaxgpt.train.step import Step, StepMetrics, TrainState
+
+
+def run(
+    step: Step, state: TrainState, batches: Callable[[int], Batch], *, until: int
+) -> Iterator[tuple[int, TrainState, StepMetrics]]:
+    """Yield (updates done, state, metrics) after each update, up to `until`.
+
+    Results are yielded while the device still computes them: read a metric only when it is needed. A yielded state
+    is good until the next one is asked for, which takes over its memory.
+
+    Args:
+        step: a compiled step.
+        state: where to begin; its own step count says with which batch.
+        batches: a function of the number of updates done. The next batch is made while the device works.
+        until: updates in the whole run.
+    """
+    done = int(state.step)
+    batch = batches(done) if done < until else None
+    while batch is not None:
+        state, metrics = step(state, batch)
+        done += 1
+        batch = batches(done) if done < until else None
+        yield done, state, metrics
+
+
+def make_evaluate(objective: Objective) -> Callable[[Params, Iterable[Any]], float]:
+    """Return a function (parameters, batches) → mean loss over all of them, by one compiled call per batch."""
+    sums = jax.jit(lambda params, batch: objective(params, batch, None))
+
+    def evaluate(params: Params, batches: Iterable[Any]) -> float:
+        added = [sums(params, batch) for batch in batches]
+        total = jax.tree.map(lambda *parts: jnp.stack(parts).sum(), *added)
+        return float(total.loss / total.weight)
+
+    return evaluate

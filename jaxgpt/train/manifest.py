@@ -1,0 +1,112 @@
+"""Manifests: what a checkpoint is made of, by the hash of each file, and how far the run had come.
+
+A folder without a manifest, whatever its name, is not a checkpoint; one that does not match it is damaged.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from jaxgpt.errors import UsageError
+from jaxgpt.train.folder import FORMAT, write_json
+
+TEMPORARY = ".orbax-checkpoint-tmp"
+"""What orbax appends to the name of a folder that it has not finished."""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What a run knows beside its state; stands in the manifest.
+
+    Attributes:
+        step: updates done.
+        best_step: the evaluated step with the lowest validation loss so far; None before the first evaluation.
+        best_loss: that loss.
+    """
+
+    step: int
+    best_step: int | None = None
+    best_loss: float | None = None
+
+    def evaluated(self, loss: float) -> Progress:
+        """Return the progress after an evaluation at this step; NaN is never the best."""
+        if loss < (float("inf") if self.best_loss is None else self.best_loss):
+            return Progress(self.step, self.step, loss)
+        return self
+
+
+def steps(run: Path) -> list[int]:
+    """Return the steps of the checkpoints in a run's folder; what has no manifest is none."""
+    found = (step_of(manifest.parent) for manifest in run.glob("checkpoints/*/manifest.json"))
+    return [step for step in found if step is not None]
+
+
+def latest(run: Path) -> Progress | None:
+    """Return the newest undamaged checkpoint's progress, saying which ones had to be passed over; None if none is."""
+    for step in sorted(steps(run), reverse=True):
+        try:
+            return read_manifest(run / "checkpoints" / str(step))
+        except UsageError as error:
+            print(f"warning: {error}; falling back to the checkpoint before it")
+    return None
+
+
+def write_manifest(folder: Path, progress: Progress) -> None:
+    """Write down the hash of every file of a checkpoint."""
+    # Orbax writes the time of its commit into this one afterwards; nothing is read from it.
+    later = folder / "_CHECKPOINT_METADATA"
+    found = sorted(file for file in folder.rglob("*") if file.is_file() and file != later)
+    files = {str(file.relative_to(folder)): _sha256(file) for file in found}
+    manifest = {"format": FORMAT, **dataclasses.asdict(progress), "files": files}
+    write_json(folder / "manifest.json", {**manifest, "sha256": _digest(manifest)})
+
+
+def read_manifest(folder: Path) -> Progress:
+    """Verify a checkpoint's files against its manifest.
+
+    Raises:
+        UsageError: it is missing, of an unknown format, or a file is missing or has changed.
+    """
+    damaged = f"checkpoint {folder} is damaged"
+    try:
+        manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+        if manifest["format"] != FORMAT:
+            raise UsageError(f"{folder} has format {manifest['format']!r}; this version reads format {FORMAT}")
+        whole = manifest.pop("sha256") == _digest(manifest)
+        files = dict(manifest["files"])
+        progress = Progress(**{field.name: manifest[field.name] for field in dataclasses.fields(Progress)})
+    except UsageError:
+        raise
+    except OSError as error:
+        raise UsageError(f"{folder} is no checkpoint: manifest.json: {error.strerror}") from None
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        raise UsageError(f"{damaged}: manifest.json can't be read") from None
+    if not whole or str(progress.step) not in (folder.name, folder.name.removesuffix(TEMPORARY)):
+        raise UsageError(f"{damaged}: manifest.json has changed, or is another checkpoint's")
+    for name, expected in files.items():
+        file, inside = folder / name, not Path(name).is_absolute() and ".." not in Path(name).parts
+        try:
+            if not inside or not file.is_file() or _sha256(file) != expected:
+                raise UsageError(f"{damaged}: {name} is missing or has changed")
+        except OSError as error:
+            raise UsageError(f"{damaged}: {name}: {error.strerror}") from None
+    return progress
+
+
+def step_of(path: Path) -> int | None:
+    """Return the step that a checkpoint's folder is named after; None if its name is none that we give."""
+    return int(path.name) if path.name.isdecimal() and str(int(path.name)) == path.name else None
+
+
+def _digest(manifest: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
+
+
+def _sha256(file: Path) -> str:
+    with open(file, "rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -1,0 +1,142 @@
+"""What a run measures: rows in metrics.jsonl, the same to TensorBoard and wandb, and a plot of the curve."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+Row = dict[str, Any]
+
+
+class MetricsLog:
+    """Writes rows; the file is the record, the dashboards are copies that may fail without ending a run."""
+
+    def __init__(self, folder: Path, *, step: int, tensorboard: bool = False, wandb: str | None = None) -> None:
+        """Open a run's metrics to go on from `step`: later rows, written by a process that died, are cut.
+
+        Args:
+            folder: the run's.
+            step: updates done; 0 begins an empty file.
+            tensorboard: also write event files into `folder`/tensorboard.
+            wandb: also send rows to this wandb project.
+        """
+        self.path = folder / "metrics.jsonl"
+        rows = [row for row in read_rows(self.path) if row["step"] <= step] if step else []
+        part = self.path.with_suffix(".part")
+        part.write_text("".join(_line(row) for row in rows), encoding="utf-8")
+        os.replace(part, self.path)
+        self._file = open(self.path, "a", encoding="utf-8", buffering=1)
+        self._sinks: dict[str, Any] = {}
+        if tensorboard:
+            self._open("tensorboard", lambda: _TensorBoard(folder / "tensorboard", step))
+        if wandb is not None:
+            self._open("wandb", lambda: _Wandb(wandb, folder))
+
+    def write(self, step: int, split: str, **values: float | int | None) -> None:
+        """Add a row; what is None or not finite is null, as JSON has no NaN."""
+        row = {"step": step, "split": split, **values}
+        self._file.write(_line(row))
+        self._tell(lambda sink: sink.write(row))
+
+    def close(self) -> None:
+        """Flush and close everything."""
+        self._file.close()
+        self._tell(lambda sink: sink.close())
+
+    def _tell(self, what: Callable[[Any], None]) -> None:
+        for name, sink in list(self._sinks.items()):
+            try:
+                what(sink)
+            except Exception as error:  # a dashboard's failure is not the run's
+                print(f"warning: {name} failed and is off from here: {error}", file=sys.stderr)
+                del self._sinks[name]
+
+    def _open(self, name: str, make: Any) -> None:
+        try:
+            self._sinks[name] = make()
+        except Exception as error:
+            print(f"warning: {name} could not be started and is off: {error}", file=sys.stderr)
+
+
+class NoMetrics:
+    """What all processes of a run but the first write: nothing."""
+
+    def write(self, step: int, split: str, **values: float | None) -> None:
+        """Leave it to the first process."""
+
+    def close(self) -> None:
+        """Leave it to the first process."""
+
+
+def read_rows(path: Path) -> list[Row]:
+    """Return a metrics file's rows; a line that was cut off in the middle is left out."""
+    rows = []
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else ():
+        try:
+            row = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(row, dict) and isinstance(row.get("step"), int) and isinstance(row.get("split"), str):
+            rows.append(row)
+    return rows
+
+
+def plot(folder: Path) -> Path:
+    """Draw the losses of metrics.jsonl over the steps; returns the picture's path."""
+    from matplotlib.figure import Figure  # slow to import, and needed once a run
+
+    rows = read_rows(folder / "metrics.jsonl")
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    axes = figure.add_subplot()
+    styles: dict[str, Any] = {"train": {"linewidth": 0.8, "alpha": 0.6}, "val": {"linewidth": 2, "marker": "o"}}
+    for split, style in styles.items():
+        points = [(row["step"], row["loss"]) for row in rows if row["split"] == split and row.get("loss") is not None]
+        if points:
+            axes.plot(*zip(*points, strict=True), label=f"{split}, last {points[-1][1]:.3f}", **style)
+    axes.set(xlabel="step", ylabel="loss (nats per token)", title=folder.resolve().name)
+    axes.grid(alpha=0.3)
+    if axes.lines:
+        axes.legend()
+    figure.savefig(folder / "curve.png", dpi=120)
+    return folder / "curve.png"
+
+
+def _line(row: Row) -> str:
+    clean = {
+        key: None if isinstance(value, float) and not math.isfinite(value) else value for key, value in row.items()
+    }
+    return json.dumps(clean, allow_nan=False) + "\n"
+
+
+class _TensorBoard:
+    def __init__(self, folder: Path, step: int) -> None:
+        from tensorboardX import SummaryWriter
+
+        self._writer = SummaryWriter(str(folder), purge_step=step or None)
+
+    def write(self, row: Row) -> None:
+        for key, value in row.items():
+            if key not in ("step", "split") and value is not None:
+                self._writer.add_scalar(f"{row['split']}/{key}", value, row["step"])
+
+    def close(self) -> None:
+        self._writer.close()
+
+
+class _Wandb:
+    def __init__(self, project: str, folder: Path) -> None:
+        import wandb  # pyright: ignore[reportMissingImports]
+
+        self._run = wandb.init(project=project, name=folder.resolve().name, dir=str(folder), resume="allow")
+
+    def write(self, row: Row) -> None:
+        values = {f"{row['split']}/{key}": value for key, value in row.items() if key not in ("step", "split")}
+        self._run.log(values, step=row["step"])
+
+    def close(self) -> None:
+        self._run.finish()

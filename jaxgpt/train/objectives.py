@@ -1,0 +1,54 @@
+"""What training minimises: pure functions of (parameters, batch, key).
+
+An objective returns sums, never means; only the step divides. So a loss is exact whatever the padding, the
+accumulation and the sharding.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import flax.struct
+import optax
+from jax import Array
+from jaxtyping import Float
+
+from jaxgpt.model.layers import GPT
+from jaxgpt.text.batches import Batch
+
+Params = Any
+"""A tree of arrays."""
+
+
+@flax.struct.dataclass
+class Sums:
+    """What an objective adds up over a batch.
+
+    Attributes:
+        loss: () weighted sum of losses; the gradient is taken of this.
+        weight: () sum of weights, by which the step divides.
+    """
+
+    loss: Float[Array, ""]
+    weight: Float[Array, ""]
+
+
+Objective = Callable[[Params, Batch, Array | None], Sums]
+"""(parameters, batch, random key or None) → sums; without a key nothing is dropped, as in evaluation."""
+
+
+def pretrain(model: GPT) -> Objective:
+    """Next-token cross-entropy, in nats per token."""
+
+    def objective(params: Params, batch: Batch, key: Array | None) -> Sums:
+        logits, _ = model.apply(
+            {"params": params},
+            batch.tokens,
+            positions=batch.positions,
+            segment_ids=batch.segment_ids,
+            deterministic=key is None,
+            rngs=None if key is None else {"dropout": key},
+        )
+        losses = optax.softmax_cross_entropy_with_integer_labels(logits, batch.targets)
+        return Sums((losses * batch.weights).sum(), batch.weights.sum())
+
+    return objective

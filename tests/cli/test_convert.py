@@ -1,0 +1,144 @@
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxgpt.cli.convert import main
+from jaxgpt.hf.convert import load_pretrained, save_pretrained
+from jaxgpt.model.config import GPTConfig
+from jaxgpt.model.layers import GPT
+from jaxgpt.text import CharTokenizer, load_tokenizer
+from jaxgpt.train.checkpoint import load_params, save_params
+
+CONFIG = GPTConfig(vocab_size=61, n_positions=16, n_embd=12, n_layer=2, n_head=2, bos_token_id=None, eos_token_id=None)
+
+
+def init(config):
+    return GPT(config).init(jax.random.key(0), jnp.zeros((1, 1), jnp.int32))["params"]
+
+
+@pytest.fixture
+def folder(tmp_path):
+    save_pretrained(tmp_path / "hf", CONFIG, init(CONFIG))
+    return tmp_path / "hf"
+
+
+def exit_code(*argv):
+    with pytest.raises(SystemExit) as exit:
+        main([str(word) for word in argv])
+    return exit.value.code
+
+
+def assert_equal(a, b):
+    jax.tree.map(np.testing.assert_array_equal, a, b)
+
+
+def test_there_and_back(folder, tmp_path, capsys):
+    run, back = tmp_path / "run", tmp_path / "back"
+    main([str(folder), str(run), "--check"])
+    assert capsys.readouterr().out.count(" pass ") == 7
+    config, params = load_params(run)
+    assert config == CONFIG
+    main([str(run), str(back), "--check", "--report", str(tmp_path / "report.json")])
+    assert load_pretrained(back)[0] == CONFIG
+    assert_equal(load_pretrained(back)[1], load_pretrained(folder)[1])
+    assert len(json.loads((tmp_path / "report.json").read_text())["checks"]) == 8
+
+
+def test_tokenizer_goes_along(folder, tmp_path, capsys):
+    CharTokenizer("abc").save(folder)
+    main([str(folder), str(tmp_path / "run")])
+    main([str(tmp_path / "run"), str(tmp_path / "back")])
+    assert load_tokenizer(tmp_path / "back").encode("cab") == [2, 0, 1]
+    assert "note" not in capsys.readouterr().out
+
+
+def test_gpt2_vocabulary_gets_gpt2_tokenizer(tmp_path, capsys):
+    config = GPTConfig(n_positions=4, n_embd=2, n_layer=1, n_head=1)
+    save_pretrained(tmp_path / "hf", config, init(config))
+    main([str(tmp_path / "hf"), str(tmp_path / "run")])
+    assert "its 50257 ids are taken as GPT-2's" in capsys.readouterr().err
+    assert load_tokenizer(tmp_path / "run").encode("Hello world") == [15496, 995]
+
+
+def test_padding_of_the_vocabulary_is_not_exported(tmp_path, capsys):
+    save_params(tmp_path / "run", CONFIG, init(CONFIG))
+    CharTokenizer("".join(map(chr, range(65, 65 + 57)))).save(tmp_path / "run")
+    main([str(tmp_path / "run"), str(tmp_path / "hf"), "--check"])
+    captured = capsys.readouterr()
+    assert "note: ids 57 to 60 stand for no text; left out" in captured.err
+    assert "FAIL" not in captured.out
+    config, params = load_pretrained(tmp_path / "hf")
+    assert config.vocab_size == 57
+    np.testing.assert_array_equal(params["wte"]["embedding"], init(CONFIG)["wte"]["embedding"][:57])
+
+
+def test_narrow_export(tmp_path):
+    params = init(CONFIG)
+    save_params(tmp_path / "run", CONFIG, params)
+    main([str(tmp_path / "run"), str(tmp_path / "hf"), "--dtype", "bfloat16", "--check"])
+    assert json.loads((tmp_path / "hf/config.json").read_text())["dtype"] == "bfloat16"
+    assert_equal(
+        load_pretrained(tmp_path / "hf", dtype="bfloat16")[1], jax.tree.map(lambda x: x.astype("bfloat16"), params)
+    )
+
+
+def test_what_dest_holds_is_kept(folder, tmp_path, capsys):
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "precious").write_text("")
+    assert exit_code(folder, run) == 2
+    assert "not an empty folder" in capsys.readouterr().err
+    main([str(folder), str(run), "--overwrite"])
+    main([str(folder), str(run), "--overwrite"])
+    assert (tmp_path / "run.old-1/precious").exists()
+    assert (tmp_path / "run.old-2/checkpoints").exists()
+    assert_equal(load_params(run)[1], load_pretrained(folder)[1])
+
+
+def test_a_failed_conversion_moves_nothing(folder, tmp_path):
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "precious").write_text("")
+    (folder / "model.safetensors").write_bytes(b"")
+    assert exit_code(folder, run, "--overwrite") == 2
+    assert (run / "precious").exists()
+
+
+def test_a_failed_check_is_a_failed_run(folder, tmp_path, monkeypatch, capsys):
+    other = jax.tree.map(lambda leaf: leaf + 1, init(CONFIG))
+    monkeypatch.setattr("jaxgpt.train.checkpoint.load_params", lambda run, dtype: (CONFIG, other))
+    assert exit_code(folder, tmp_path / "run", "--check") == 1
+    captured = capsys.readouterr()
+    assert "the check failed: round trip; logits" in captured.err
+    assert " FAIL " in captured.out
+
+
+@pytest.mark.parametrize(
+    "flags, message",
+    [
+        (["--report", "r.md"], "needs --check"),
+        (["--check", "--report", "r.txt"], "must end in .json or .md"),
+        (["--check", "--report", "nowhere/r.md"], "no folder nowhere"),
+        (["--dtype", "int8"], "--dtype"),
+        (["--allow_pickl"], "did you mean '--allow_pickle'"),
+        (["--revision", "main"], "revision 'main'"),
+    ],
+)
+def test_bad_flags(folder, tmp_path, capsys, flags, message):
+    assert exit_code(folder, tmp_path / "run", *flags) == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+def test_flags_for_the_other_direction(tmp_path, capsys):
+    save_params(tmp_path / "run", CONFIG, init(CONFIG))
+    assert exit_code(tmp_path / "run", tmp_path / "hf", "--allow_pickle") == 2
+    assert "are for pretrained weights" in capsys.readouterr().err
+
+
+def test_same_folder(folder, capsys):
+    assert exit_code(folder, folder, "--overwrite") == 2
+    assert "SOURCE and DEST are both" in capsys.readouterr().err

@@ -1,0 +1,173 @@
+import dataclasses
+import io
+import os
+import re
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from jaxgpt.cli import sources
+from jaxgpt.cli.generate import SEPARATOR, main
+from jaxgpt.decode.engine import generate
+from jaxgpt.hf.convert import save_pretrained
+from jaxgpt.model.config import GPTConfig
+from jaxgpt.model.layers import GPT
+from jaxgpt.text import CharTokenizer
+from jaxgpt.train.checkpoint import load_params, save_params
+
+TOKENIZER = CharTokenizer("\nabcdefghijklmnopqrstuvwxyz")
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory) -> str:
+    """A run's folder: the default run's context, untrained, and the vocabulary padded."""
+    folder = tmp_path_factory.mktemp("run")
+    config = GPTConfig(32, 64, 16, 1, 2, bos_token_id=None, eos_token_id=None)
+    save_params(folder, config, GPT(config).init(jax.random.key(0), jnp.zeros((1, 1), jnp.int32))["params"])
+    TOKENIZER.save(folder)
+    return str(folder)
+
+
+def call(capsys, *argv: str) -> SimpleNamespace:
+    """Return what a command line prints, and its exit code."""
+    code = 0
+    try:
+        main(argv)
+    except SystemExit as end:
+        code = end.code
+    captured = capsys.readouterr()
+    return SimpleNamespace(code=code, out=captured.out, err=captured.err)
+
+
+def expected(run: str, prompt: str, count: int, samples: int = 1, **options) -> list[str]:
+    config, params = load_params(run)
+    ids = [TOKENIZER.encode(prompt)] * samples
+    options = {"temperature": 0.8, "top_k": 200, "seed": 1337, "vocab_size": 27} | options
+    rows = generate(config, params, ids, max_new_tokens=count, **options)
+    return [prompt + TOKENIZER.decode(row) for row in rows]
+
+
+def test_a_run_is_continued_out_of_the_box(run, capsys):
+    result = call(capsys, "--init_from", run)
+    assert result.out == expected(run, "\n", 63)[0] + "\n"
+    assert result.err == "note: the context of 64 is full; --overflow slide goes on\n"
+
+
+def test_an_end_of_text_ends_a_sample_and_is_left_out(run, capsys, tmp_path):
+    config, params = load_params(run)
+    [whole] = expected(run, "abc", 40)
+    (end,) = TOKENIZER.encode(whole[10])
+    save_params(tmp_path, dataclasses.replace(config, eos_token_id=end), params)
+    TOKENIZER.save(tmp_path)
+    result = call(capsys, "--init_from", str(tmp_path), "--start=abc")
+    assert result.out == whole[: whole.index(whole[10], 3)] + "\n" and result.err == ""
+
+
+def test_the_prompt_comes_from_text_file_or_standard_input(run, capsys, tmp_path, monkeypatch):
+    (tmp_path / "prompt.txt").write_text("romeo")
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"romeo")))
+    outs = {call(capsys, "--init_from", run, "--max_new_tokens=5", "--start", start).out
+            for start in ("romeo", f"FILE:{tmp_path}/prompt.txt", "-")}  # fmt: skip
+    assert outs == {expected(run, "romeo", 5)[0] + "\n"}
+
+
+def test_samples_follow_one_another(run, capsys):
+    result = call(capsys, "--init_from", run, "--start=abc", "--num_samples=3", "--max_new_tokens=20")
+    assert result.out == f"\n{SEPARATOR}\n".join(expected(run, "abc", 20, samples=3)) + "\n"
+
+
+def test_flags_reach_the_sampler(run, capsys):
+    flags = {"temperature": 1.3, "top_k": 5, "top_p": 0.9, "min_p": 0.01, "repetition_penalty": 1.2, "seed": 7}
+    argv = [f"--{name}={value}" for name, value in flags.items()]
+    result = call(capsys, "--init_from", run, "--start=abc", "--max_new_tokens=20", *argv)
+    assert result.out == expected(run, "abc", 20, **flags)[0] + "\n"
+
+
+def test_a_stop_text_ends_a_sample_and_is_left_out(run, capsys):
+    [whole] = expected(run, "abc", 60)
+    stop = whole[-2:]
+    result = call(capsys, "--init_from", run, "--start=abc", "--max_new_tokens=60", "--stop", stop)
+    assert result.out == "abc" + whole[3 : whole.index(stop, 3)] + "\n"
+
+
+def test_a_sliding_context_goes_on_past_its_end(run, capsys):
+    result = call(capsys, "--init_from", run, "--overflow=slide", "--start=abc")
+    assert result.out == expected(run, "abc", 200, overflow="slide")[0] + "\n"
+
+
+def test_a_prompt_that_is_too_long_is_refused_or_loses_its_beginning(run, capsys):
+    long = "abcdefgh" * 10
+    result = call(capsys, "--init_from", run, "--start", long)
+    assert result.code == 2 and "--truncate left" in result.err
+    result = call(capsys, "--init_from", run, "--start", long, "--truncate=left", "--max_new_tokens=10")
+    assert result.out == long[:-54] + expected(run, long[-54:], 10)[0] + "\n"
+    result = call(capsys, "--init_from", run, "--start", long, "--truncate=left")
+    assert result.out == long[:-32] + expected(run, long[-32:], 32)[0] + "\n"
+
+
+def test_verbose_reports_speed_and_leaves_the_text_alone(run, capsys):
+    result = call(capsys, "--init_from", run, "--verbose", "--max_new_tokens=9")
+    assert result.out == expected(run, "\n", 9)[0] + "\n"
+    assert re.fullmatch(r"prefill: 1 tokens in .* tokens/s\n(decode: \d tokens, .* tokens/s\n)?", result.err)
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["--num_samples=0"], "num_samples is 0; it must be a whole number from 1 up"),
+        (["--max_new_tokens=-1"], "max_new_tokens is -1; it must be 0 or more, or none"),
+        (["--temperature=-1"], "temperature is -1.0; it must be"),
+        (["--temperature=nan"], "temperature is nan; it must be"),
+        (["--top_k=0"], "top_k is 0; it must be"),
+        (["--top_p=0"], "top_p is 0.0; it must be"),
+        (["--min_p=2"], "min_p is 2.0; it must be"),
+        (["--seed=-1"], "seed is -1; it must be"),
+        (["--stop="], "stop is empty; it must be"),
+        (["--overflow=slid"], "--overflow: 'slid' is not error|slide; did you mean 'slide'?"),
+        (["--start=FILE:nowhere.txt"], "--start FILE:nowhere.txt: No such file or directory"),
+        (["--tempreature=1"], "unknown flag --tempreature; did you mean '--temperature'?"),
+    ],
+)
+def test_bad_flags_are_refused_before_a_model_is_opened(argv, message, capsys, monkeypatch):
+    monkeypatch.setattr(sources, "open_model", None)
+    result = call(capsys, *argv)
+    assert result.code == 2 and result.err.startswith(f"error: {message}")
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["--start=ABC"], "character 'A' (U+0041) is not among the 27"),
+        (["--start=abc", "--max_new_tokens=62"], "a prompt of 3 tokens and 62 new ones make 65"),
+    ],
+)
+def test_what_does_not_fit_the_model_is_refused(run, argv, message, capsys):
+    result = call(capsys, "--init_from", run, *argv)
+    assert result.code == 2 and result.err.startswith(f"error: {message}")
+
+
+def test_a_folder_that_is_not_there_is_not_looked_for_on_the_hub(capsys):
+    result = call(capsys, "--init_from", "gpt2-medum")
+    assert result.code == 2
+    assert result.err.startswith("error: gpt2-medum: no such folder;") and "did you mean 'gpt2-medium'?" in result.err
+
+
+def test_flags_are_read_without_waiting_for_jax():
+    code = "import sys, jaxgpt.cli.generate; sys.exit('jax' in sys.modules)"
+    subprocess.run(
+        [sys.executable, "-c", code], check=True, env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    )
+
+
+def test_pretrained_weights_without_a_tokenizer_get_gpt2s_if_the_vocabulary_is_its_size(tmp_path, capsys):
+    config = GPTConfig(50257, 16, 8, 1, 2)
+    save_pretrained(tmp_path, config, GPT(config).init(jax.random.key(0), jnp.zeros((1, 1), jnp.int32))["params"])
+    result = call(capsys, "--init_from", str(tmp_path), "--start=Hello", "--max_new_tokens=3")
+    assert result.code == 0 and result.out.startswith("Hello") and "are taken as GPT-2's" in result.err
+    small = dataclasses.replace(config, vocab_size=300)
+    save_pretrained(tmp_path, small, GPT(small).init(jax.random.key(0), jnp.zeros((1, 1), jnp.int32))["params"])
+    assert call(capsys, "--init_from", str(tmp_path)).code == 2

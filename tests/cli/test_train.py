@@ -1,0 +1,148 @@
+"""The flow of `train.py` in one process; stops, crashes and bad surroundings are tests/faults'."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from jaxgpt.cli import convert, generate, train
+from jaxgpt.train.checkpoint import load_params
+from jaxgpt.train.metrics import read_rows
+
+TEXT = "To be, or not to be, that is the question.\n" * 200
+SMALL = "--n_layer 2 --n_head 2 --n_embd 16 --block_size 16 --batch_size 4 --eval_iters 2 --log_interval 5".split()
+SHORT = "--max_iters 20 --warmup_iters 2 --eval_interval 10 --save_interval 10 --sample_tokens 20".split()
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    """A folder with a text, and in `run` a model trained on it."""
+    path = tmp_path_factory.mktemp("train")
+    (path / "text.txt").write_text(TEXT)
+    run_train(path, "--tokenizer", "bpe", "--bpe_vocab_size", "300", "--bias", *SMALL, *SHORT)
+    return path
+
+
+def run_train(path: Path, *argv: str, out: str = "run", dataset: str = "text.txt") -> None:
+    places = ["--out_dir", str(path / out), "--dataset", str(path / dataset), "--cache_dir", str(path / "cache")]
+    train.main([*places, "--tensorboard=false", *argv])
+
+
+def fails(capsys, *argv: str) -> str:
+    with pytest.raises(SystemExit) as caught:
+        train.main(list(argv))
+    error = capsys.readouterr().err
+    assert caught.value.code == 2 and error.startswith("error: ") and error.count("\n") == 1
+    return error
+
+
+def test_a_run_leaves_what_its_folder_promises(folder):
+    run = folder / "run"
+    rows = read_rows(run / "metrics.jsonl")
+    assert [(row["step"], row["split"]) for row in rows] == [
+        (0, "val"), (5, "train"), (10, "train"), (10, "val"), (15, "train"), (20, "train"), (20, "val"),
+    ]  # fmt: skip
+    assert rows[-1]["loss"] < rows[0]["loss"]
+    assert {"loss", "lr", "grad_norm", "tokens_per_s", "mfu"} <= rows[1].keys()
+    assert (run / "curve.png").read_bytes().startswith(b"\x89PNG")
+    assert (run / "samples" / "20.txt").read_text()
+    assert json.loads((run / "config.json").read_text())["flags"]["bpe_vocab_size"] == 300
+
+
+def test_a_trained_model_speaks_alike_here_and_in_transformers(folder, capsys):
+    torch, transformers = pytest.importorskip("torch"), pytest.importorskip("transformers")
+    convert.main([str(folder / "run"), str(folder / "hf"), "--check"])
+    capsys.readouterr()
+    generate.main(["--init_from", str(folder / "run"), "--start", "To be", "--temperature", "0"])
+    ours = capsys.readouterr().out
+    model = transformers.GPT2LMHeadModel.from_pretrained(folder / "hf")
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder / "hf")
+    ids = tokenizer("To be", return_tensors="pt")
+    with torch.no_grad():
+        theirs = model.generate(**ids, do_sample=False, max_length=16, pad_token_id=0)[0]
+    assert ours.rstrip("\n") == tokenizer.decode(theirs).rstrip("\n")
+
+
+def test_a_converted_model_is_trained_further_from_its_own_weights(folder):
+    convert.main([str(folder / "run"), str(folder / "export")])
+    run_train(
+        folder, "--init_from", str(folder / "export"), "--learning_rate", "1e-9", "--min_lr", "0", *SHORT, out="tuned",
+        dataset="text.txt",
+    )  # fmt: skip
+    (_, before), (_, after) = load_params(folder / "run", "best"), load_params(folder / "tuned", "last")
+    np.testing.assert_allclose(after["wte"]["embedding"], before["wte"]["embedding"], atol=1e-6)
+
+
+# Lowering a program puts other things than arrays into a Batch.
+def test_a_dry_run_prints_the_budget_and_writes_nothing(folder, capsys, unchecked_types):
+    run_train(folder, "--dry_run", *SMALL, *SHORT, out="dry")
+    out = capsys.readouterr().out
+    assert "embeddings" in out and "GFLOP a step" in out and "tokens per step" in out
+    assert not (folder / "dry").exists()
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["--n_embd", "30", "--n_head", "4"], "n_embd 30 is not a multiple of n_head 4"),
+        (["--n_layer", "0"], "n_layer is 0"),
+        (["--dropout", "1"], "is 1.0; a dropout rate lies in [0, 1)"),
+        (["--learning_rate", "nan"], "learning_rate is nan"),
+        (["--min_lr", "1"], "min_lr is 1.0; it must be from 0 to learning_rate 0.001"),
+        (["--max_iters", "10", "--warmup_iters", "11"], "warmup_iters is 11; it must be from 0 to 10"),
+        (["--preset", "gpt3"], "no preset 'gpt3'"),
+        (["--dataset", "no/such"], "dataset 'no/such'"),
+        (["--init_from", "no-such-model"], "no-such-model: no such folder"),
+        (["--block_size", "200000"], "block_size 200000 needs at least 200001"),
+        (["--learnig_rate", "1"], "did you mean '--learning_rate'?"),
+    ],
+)
+def test_bad_flags_are_one_line_and_exit_code_2(capsys, tmp_path, argv, message):
+    assert message in fails(capsys, "--out_dir", str(tmp_path / "out"), "--cache_dir", str(tmp_path), *argv)
+
+
+def test_a_preset_is_only_for_models_from_scratch(capsys, folder):
+    error = fails(capsys, "--out_dir", str(folder / "x"), "--init_from", str(folder / "run"), "--preset", "gpt2")
+    assert "--preset gpt2: only with --init_from scratch" in error
+
+
+def test_a_pretrained_models_shape_is_not_changed_by_flags(capsys, folder):
+    error = fails(capsys, "--out_dir", str(folder / "x"), "--init_from", str(folder / "run"), "--n_layer", "3")
+    assert "n_layer is 3, was 2" in error
+
+
+def test_overwrite_leaves_the_other_run_where_it_is_until_nothing_is_wrong(capsys, folder):
+    run, before = folder / "run", sorted((folder / "run").iterdir())
+    assert "dataset 'no/such'" in fails(capsys, "--out_dir", str(run), "--overwrite", "--dataset", "no/such")
+    assert sorted(run.iterdir()) == before and not (folder / "run.old-1").exists()
+
+
+def test_a_resumed_run_finds_its_token_files_again_and_keeps_its_tokenizer(capsys, folder):
+    run_train(folder, *SMALL, *SHORT, out="more")
+    cached = sorted((folder / "cache").rglob("*"))
+    places = ["--out_dir", str(folder / "more"), "--init_from", "resume", "--max_iters", "25"]
+    assert "tokenizer is gpt2, was None" in fails(capsys, *places, "--tokenizer", "gpt2")
+    train.main(places)
+    assert sorted((folder / "cache").rglob("*")) == cached
+    assert read_rows(folder / "more" / "metrics.jsonl")[-1]["step"] == 25
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["--tokenizer", "char"], "--tokenizer char: its ids mean other texts"),
+        (["--tokenizer", "gpt2"], "--tokenizer gpt2: its ids mean other texts"),
+        (["--bpe_vocab_size", "400"], "--bpe_vocab_size 400: only with --tokenizer bpe"),
+    ],
+)
+def test_a_model_is_not_trained_on_another_tokenizers_ids(capsys, folder, argv, message):
+    places = [
+        "--out_dir",
+        str(folder / "x"),
+        "--dataset",
+        str(folder / "text.txt"),
+        "--cache_dir",
+        str(folder / "cache"),
+    ]
+    assert message in fails(capsys, *places, "--init_from", str(folder / "run"), *argv)

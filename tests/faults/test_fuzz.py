@@ -1,0 +1,198 @@
+"""Files that are damaged at random: each loads as what it was, or is refused with our error, and no other."""
+
+import json
+import shutil
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from jaxgpt.cli.train import read_flags
+from jaxgpt.errors import RunError, UsageError
+from jaxgpt.hf.convert import load_pretrained, save_pretrained
+from jaxgpt.model.config import GPTConfig
+from jaxgpt.model.layers import GPT
+from jaxgpt.text import load_tokenizer
+from jaxgpt.text.token_files import TokenFile, write_token_file
+from jaxgpt.text.tokenizers import BPETokenizer, CharTokenizer, Tokenizer
+from jaxgpt.train.checkpoint import load_params, save_params
+from jaxgpt.train.config import TrainConfig
+from jaxgpt.train.folder import write_record
+
+pytestmark = pytest.mark.usefixtures("unchecked_types")
+# A deadline, so that a hang is a failure.
+fuzz = settings(
+    max_examples=60, deadline=timedelta(seconds=20), suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+CONFIG = GPTConfig(vocab_size=61, n_positions=8, n_embd=8, n_layer=1, n_head=2, bos_token_id=None, eos_token_id=3)
+TEXT = "It was the best of times, it was the worst of times, it was the age of wisdom … äöü\n" * 20
+ODD = st.sampled_from(
+    [None, True, -1, 0, 1, 1.5, 2**31, 10**18, 1e308, float("nan"), "", "nan", "x" * 99, "\0", [], {}, [[]], {"a": {}}]
+)
+
+
+@st.composite
+def damage(draw: st.DrawFn, content: bytes) -> bytes:
+    """Return bytes cut, changed or lengthened somewhere; a JSON object may have a value or name changed instead."""
+    kind = draw(st.sampled_from(["cut", "change", "insert", "json"]))
+    at = draw(st.integers(0, max(0, len(content) - 1)))
+    if kind == "cut":
+        return content[:at]
+    if kind == "insert":
+        return content[:at] + draw(st.binary(min_size=1, max_size=9)) + content[at:]
+    if kind == "json" and content.startswith(b"{"):
+        value = json.loads(content)
+        edit(draw, value)
+        return json.dumps(value).encode()
+    changed = bytearray(content)
+    for _ in range(draw(st.integers(1, 3)) if content else 0):
+        changed[draw(st.integers(0, len(content) - 1))] = draw(st.integers(0, 255))
+    return bytes(changed)
+
+
+def edit(draw: st.DrawFn, value: dict[str, Any] | list[Any]) -> None:
+    """Change, remove or add one value, at any depth."""
+    key = draw(st.sampled_from(sorted(value) if isinstance(value, dict) else range(len(value)))) if value else "a"
+    if value and isinstance(value[key], dict | list) and value[key] and draw(st.booleans()):
+        edit(draw, value[key])
+    elif value and draw(st.booleans()):
+        del value[key]
+    elif isinstance(value, dict):
+        value[draw(st.sampled_from([key, "a", "auto_map", "../x"]))] = draw(ODD)
+    elif value:
+        value[key] = draw(ODD)
+
+
+def broken(data: st.DataObject, good: Path, place: Path) -> Path:
+    """Return a copy of a folder in which one file is damaged or missing."""
+    shutil.rmtree(place, ignore_errors=True)
+    shutil.copytree(good, place)
+    files = sorted(path for path in place.rglob("*") if path.is_file())
+    file = data.draw(st.sampled_from(files), "file")
+    if data.draw(st.integers(0, 9), "remove") == 0:
+        file.unlink()
+    else:
+        file.write_bytes(data.draw(damage(file.read_bytes()), "content"))
+    return place
+
+
+def init() -> Any:
+    return GPT(CONFIG).init(jax.random.key(0), jnp.zeros((1, 1), jnp.int32))["params"]
+
+
+def assert_same(one: Any, other: Any) -> None:
+    jax.tree.map(np.testing.assert_array_equal, one, other)
+
+
+@pytest.fixture(scope="module")
+def hf_folder(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("hf")
+    save_pretrained(folder, CONFIG, init())
+    return folder
+
+
+@fuzz
+@given(data=st.data())
+def test_pretrained_weights(hf_folder, tmp_path, data):
+    """The values have no checksum, so those that load may be others; but they are finite, and of the right shape."""
+    folder = broken(data, hf_folder, tmp_path / "hf")
+    try:
+        config, params = load_pretrained(folder)
+    except (UsageError, RunError) as error:
+        assert str(folder) in str(error)
+    else:
+        assert all(bool(jnp.isfinite(leaf).all()) for leaf in jax.tree.leaves(params))
+        assert jax.tree.map(jnp.shape, params) == jax.tree.map(jnp.shape, init())
+        assert config.n_layer == CONFIG.n_layer
+
+
+@pytest.fixture(scope="module")
+def run_folder(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("run")
+    save_params(folder, CONFIG, init())
+    return folder
+
+
+@fuzz
+@given(data=st.data())
+def test_checkpoints(run_folder, tmp_path, data):
+    folder = broken(data, run_folder, tmp_path / "run")
+    try:
+        _, params = load_params(folder)
+    except (UsageError, RunError) as error:
+        assert str(folder) in str(error)
+    else:
+        assert_same(params, init())
+
+
+@fuzz
+@given(data=st.data())
+def test_records_of_runs(tmp_path, data):
+    write_record(tmp_path, CONFIG, flags={**vars(TrainConfig()), "n_layer": 1}, data={"dataset": "plays"})
+    (tmp_path / "config.json").write_bytes(data.draw(damage((tmp_path / "config.json").read_bytes())))
+    try:
+        flags = read_flags(["--init_from", "resume", "--out_dir", str(tmp_path)])
+    except (UsageError, RunError):
+        return
+    assert isinstance(flags.batch_size, int) and 0 < flags.learning_rate < float("inf")
+
+
+@pytest.fixture(scope="module")
+def tokens(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("tokens")
+    tokenizer = CharTokenizer(TEXT)
+    write_token_file(folder / "train.bin", iter([np.array(tokenizer.encode(TEXT), np.uint32)]), tokenizer)
+    return folder
+
+
+@fuzz
+@given(data=st.data())
+def test_token_files(tokens, tmp_path, data):
+    folder = broken(data, tokens, tmp_path / "tokens")
+    try:
+        ids = TokenFile(folder / "train.bin", vocab_size=100)
+    except (UsageError, RunError) as error:
+        assert "train.bin" in str(error)
+        return
+    if ids.sidecar is None:  # nothing says what the ids were
+        assert int(ids[:].max()) < 100
+    else:
+        np.testing.assert_array_equal(ids[:], TokenFile(tokens / "train.bin")[:])
+
+
+@pytest.fixture(scope="module", params=["char", "bpe", "tokenizer.json"])
+def tokenizer_folder(request, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("tokenizer")
+    tokenizer = CharTokenizer(TEXT) if request.param == "char" else BPETokenizer.train([TEXT], 280, progress=False)
+    tokenizer.save(folder)
+    if request.param == "tokenizer.json":
+        vocab = json.loads((folder / "vocab.json").read_text())
+        merges = (folder / "merges.txt").read_text().splitlines()[1:]
+        added = [{"id": vocab["<|endoftext|>"], "content": "<|endoftext|>", "special": True}]
+        model = {"type": "BPE", "vocab": vocab, "merges": merges}
+        split = {"type": "ByteLevel", "add_prefix_space": False, "use_regex": True}
+        contents = {"model": model, "pre_tokenizer": split, "added_tokens": added}
+        for file in folder.iterdir():
+            file.unlink()
+        (folder / "tokenizer.json").write_text(json.dumps(contents))
+    return folder
+
+
+@fuzz
+@given(data=st.data())
+def test_tokenizers(tokenizer_folder, tmp_path, data):
+    """The files have no checksum: what loads may be another tokenizer, but it is one."""
+    folder = broken(data, tokenizer_folder, tmp_path / "tokenizer")
+    try:
+        tokenizer: Tokenizer = load_tokenizer(folder)
+        ids = tokenizer.encode(TEXT)
+    except (UsageError, RunError):
+        return
+    assert all(0 <= i < tokenizer.vocab_size for i in ids)
+    assert tokenizer.decode(ids) == TEXT

@@ -1,0 +1,87 @@
+"""A run of two processes on one machine: they do the same, stop at the same step, and end together."""
+
+import signal
+import socket
+
+import pytest
+
+# What JAX and gloo say about themselves.
+CHATTER = ("[Gloo]", "W0", "W1", "E0", "E1", "I0", "I1")
+
+
+@pytest.fixture(scope="session")
+def train_on_two(workshop):
+    """A function that runs two processes of one run and returns the exit code, output and errors of each."""
+
+    def train(out, *flags, first=(), second=(), before=""):
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            address = f"127.0.0.1:{free.getsockname()[1]}"
+        processes = [
+            workshop.start(
+                out, "--distributed", *flags, *more, before=before if number else "", JAX_PLATFORMS="cpu",
+                JAX_COORDINATOR_ADDRESS=address, JAX_NUM_PROCESSES="2", JAX_PROCESS_ID=str(number),
+            )
+            for number, more in enumerate((first, second))
+        ]  # fmt: skip
+        results = []
+        for process in processes:
+            output, errors = process.communicate(timeout=120)
+            own = [line for line in errors.splitlines() if not line.startswith(CHATTER)]
+            results.append((process.returncode, output, own))
+        return results
+
+    return train
+
+
+@pytest.fixture(scope="session")
+def stopped(workshop, train_on_two, at_step):
+    """A run of two processes, of which the second was told to stop, and its continuation."""
+    # JAX looks once a second whether the signal has come.
+    slow = "\nimport time\nwatched_run = trainer.run\ndef slowly(*args, **kwargs):\n"
+    slow += "    for result in watched_run(*args, **kwargs):\n        time.sleep(0.3)\n        yield result\n"
+    slow += "trainer.run = slowly\n"
+    stop = train_on_two("two", "--init_from=auto", before=at_step(3, signal.SIGTERM) + slow)
+    steps = workshop.steps("two")
+    return stop, steps, train_on_two("two", "--init_from=auto")
+
+
+@pytest.mark.slow
+def test_all_stop_at_one_step_when_one_is_told_to_and_the_run_goes_on(workshop, whole, stopped):
+    stop, steps, rest = stopped
+    assert [code for code, *_ in stop + rest] == [0] * 4, stop + rest
+    assert 3 <= steps[-1] < 20
+    assert f"stopped and saved at step {steps[-1]};" in stop[0][1]
+    assert f"step {steps[-1] + 1}/20" in rest[0][1] and f"step {steps[-1]}/20" not in rest[0][1]
+    ours, theirs = workshop.rows("two"), workshop.rows(whole)
+    assert [(row["step"], row["split"]) for row in ours] == [(row["step"], row["split"]) for row in theirs]
+    assert [row["loss"] for row in ours] == pytest.approx([row["loss"] for row in theirs], abs=1e-4)
+
+
+@pytest.mark.slow
+def test_the_first_process_speaks_for_all(stopped):
+    assert "parameters on 2 x cpu" in stopped[0][0][1]
+    silent = [output for part in (stopped[0], stopped[2]) for output in part[1][1].splitlines()]
+    assert all(line.startswith(CHATTER) for line in silent)
+
+
+def test_processes_that_would_not_do_the_same_are_refused(train_on_two):
+    for code, _, errors in train_on_two("differ", second=["--seed=7"]):
+        assert (code, errors) == (
+            2, ["error: process 1 of this run does not do the same: seed is 7, and 1337 in process 0"]
+        )  # fmt: skip
+
+
+def test_an_error_of_one_process_ends_the_others_with_its_reason(train_on_two):
+    (one, _, theirs), (two, _, ours) = train_on_two("alone", second=["--dataset=/no/such/file"])
+    assert (one, two) == (1, 2)
+    assert theirs[0].startswith("error: process 1 of this run ended: dataset '/no/such/file': no such file or folder")
+    assert ours[0].startswith("error: dataset '/no/such/file': no such file or folder")
+
+
+@pytest.mark.slow
+def test_a_process_that_is_lost_ends_the_others_and_names_the_last_checkpoint(workshop, train_on_two, at_step):
+    (one, _, errors), (two, *_) = train_on_two("lost", before=at_step(7, signal.SIGKILL))
+    assert (one, two) == (1, -signal.SIGKILL)
+    assert errors[-1].startswith("error: another process of this run, or the network, failed: ")
+    assert f"the last good checkpoint is {workshop.folder / 'lost' / 'checkpoints'}" in errors[-1]

@@ -1,0 +1,110 @@
+"""Attention: the textbook's formula, causal or under any mask, finite where nothing may be attended to."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxgpt.model.attention import attention
+
+B, H, T, S, K = 2, 3, 5, 7, 4
+
+
+def draw(*shape: int, seed: int = 0) -> jax.Array:
+    return jax.random.normal(jax.random.key(seed), shape)
+
+
+def reference(q, k, v, mask, scale):
+    """Softmax row by row over the keys that the mask allows, in f64."""
+    q, k, v = (np.asarray(x, np.float64) for x in (q, k, v))
+    out = np.zeros(q.shape)
+    for b, h, t in np.ndindex(q.shape[:3]):
+        allowed = np.flatnonzero(mask[b % len(mask), 0, t])
+        weights = np.exp(scale * k[b, h, allowed] @ q[b, h, t])
+        out[b, h, t] = weights @ v[b, h, allowed] / weights.sum()
+    return out
+
+
+@pytest.mark.parametrize("rows", [1, B])
+def test_equals_softmax_over_what_the_mask_allows(rows: int):
+    q, k, v = draw(B, H, T, K), draw(B, H, S, K, seed=1), draw(B, H, S, K, seed=2)
+    mask = np.random.default_rng(0).random((rows, 1, T, S)) < 0.5
+    mask[..., 0] = True
+    out = attention(q, k, v, jnp.asarray(mask), scale=0.7)
+    np.testing.assert_allclose(out, reference(q, k, v, mask, 0.7), rtol=1e-5, atol=1e-6)
+
+
+def test_without_a_mask_it_is_causal():
+    q, k, v = (draw(B, H, T, K, seed=i) for i in range(3))
+    out = attention(q, k, v, None, scale=0.5)
+    np.testing.assert_allclose(out, reference(q, k, v, np.tri(T, dtype=bool)[None, None], 0.5), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("length", [1, 32, 33, 130])
+def test_causal_in_blocks_has_the_values_and_gradients_of_the_whole(length: int):
+    """Under a mask all scores are computed at once, and autodiff makes the backward pass."""
+    q, k, v, d_out = (draw(2, 2, length, K, seed=i) for i in range(4))
+    triangle = jnp.tri(length, dtype=bool)[None, None]
+
+    @jax.jit
+    def both(mask: jax.Array | None) -> tuple[jax.Array, tuple[jax.Array, ...]]:
+        out, pull = jax.vjp(lambda q, k, v: attention(q, k, v, mask, scale=0.8), q, k, v)
+        return out, pull(d_out)
+
+    for blocks, whole in zip(jax.tree.leaves(both(None)), jax.tree.leaves(both(triangle)), strict=True):
+        np.testing.assert_allclose(blocks, whole, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("length", [5, 70])
+def test_the_gradients_of_bf16_are_close(length: int):
+    q, k, v, d_out = (draw(1, 2, length, K, seed=i) for i in range(4))
+
+    @partial(jax.jit, static_argnums=0)
+    def gradients(dtype: jnp.dtype) -> tuple[jax.Array, ...]:
+        _, pull = jax.vjp(lambda *qkv: attention(*qkv, None, scale=0.8), *(x.astype(dtype) for x in (q, k, v)))
+        return pull(d_out.astype(dtype))
+
+    for close, exact in zip(gradients(jnp.bfloat16), gradients(jnp.float32), strict=True):
+        assert close.dtype == jnp.bfloat16
+        # Each of a few roundings is up to 2^-9 of what is rounded.
+        assert jnp.linalg.norm(close - exact) < 2**-6 * jnp.linalg.norm(exact)
+
+
+def test_a_row_that_may_attend_to_nothing_is_finite_and_so_is_its_gradient():
+    q, k, v = (draw(1, 1, T, K, seed=i) for i in range(3))
+    mask = jnp.tri(T, dtype=bool)[None, None].at[:, :, 2].set(False)
+    out, gradients = jax.value_and_grad(lambda q, k, v: attention(q, k, v, mask, scale=1.0).sum(), (0, 1, 2))(q, k, v)
+    assert all(jnp.isfinite(x).all() for x in (out, *gradients))
+
+
+def test_scores_of_bf16_inputs_are_f32():
+    # The scores are 512 and 514, which is 512 in bf16: the weights would be equal.
+    q = k = jnp.full((1, 1, 2, 2), 16, jnp.bfloat16)
+    k = k.at[0, 0, 1, 0].set(16.125)
+    v = jnp.array([0, 1], jnp.bfloat16).reshape(1, 1, 2, 1) * jnp.ones(2, jnp.bfloat16)
+    out = attention(q, k, v, None, scale=1.0)
+    assert out.dtype == jnp.bfloat16
+    np.testing.assert_allclose(out[0, 0, 1, 0].astype(float), 1 / (1 + np.exp(-2)), rtol=2**-8)
+
+
+def test_dropout_of_weights_keeps_the_mean():
+    q, k, v = (draw(1, 1, T, K, seed=i) for i in range(3))
+    keys = jax.random.split(jax.random.key(3), 4096)
+
+    @jax.jit
+    @jax.vmap
+    def drop(key: jax.Array) -> jax.Array:
+        return attention(q, k, v, None, scale=1.0, dropout_rate=0.3, dropout_key=key)
+
+    dropped = drop(keys)
+    error = dropped.std(0) / len(keys) ** 0.5
+    # Five standard errors of the mean; the keys are fixed, so it does not fail by chance.
+    assert (jnp.abs(dropped.mean(0) - attention(q, k, v, None, scale=1.0)) <= 5 * error).all()
+    assert (error > 0).all()
+
+
+def test_dropout_needs_a_key():
+    q, k, v = (draw(B, H, T, K, seed=i) for i in range(3))
+    assert (attention(q, k, v, None, scale=1.0, dropout_rate=0.9) == attention(q, k, v, None, scale=1.0)).all()

@@ -1,0 +1,69 @@
+"""Who may import whom: one way through the package; and what must not wait for JAX."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import jaxgpt
+
+ROOT = Path(jaxgpt.__file__).parent
+# Single files beside the rooms: all may use them, and they use nothing but errors.
+LEAVES = {file.stem for file in ROOT.glob("*.py")} - {"__init__", "mesh"}
+# Each room and what it may look into.
+ROOMS = {
+    "text": set(),
+    "model": set(),
+    "mesh": {"model"},
+    "decode": {"text", "model"},
+    "hf": {"text", "model"},
+    "train": {"text", "model", "decode", "hf", "mesh"},
+    "cli": {"text", "model", "decode", "hf", "mesh", "train"},
+}
+FILES = sorted(ROOT.rglob("*.py"))
+
+
+def imported(file: Path) -> set[str]:
+    """Return the rooms of this package that a file imports from, at its top or inside functions."""
+    names = set()
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{file}: relative import"
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return {name.split(".")[1] for name in names if name.startswith("jaxgpt.")}
+
+
+def test_every_room_has_its_place():
+    assert {path.stem for path in ROOT.iterdir() if path.name != "__pycache__"} == {*ROOMS, *LEAVES, "__init__"}
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(ROOT)))
+def test_imports_go_one_way(file: Path):
+    here = file.relative_to(ROOT).parts[0].removesuffix(".py")
+    if here == "__init__":  # the package's public names
+        return
+    allowed = {"errors"} if here in LEAVES else {here, *LEAVES, *ROOMS[here]}
+    assert imported(file) <= allowed
+
+
+def test_flags_tokenizers_and_help_do_not_wait_for_jax():
+    code = (
+        "import sys, jaxgpt, jaxgpt.cli.train, jaxgpt.cli.generate, jaxgpt.cli.convert, jaxgpt.text, jaxgpt.flags\n"
+        "sys.exit(' '.join(sorted({'jax', 'jaxlib', 'flax', 'optax', 'torch'} & set(sys.modules))) or None)"
+    )
+    result = subprocess.run([sys.executable, "-c", code], cwd=ROOT.parent, stderr=subprocess.PIPE, text=True)
+    assert result.returncode == 0, f"imported on the way: {result.stderr}"
+
+
+@pytest.mark.parametrize("name", jaxgpt.__all__)
+def test_public_names_are_there(name: str):
+    assert getattr(jaxgpt, name).__name__ == name
+
+
+def test_another_name_is_an_attribute_error():
+    with pytest.raises(AttributeError, match="GTP"):
+        _ = jaxgpt.GTP

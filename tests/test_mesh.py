@@ -1,0 +1,161 @@
+"""The mesh: eight devices train the same model as one, each holding its part, and read each other's checkpoints.
+
+Eight host devices need a process of their own, which runs this file.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from jaxgpt.errors import UsageError
+from jaxgpt.mesh import batch_divisor, make_mesh, put_batch
+from jaxgpt.model.config import GPTConfig
+from jaxgpt.model.layers import GPT
+from jaxgpt.text.batches import Batch, random_batch
+from jaxgpt.train.checkpoint import Checkpoints
+from jaxgpt.train.config import TrainConfig
+from jaxgpt.train.manifest import Progress
+from jaxgpt.train.objectives import pretrain
+from jaxgpt.train.state import TrainState
+from jaxgpt.train.trainer import Task, Trainer
+
+ROOT = Path(__file__).parents[1]
+# Without biases: those of the keys have no gradient but rounding, which AdamW would blow up to whole steps. With one
+# dropout (each takes a while to compile), whose bits must not depend on the mesh.
+RATES = {"embd_pdrop": 0.1, "attn_pdrop": 0.0, "resid_pdrop": 0.0}
+# The width is the context: parameters of one shape that lie differently on the mesh.
+CONFIG = GPTConfig(vocab_size=31, n_positions=16, n_embd=16, n_layer=1, n_head=2, bias=False, **RATES)
+MESHES = {"data 8": {}, "data 2, fsdp 4": {"fsdp": 4}, "data 2, fsdp 2, tensor 2": {"fsdp": 2, "tensor": 2}}
+STEPS = 3
+
+
+def batches(step: int) -> Batch:
+    return random_batch(np.arange(999) ** 2 % 31, seed=0, step=step, batch_size=16, block_size=8)
+
+
+class Run(Trainer):
+    """A run on all devices of this process."""
+
+    def __init__(self, **mesh: int) -> None:
+        flags = TrainConfig(max_iters=10, warmup_iters=2, batch_size=8, gradient_accumulation_steps=2, seed=0)
+        model = GPT(CONFIG)
+        super().__init__(flags, Task(model, pretrain(model), batches, batches), make_mesh(**mesh))
+
+    def train(self, state: TrainState, steps: range) -> tuple[TrainState, list[float]]:
+        losses = []
+        for i in steps:
+            state, metrics = self.step(state, put_batch(self.mesh, batches(i)))
+            losses.append(float(metrics.loss))
+        return state, losses
+
+
+def flat(tree) -> dict[str, jax.Array]:
+    return {jax.tree_util.keystr(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
+
+
+def main(folder: Path) -> None:
+    """Train on each mesh of eight devices, write down what came of it, and go on from the checkpoint of one device."""
+    for name, mesh in MESHES.items():
+        run = Run(**mesh)
+        state, losses = run.train(run.start(), range(STEPS))
+        np.savez(folder / f"{name}.npz", **flat(state))
+        checkpoints = Checkpoints(folder / name)
+        checkpoints.save(state, Progress(STEPS))
+        checkpoints.wait()
+        _, later = run.train(Checkpoints(folder / "one").restore(run.abstract, STEPS), range(STEPS, STEPS + 1))
+        parts = {key: leaf.addressable_shards[0].data.shape for key, leaf in flat(state).items()}
+        result = {"losses": losses, "later": later, "parts": parts, "divisor": batch_divisor(run.mesh)}
+        (folder / f"{name}.json").write_text(json.dumps(result))
+    try:
+        make_mesh(fsdp=3)
+    except UsageError as error:
+        (folder / "error").write_text(str(error))
+
+
+@pytest.fixture(scope="module")
+def one() -> Run:
+    return Run()
+
+
+@pytest.fixture(scope="module")
+def trained(one: Run, tmp_path_factory):
+    """The folder with all results, and the state and losses of one device."""
+    folder = tmp_path_factory.mktemp("meshes")
+    state, losses = one.train(one.start(), range(STEPS))
+    checkpoints = Checkpoints(folder / "one")
+    checkpoints.save(state, Progress(STEPS))
+    checkpoints.wait()
+    subprocess.run(
+        [sys.executable, "-m", "tests.test_mesh", folder],
+        cwd=ROOT,
+        env={**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": "--xla_force_host_platform_device_count=8"},
+        check=True,
+    )
+    return folder, flat(jax.device_get(state)), losses
+
+
+@pytest.mark.parametrize("name", MESHES)
+def test_eight_devices_are_one(trained, name: str):
+    folder, state, losses = trained
+    result, states = json.loads((folder / f"{name}.json").read_text()), np.load(folder / f"{name}.npz")
+    # f32 sums in another order.
+    np.testing.assert_allclose(result["losses"], losses, rtol=1e-6)
+    assert set(states) == set(state)
+    for key, leaf in state.items():
+        np.testing.assert_allclose(states[key], leaf, rtol=1e-4, atol=1e-6, err_msg=key)
+
+
+KERNELS = {
+    "wte": ("['wte']['embedding']", (31, 16)),
+    "c_attn": ("['h_0']['attn']['c_attn']['kernel']", (16, 48)),
+    "c_proj": ("['h_0']['attn']['c_proj']['kernel']", (16, 16)),
+    "c_fc": ("['h_0']['mlp']['c_fc']['kernel']", (16, 64)),
+    "ln_1": ("['h_0']['ln_1']['scale']", (16,)),
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "parts", "divisor"),
+    [
+        ("data 8", {}, 8),
+        ("data 2, fsdp 4", {"wte": (31, 4), "c_attn": (4, 48), "c_proj": (16, 4), "c_fc": (4, 64)}, 8),
+        ("data 2, fsdp 2, tensor 2", {"wte": (31, 8), "c_attn": (8, 24), "c_proj": (8, 8), "c_fc": (8, 32)}, 4),
+    ],
+)
+def test_each_device_holds_its_part_of_weights_and_moments(trained, name: str, parts: dict, divisor: int):
+    folder, state, _ = trained
+    result = json.loads((folder / f"{name}.json").read_text())
+    assert result["divisor"] == divisor
+    for kernel, (path, whole) in KERNELS.items():
+        held = [tuple(part) for key, part in result["parts"].items() if key.endswith(path)]
+        assert held == [parts.get(kernel, whole)] * 3, f"{kernel} and its two moments"
+
+
+@pytest.mark.parametrize("name", MESHES)
+def test_a_checkpoint_of_one_mesh_is_read_on_another(trained, one: Run, name: str):
+    folder, _, _ = trained
+    restored = Checkpoints(folder / name).restore(one.abstract, STEPS)
+    states = np.load(folder / f"{name}.npz")
+    for key, leaf in flat(restored).items():
+        np.testing.assert_array_equal(leaf, states[key])
+    _, [loss] = one.train(restored, range(STEPS, STEPS + 1))
+    [other_way] = json.loads((folder / f"{name}.json").read_text())["later"]
+    np.testing.assert_allclose(loss, other_way, rtol=1e-5)
+
+
+def test_what_does_not_divide_the_devices_is_refused(trained):
+    folder, _, _ = trained
+    assert (folder / "error").read_text() == ("fsdp 3 x tensor 1 must be positive and divide the number of devices, 8")
+    for axes in ({"fsdp": 2}, {"tensor": 0}, {"fsdp": -1, "tensor": -1}):
+        with pytest.raises(UsageError, match="must be positive and divide the number of devices, 1"):
+            make_mesh(**axes)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

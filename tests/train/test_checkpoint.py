@@ -1,0 +1,220 @@
+"""Checkpoints: the bits that were saved, or a clear refusal; whatever else lies in their folder."""
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxgpt.errors import UsageError
+from jaxgpt.train.checkpoint import Checkpoints, load_params, save_params, sweep
+from jaxgpt.train.folder import FORMAT, write_record
+from jaxgpt.train.loop import run
+from jaxgpt.train.manifest import Progress, latest, read_manifest, steps
+
+
+def assert_same_bits(first, second):
+    for one, other in zip(jax.tree.leaves(first), jax.tree.leaves(second), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+@pytest.fixture(scope="session")
+def saved(tiny, tmp_path_factory):
+    """A run with the checkpoints 1, 2 and 3, of which 2 is the best; to be copied and then damaged."""
+    folder = tmp_path_factory.mktemp("run")
+    write_record(folder, tiny.config)
+    checkpoints, progress = Checkpoints(folder, keep=9), Progress(0)
+    for done, state, _ in run(tiny.step, tiny.begin(), tiny.batches, until=3):
+        progress = Progress(done, progress.best_step, progress.best_loss).evaluated({1: 3.0, 2: 2.0, 3: 2.5}[done])
+        checkpoints.save(state, progress)
+    checkpoints.wait()
+    return folder
+
+
+@pytest.fixture
+def folder(saved, tmp_path):
+    return shutil.copytree(saved, tmp_path / "run")
+
+
+@pytest.fixture(scope="session")
+def states(tiny):
+    """The states after 1, 2 and 3 updates."""
+    return {done: jax.device_get(state) for done, state, _ in run(tiny.step, tiny.begin(), tiny.batches, until=3)}
+
+
+@pytest.mark.parametrize("step", [1, 2, 3])
+def test_restored_is_what_was_saved_though_the_state_went_on_at_once(tiny, saved, states, step):
+    """Saving returns before the files are written, and the next step takes over the state's memory."""
+    assert_same_bits(Checkpoints(saved).restore(tiny.abstract, step), states[step])
+
+
+def test_a_restored_state_lies_as_asked_and_may_be_donated(tiny, saved):
+    restored = Checkpoints(saved).restore(tiny.abstract, 3)
+    assert jax.tree.map(lambda x: x.sharding, restored) == jax.tree.map(lambda x: x.sharding, tiny.abstract)
+    tiny.step(restored, tiny.batches(3))
+
+
+def data_files(folder: Path, step: int) -> list[Path]:
+    """Return a checkpoint's files with the arrays in them, largest first."""
+    found = (path for path in (folder / "checkpoints" / str(step)).rglob("d/*") if path.is_file())
+    return sorted(found, key=lambda path: -path.stat().st_size)
+
+
+def flip(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-1])
+
+
+@pytest.mark.parametrize("damage", [flip, cut, Path.unlink])
+def test_damage_is_noticed_and_the_checkpoint_before_is_used(tiny, folder, capsys, damage):
+    damage(data_files(folder, 3)[0])
+    assert latest(folder) == Progress(2, 2, 2.0)
+    assert "warning: checkpoint" in (out := capsys.readouterr().out) and "falling back" in out
+    with pytest.raises(UsageError, match="3 is damaged: .* is missing or has changed"):
+        Checkpoints(folder).restore(tiny.abstract, 3)
+    with pytest.raises(UsageError, match="3 is damaged: .* is missing or has changed"):
+        load_params(folder, 3)
+
+
+def test_every_file_that_is_read_is_guarded(folder):
+    for path in (folder / "checkpoints" / "3").glob("*/**/*"):  # those above are orbax's notes, and the manifest
+        if path.is_file():
+            before = path.read_bytes()
+            path.write_bytes(before + b" ")
+            with pytest.raises(UsageError, match="is damaged"):
+                read_manifest(folder / "checkpoints" / "3")
+            path.write_bytes(before)
+    assert read_manifest(folder / "checkpoints" / "3") == Progress(3, 2, 2.0)
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"format": 1}', '{"format": 1, "files": 3}'])
+def test_a_broken_manifest_is_damage(folder, content):
+    (folder / "checkpoints" / "3" / "manifest.json").write_text(content)
+    assert latest(folder) == Progress(2, 2, 2.0)
+
+
+def test_another_format_is_refused_by_its_number(folder):
+    manifest = folder / "checkpoints" / "3" / "manifest.json"
+    manifest.write_text(json.dumps({**json.loads(manifest.read_text()), "format": FORMAT + 1}))
+    with pytest.raises(UsageError, match=f"has format {FORMAT + 1}; this version reads format {FORMAT}"):
+        load_params(folder, 3)
+
+
+def test_where_all_are_damaged_there_is_none(folder):
+    for step in (1, 2, 3):
+        flip(data_files(folder, step)[0])
+    assert latest(folder) is None
+    with pytest.raises(UsageError, match="every checkpoint in .* is damaged"):
+        load_params(folder)
+
+
+def test_what_has_no_manifest_is_no_checkpoint(folder):
+    for name in ("9", "tmp", "10.orbax-checkpoint-tmp", ".hidden"):
+        (folder / "checkpoints" / name).mkdir()
+    (folder / "checkpoints" / ".DS_Store").write_bytes(b"\0")
+    shutil.copytree(folder / "checkpoints" / "3", folder / "checkpoints" / "3 (copy)")
+    assert sorted(steps(folder)) == [1, 2, 3]
+    assert latest(folder).step == 3
+    assert latest(folder.parent) is None, "nor is a folder without checkpoints a run"
+
+
+def test_what_a_process_left_while_saving_is_removed_and_reported(folder, capsys):
+    stale = folder / "checkpoints" / "10.orbax-checkpoint-tmp"
+    shutil.copytree(folder / "checkpoints" / "3" / "params", stale / "params")
+    sweep(folder, 3)
+    assert not stale.exists() and sorted(steps(folder)) == [1, 2, 3]
+    assert f"note: removing {stale}" in capsys.readouterr().out
+
+
+def save_some(tiny, folder, keep, losses, first=1):
+    checkpoints, progress = Checkpoints(folder, keep=keep), Progress(0)
+    for step, loss in enumerate(losses, first):
+        progress = Progress(step, progress.best_step, progress.best_loss).evaluated(loss)
+        checkpoints.save(tiny.begin(), progress)
+        checkpoints.wait()
+    return sorted(steps(folder))
+
+
+@pytest.mark.parametrize(
+    ("keep", "losses", "left"),
+    [
+        (1, [3, 2, 1], [3]),
+        (1, [1, 2, 3], [1, 3]),
+        (2, [3, 1, 2, 3, 4], [2, 4, 5]),
+        (2, [5, 4, 3, 2, 1], [4, 5]),
+        (9, [1, 2], [1, 2]),
+    ],
+)
+def test_the_last_ones_stay_and_the_best(tiny, tmp_path, keep, losses, left):
+    assert save_some(tiny, tmp_path, keep, [float(loss) for loss in losses]) == left
+
+
+def test_damaged_ones_ahead_of_the_run_do_not_crowd_out_whole_ones(tiny, folder):
+    """A run that fell back from 3 to 1 saves below what it fell back from."""
+    for step in (2, 3):
+        flip(data_files(folder, step)[0])
+    sweep(folder, latest(folder).step)
+    checkpoints = Checkpoints(folder, keep=1)
+    checkpoints.save(tiny.begin().replace(step=jnp.ones((), jnp.int32)), Progress(1))
+    checkpoints.wait()
+    assert latest(folder) == Progress(1)
+    assert {"2.old-1", "3.old-1"} <= {path.name for path in (folder / "checkpoints").iterdir()}, "nothing is deleted"
+
+
+def test_the_same_step_may_be_saved_again(tiny, folder, states):
+    checkpoints = Checkpoints(folder)
+    checkpoints.save(jax.tree.map(jnp.asarray, states[1]), Progress(3))
+    checkpoints.wait()
+    assert latest(folder) == Progress(3)
+    assert_same_bits(checkpoints.restore(tiny.abstract, 3), states[1])
+
+
+def test_params_are_loaded_by_step_or_as_the_last_or_best(tiny, saved, states):
+    for which, step in (("best", 2), ("last", 3), (1, 1)):
+        config, params = load_params(saved, which)
+        assert config == tiny.config
+        assert_same_bits(params, states[step].params)
+    with pytest.raises(UsageError, match=r"no checkpoint of step 7; there are \[1, 2, 3\]"):
+        load_params(saved, 7)
+
+
+def test_params_may_be_loaded_in_half_precision(saved, states):
+    _, params = load_params(saved, "last", dtype=jnp.bfloat16)
+    assert_same_bits(params, jax.tree.map(lambda x: x.astype(jnp.bfloat16), states[3].params))
+
+
+def test_weights_alone_go_round_but_are_no_run_to_resume(tiny, tmp_path):
+    for params in (jax.tree.map(lambda x: 2 * x, tiny.params), tiny.params):  # the second time they are replaced
+        save_params(tmp_path, tiny.config, jax.tree.map(jnp.asarray, params), source="test")
+    config, params = load_params(tmp_path)
+    assert config == tiny.config
+    assert_same_bits(params, tiny.params)
+    with pytest.raises(UsageError, match="holds weights only; start from them with --init_from"):
+        Checkpoints(tmp_path).restore(tiny.abstract, 0)
+
+
+def test_another_models_checkpoint_does_not_fit(tiny, folder):
+    write_record(folder, replace(tiny.config, n_inner=16))
+    with pytest.raises(UsageError, match=r"fit this model: h_0/mlp/c_fc/bias is \(32,\) there, and \(16,\) here"):
+        load_params(folder)
+    write_record(folder, replace(tiny.config, tie_word_embeddings=False))
+    with pytest.raises(UsageError, match=r"fit this model: lm_head/embedding is None there, and \(17, 8\) here"):
+        load_params(folder)
+
+
+def test_only_a_lower_loss_is_better():
+    progress = Progress(1).evaluated(float("nan"))
+    assert progress == Progress(1)
+    progress = Progress(2).evaluated(3.0)
+    assert progress == Progress(2, 2, 3.0)
+    for loss in (3.0, 3.5, float("nan"), float("inf")):
+        assert Progress(3, 2, 3.0).evaluated(loss) == Progress(3, 2, 3.0)

@@ -1,0 +1,164 @@
+"""A run's folder: held by one process, never lost, and read back only when it is what it says."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from jaxgpt.errors import UsageError
+from jaxgpt.model.config import PRESETS, GPTConfig
+from jaxgpt.train.folder import FORMAT, hold, holds_run, lock, move_aside, read_record, write_json, write_record
+
+HOLD = "import sys; from pathlib import Path; from jaxgpt.train.folder import lock\n"
+HOLD += "with lock(Path(sys.argv[1])): print('held', flush=True); sys.stdin.read()"
+
+
+@pytest.fixture
+def holder(tmp_path):
+    """Another process that holds the folder until its input ends."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", HOLD, tmp_path], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout.readline() == "held\n"
+    yield process
+    process.communicate()
+
+
+def test_a_second_process_is_refused_and_told_who_holds_it(tmp_path, holder):
+    with pytest.raises(UsageError, match=f"in use by process {holder.pid} on "), lock(tmp_path):
+        pass
+    holder.communicate()
+    with lock(tmp_path):
+        assert (tmp_path / "lock").read_text().startswith(f"process {os.getpid()} on ")
+
+
+def test_a_process_that_dies_leaves_the_folder_free_and_is_named(tmp_path, holder, capsys):
+    holder.kill()
+    holder.wait()
+    with lock(tmp_path):
+        assert f"note: process {holder.pid} on " in capsys.readouterr().out
+
+
+def test_leaving_in_order_or_by_an_error_leaves_no_name(tmp_path, capsys):
+    with lock(tmp_path):
+        pass
+    with pytest.raises(ZeroDivisionError), lock(tmp_path):
+        raise ZeroDivisionError
+    with lock(tmp_path):
+        assert capsys.readouterr().out == ""
+
+
+def begin_run(path: Path, *, overwrite: bool = False) -> None:
+    with hold(path, new=not overwrite):
+        if holds_run(path):
+            move_aside(path)
+        write_record(path, GPTConfig())
+
+
+def names(path: Path) -> set[str]:
+    return {file.name for file in path.iterdir()} - {"lock"}
+
+
+def test_a_folder_is_made_with_those_above_it(tmp_path):
+    begin_run(tmp_path / "a" / "b")
+    assert names(tmp_path / "a" / "b") == {"config.json"}
+
+
+def test_a_run_is_not_begun_over_another_one(tmp_path):
+    begin_run(tmp_path)
+    with pytest.raises(UsageError, match="holds a run.*--init_from resume.*--overwrite"):
+        begin_run(tmp_path)
+    with hold(tmp_path, new=False):
+        assert read_record(tmp_path)["model"] == GPTConfig()
+
+
+def test_overwrite_moves_the_other_run_aside(tmp_path):
+    for mark in ("first", "second", "third"):
+        begin_run(tmp_path / "run", overwrite=True)
+        (tmp_path / "run" / mark).touch()
+    for folder, mark in (("run.old-1", "first"), ("run.old-2", "second"), ("run", "third")):
+        assert names(tmp_path / folder) == {"config.json", mark}
+
+
+def test_overwrite_does_not_move_a_run_away_under_the_process_that_trains_it(tmp_path, holder):
+    write_record(tmp_path, GPTConfig())
+    with pytest.raises(UsageError, match=f"in use by process {holder.pid}"):
+        begin_run(tmp_path, overwrite=True)
+    assert names(tmp_path) == {"config.json"}
+
+
+def test_what_can_not_be_a_folder_to_write_to_is_refused(tmp_path):
+    file = tmp_path / "file"
+    file.touch()
+    for path in (file, file / "below", Path("/proc"), Path("/proc/run")):  # in /proc not even root may write
+        with pytest.raises(UsageError, match=f"--out_dir {path}: .*; it must be a folder that can be written to"):
+            begin_run(path)
+
+
+@pytest.mark.parametrize("config", [*PRESETS.values(), GPTConfig(eos_token_id=(1, 2))], ids=str)
+def test_a_record_is_read_as_it_was_written(tmp_path, config):
+    write_record(tmp_path, config, flags={"seed": 3})
+    record = read_record(tmp_path)
+    assert (record["model"], record["flags"], record["format"]) == (config, {"seed": 3}, FORMAT)
+    assert {"python", "jax", "jaxlib", "numpy"} <= set(record["versions"])
+
+
+def change(**changes):
+    def edit(record):
+        return {**record, **changes}
+
+    return edit
+
+
+def change_model(**changes):
+    def edit(record):
+        model = {**record["model"], **changes}
+        return {**record, "model": {key: value for key, value in model.items() if value != "absent"}}
+
+    return edit
+
+
+@pytest.mark.usefixtures("unchecked_types")
+@pytest.mark.parametrize(
+    ("edit", "complaint"),
+    [
+        (change(format=FORMAT + 1), f"has format {FORMAT + 1}; this version reads format {FORMAT}"),
+        (lambda record: {"vocab_size": 3}, "names no format"),
+        (lambda record: [record], "names no format"),
+        (change(model=None), "model: a table is missing"),
+        (change_model(n_layer="absent"), r"model: \['n_layer'\]; it must have exactly the fields"),
+        (change_model(n_layers=3), r"model: \['n_layers'\]; it must have exactly the fields"),
+        (change_model(n_layer="many"), "model: n_layer is 'many'"),
+        (change_model(n_layer=2**40), "model: n_layer is 1099511627776"),
+    ],
+)
+def test_a_record_that_is_not_one_is_refused(tmp_path, edit, complaint):
+    write_record(tmp_path, GPTConfig())
+    record = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(edit(record)))
+    with pytest.raises(UsageError, match=complaint) as refused:
+        read_record(tmp_path)
+    assert str(tmp_path / "config.json") in str(refused.value)
+
+
+@pytest.mark.parametrize("content", [b'{"format": 1, "mod', b"", b"\xff\xfe"])
+def test_a_broken_record_is_refused(tmp_path, content):
+    (tmp_path / "config.json").write_bytes(content)
+    with pytest.raises(UsageError, match="config.json is not valid JSON"):
+        read_record(tmp_path)
+
+
+def test_a_missing_record_is_refused(tmp_path):
+    with pytest.raises(UsageError, match="config.json: No such file"):
+        read_record(tmp_path)
+
+
+def test_json_is_written_whole_or_not_at_all(tmp_path):
+    write_json(tmp_path / "file.json", {"value": 1})
+    for bad in (float("nan"), object()):
+        with pytest.raises((ValueError, TypeError)):
+            write_json(tmp_path / "file.json", {"before": "x" * 100_000, "value": bad})
+    assert json.loads((tmp_path / "file.json").read_text()) == {"value": 1}

@@ -1,0 +1,49 @@
+"""The loop: each batch once and in order, and after a stop the same bits as without it."""
+
+import jax
+import numpy as np
+
+from jaxgpt.train.checkpoint import Checkpoints
+from jaxgpt.train.loop import run
+from jaxgpt.train.manifest import Progress
+
+
+def test_steps_and_batches_come_in_order_and_once(tiny):
+    asked = []
+
+    def batches(step):
+        asked.append(step)
+        return tiny.batches(step)
+
+    seen = [(done, int(state.step)) for done, state, _ in run(tiny.step, tiny.begin(), batches, until=4)]
+    assert seen == [(1, 1), (2, 2), (3, 3), (4, 4)]
+    assert asked == [0, 1, 2, 3]
+
+
+def test_a_state_at_the_end_is_not_moved(tiny):
+    *_, (_, state, _) = run(tiny.step, tiny.begin(), tiny.batches, until=2)
+    assert list(run(tiny.step, state, tiny.batches, until=2)) == []
+    assert not state.params["wte"]["embedding"].is_deleted()
+
+
+def test_the_next_batch_is_made_before_the_state_is_yielded(tiny):
+    """So that it is made while the device works, and not after the caller has waited for a metric."""
+    asked = []
+    states = run(tiny.step, tiny.begin(), lambda step: asked.append(step) or tiny.batches(step), until=3)
+    next(states)
+    assert asked == [0, 1]
+
+
+def test_resumed_is_uninterrupted_bit_for_bit(tiny, tmp_path):
+    """With dropout, Adam's moments, and warmup under way."""
+    whole = list(run(tiny.step, tiny.begin(), tiny.batches, until=6))
+
+    checkpoints = Checkpoints(tmp_path)
+    *_, (_, state, _) = run(tiny.step, tiny.begin(), tiny.batches, until=3)
+    checkpoints.save(state, Progress(3))
+    checkpoints.wait()
+    rest = list(run(tiny.step, checkpoints.restore(tiny.abstract, 3), tiny.batches, until=6))
+
+    assert [float(m.loss) for *_, m in rest] == [float(m.loss) for *_, m in whole[3:]]
+    for one, other in zip(jax.tree.leaves(rest[-1][1:]), jax.tree.leaves(whole[-1][1:]), strict=True):
+        np.testing.assert_array_equal(one, other)

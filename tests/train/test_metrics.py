@@ -1,0 +1,119 @@
+"""Metrics: always valid JSON, cut at the step a run goes on from, and never brought down by a dashboard."""
+
+import json
+import sys
+
+import pytest
+from tensorboardX.proto import event_pb2
+
+from jaxgpt.train.metrics import MetricsLog, plot, read_rows
+
+
+def write(folder, steps, *, step=0, **options):
+    log = MetricsLog(folder, step=step, **options)
+    for number in steps:
+        log.write(number, "train", loss=1.0 / (1 + number))
+    log.close()
+
+
+def steps(folder):
+    return [row["step"] for row in read_rows(folder / "metrics.jsonl")]
+
+
+def test_rows_are_read_as_they_were_written(tmp_path):
+    log = MetricsLog(tmp_path, step=0)
+    log.write(1, "train", loss=2.5, mfu=None)
+    log.write(1, "val", loss=2.25)
+    # Without closing: who watches the file sees each row at once.
+    assert read_rows(tmp_path / "metrics.jsonl") == [
+        {"step": 1, "split": "train", "loss": 2.5, "mfu": None},
+        {"step": 1, "split": "val", "loss": 2.25},
+    ]
+    log.close()
+
+
+def test_what_is_not_finite_is_null(tmp_path):
+    def refuse(constant):
+        raise AssertionError(f"{constant} is not JSON")
+
+    log = MetricsLog(tmp_path, step=0)
+    log.write(1, "train", loss=float("nan"), grad_norm=float("inf"), lr=-float("inf"))
+    log.close()
+    row = json.loads((tmp_path / "metrics.jsonl").read_text(), parse_constant=refuse)
+    assert row == {"step": 1, "split": "train", "loss": None, "grad_norm": None, "lr": None}
+
+
+@pytest.mark.parametrize("cut", ['{"step": 3, "spl', "12", '{"loss": 1.0}', "\x00\x00"])
+def test_a_line_cut_off_in_the_middle_costs_only_itself(tmp_path, cut):
+    write(tmp_path, [1, 2])
+    with open(tmp_path / "metrics.jsonl", "a") as file:
+        file.write(cut)
+    assert steps(tmp_path) == [1, 2]
+    write(tmp_path, [3], step=2)
+    assert steps(tmp_path) == [1, 2, 3]
+    for line in (tmp_path / "metrics.jsonl").read_text().splitlines():
+        json.loads(line)
+
+
+def test_rows_after_the_step_a_run_goes_on_from_are_cut(tmp_path):
+    write(tmp_path, range(1, 8))
+    write(tmp_path, [5, 6], step=4)
+    assert steps(tmp_path) == [1, 2, 3, 4, 5, 6]
+
+
+def test_a_new_run_begins_an_empty_file(tmp_path):
+    write(tmp_path, [1, 2])
+    write(tmp_path, [])
+    assert steps(tmp_path) == []
+
+
+class Broken:
+    """A dashboard whose server is gone."""
+
+    def write(self, row):
+        raise ConnectionError("no route to host")
+
+    def close(self):
+        raise ConnectionError("no route to host")
+
+
+def test_a_dashboard_that_fails_is_warned_of_once_and_left(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("jaxgpt.train.metrics._TensorBoard", lambda folder, step: Broken())
+    write(tmp_path, [1, 2, 3], tensorboard=True)
+    assert steps(tmp_path) == [1, 2, 3]
+    assert capsys.readouterr().err == "warning: tensorboard failed and is off from here: no route to host\n"
+
+
+def test_a_dashboard_that_fails_at_the_end_does_not_end_the_run(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("jaxgpt.train.metrics._TensorBoard", lambda folder, step: Broken())
+    write(tmp_path, [], tensorboard=True)
+    assert "warning: tensorboard failed" in capsys.readouterr().err
+
+
+def test_a_dashboard_that_is_not_there_is_warned_of(tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    write(tmp_path, [1], wandb="project")
+    assert steps(tmp_path) == [1]
+    assert capsys.readouterr().err.startswith("warning: wandb could not be started and is off: ")
+
+
+def test_tensorboard_gets_what_the_file_gets(tmp_path):
+    write(tmp_path, [1, 2], tensorboard=True)
+    (events,) = (tmp_path / "tensorboard").iterdir()
+    found, data = [], events.read_bytes()
+    while data:
+        length = int.from_bytes(data[:8], "little")
+        event = event_pb2.Event.FromString(data[12 : 12 + length])
+        found += [(event.step, value.tag, value.simple_value) for value in event.summary.value]
+        data = data[16 + length :]
+    assert found == [(1, "train/loss", 0.5), (2, "train/loss", pytest.approx(1 / 3))]
+
+
+def test_a_curve_is_drawn_also_of_nan_and_of_nothing(tmp_path):
+    write(tmp_path, [])
+    assert plot(tmp_path).read_bytes().startswith(b"\x89PNG")
+    log = MetricsLog(tmp_path, step=0)
+    for number, loss in enumerate([2.0, float("nan"), 1.0]):
+        log.write(number, "train", loss=loss)
+    log.close()
+    assert plot(tmp_path).read_bytes().startswith(b"\x89PNG")
