@@ -35,8 +35,8 @@ def read_alphabet(path: Path) -> str:
     itos, stoi, size = (meta.get(key) if isinstance(meta, dict) else None for key in ("itos", "stoi", "vocab_size"))
     if not isinstance(itos, dict) or not isinstance(stoi, dict) or type(size) is not int:
         raise UsageError(f"{path}: must hold vocab_size, itos and stoi, as nanoGPT's prepare.py writes them{_ADVICE}")
-    chars = [itos.get(i) for i in range(len(itos))]
-    if not chars or any(not isinstance(char, str) or len(char) != 1 for char in chars):
+    chars = [char for i in range(len(itos)) if isinstance(char := itos.get(i), str) and len(char) == 1]
+    if not itos or len(chars) != len(itos):
         raise UsageError(f"{path}: itos must give one character to each id from 0 up{_ADVICE}")
     if size != len(chars) or stoi != {char: i for i, char in enumerate(chars)}:
         raise UsageError(f"{path}: vocab_size, itos and stoi contradict one another{_ADVICE}")
@@ -62,7 +62,7 @@ def _read_plain(path: Path) -> Any:
     try:
         for code, argument, _ in pickletools.genops(data):
             # The memo is an array: a number in the billions would ask for that much memory.
-            if code.name not in _HARMLESS or code.name == "LONG_BINPUT" and argument > len(data):
+            if code.name not in _HARMLESS or code.name == "LONG_BINPUT" and int(argument or 0) > len(data):
                 raise UsageError(f"{path}: a pickle with {code.name}: it is not opened, for it may run code{_ADVICE}")
         return _Unpickler(io.BytesIO(data)).load()
     except UsageError:
