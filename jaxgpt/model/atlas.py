@@ -10,11 +10,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from jaxgpt.model.config import GPTConfig
 
-Part = Literal["embeddings", "attention", "feed-forward", "norms"]
+Part = Literal["embeddings", "attention", "feed-forward", "norms", "scores"]
+PARTS = get_args(Part)
 
 
 @dataclass(frozen=True)
@@ -23,7 +24,7 @@ class Row:
 
     Attributes:
         path: place in the parameter tree, joined by slashes.
-        hf_name: name in a `GPT2Model`; a `GPT2LMHeadModel` puts "transformer." before all but the head's.
+        hf_name: name in a `GPT2Model`; models with heads put "transformer." before all but the heads'.
         pattern: the shape, one word or bracket per axis.
         part: for the table of parameters.
         decay: whether AdamW shrinks it. Matrices decay; biases and norms do not.
@@ -81,6 +82,7 @@ ROWS = (
     Row("ln_f/scale", "ln_f.weight", "D", "norms", exists=_pre_norm),
     Row("ln_f/bias", "ln_f.bias", "D", "norms", exists=lambda c: c.bias and _pre_norm(c)),
     Row("lm_head/embedding", "lm_head.weight", "V D", "embeddings", True, lambda c: not c.tie_word_embeddings),
+    Row("score", "score.weight", "N D", "scores", True, lambda c: c.labels is not None),
 )
 
 
@@ -93,6 +95,7 @@ def parameters(config: GPTConfig) -> Iterator[Parameter]:
         "F": config.inner_dim,
         "(H K)": config.n_embd,
         "(3 H K)": 3 * config.n_embd,
+        "N": len(config.labels or ()),
     }
     rows = [row for row in ROWS if row.exists(config)]
     per_layer = [row for row in rows if "{i}" in row.path]
@@ -128,8 +131,8 @@ def map_parameters(config: GPTConfig, function: Callable[[Parameter], Any]) -> d
 
 
 def count(config: GPTConfig) -> dict[str, int]:
-    """Return the number of parameters of each part, and under "total" of the whole model."""
-    parts = dict.fromkeys(("embeddings", "attention", "feed-forward", "norms"), 0)
+    """Return the number of parameters of each part that the model has, and under "total" of all."""
+    parts: dict[str, int] = {}
     for parameter in parameters(config):
-        parts[parameter.row.part] += math.prod(parameter.shape)
-    return {**parts, "total": sum(parts.values())}
+        parts[parameter.row.part] = parts.get(parameter.row.part, 0) + math.prod(parameter.shape)
+    return {**{part: parts[part] for part in PARTS if part in parts}, "total": sum(parts.values())}

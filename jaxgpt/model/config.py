@@ -29,8 +29,8 @@ LIMITS = {"vocab_size": 2**24, "n_positions": 2**24, "n_embd": 2**17, "n_inner":
 class GPTConfig:
     """The architecture of a GPT-2 model; field names, defaults and meanings are those of HF's `GPT2Config`.
 
-    The last three fields exist only for training from scratch. A model without biases can be written to an HF
-    folder, with zeros for them; one whose last two fields differ from their defaults cannot.
+    `bias`, `position_embedding` and `norm_position` exist only for training from scratch. A model without biases can
+    be written to an HF folder, with zeros for them; one where the two others differ from their defaults cannot.
 
     Attributes:
         vocab_size: rows of the embedding table, V.
@@ -52,6 +52,8 @@ class GPTConfig:
         position_embedding: "learned", or the fixed "sinusoidal" table of Vaswani et al. 2017 (with embeddings
             scaled by sqrt(D), as there).
         norm_position: "pre" as GPT-2, or "post" as the original transformer (and no final layer norm).
+        labels: names of the N scores that a head gives each token, as HF's `GPT2ForSequenceClassification` has it:
+            classes, or one reward or value. None: there is no such head.
 
     Raises:
         UsageError: a value out of range; the message names the field, the value and what is valid.
@@ -79,6 +81,7 @@ class GPTConfig:
     bias: bool = True
     position_embedding: Literal["learned", "sinusoidal"] = "learned"
     norm_position: Literal["pre", "post"] = "pre"
+    labels: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
         for name in ("vocab_size", "n_positions", "n_embd", "n_layer", "n_head", "n_inner"):
@@ -107,6 +110,9 @@ class GPTConfig:
             for token in _as_tuple(getattr(self, name)):
                 if not _is_int(token) or token < 0:
                     raise UsageError(f"{name} is {token!r}; it must be a token id or null")
+        names = self.labels
+        if names is not None and (not names or len(set(names)) < len(names) or not all(map(_is_text, names))):
+            raise UsageError(f"labels are {names!r}; they must be distinct texts, at least one")
 
     @property
     def head_dim(self) -> int:
@@ -158,7 +164,7 @@ class GPTConfig:
                 raise UsageError(f"unknown key {key!r} in the model's config{did_you_mean(key, HF_FIELDS)}")
         if isinstance(named.get("eos_token_id"), list):
             named["eos_token_id"] = tuple(named["eos_token_id"])
-        return cls(**named)
+        return cls(**named, labels=_read_labels(hf))
 
     def to_hf(self) -> dict[str, Any]:
         """Return the contents of an HF `config.json`; `from_hf` of it gives this config back, but for `bias`.
@@ -175,7 +181,28 @@ class GPTConfig:
         fields = {name: getattr(self, name) for name in HF_FIELDS}
         if isinstance(self.eos_token_id, tuple):
             fields["eos_token_id"] = list(self.eos_token_id)
-        return {"model_type": "gpt2", "architectures": ["GPT2LMHeadModel"], **fields}
+        if self.labels is None:
+            return {"model_type": "gpt2", "architectures": ["GPT2LMHeadModel"], **fields}
+        names = {
+            "id2label": {str(i): label for i, label in enumerate(self.labels)},
+            "label2id": {label: i for i, label in enumerate(self.labels)},
+        }
+        return {"model_type": "gpt2", "architectures": [SCORING], **fields, **names}
+
+
+def _read_labels(hf: Mapping[str, Any]) -> tuple[str, ...] | None:
+    """Return the labels of a config whose architecture has a head for them; others list labels without meaning."""
+    if SCORING not in (hf.get("architectures") or ()):
+        return None
+    named = hf.get("id2label", {str(i): f"LABEL_{i}" for i in range(hf.get("num_labels", 2))})
+    try:
+        return tuple(named[str(i)] for i in range(len(named)))
+    except (KeyError, TypeError):
+        raise UsageError(f"id2label is {named!r}; it must give a name to each id from 0 up") from None
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str) and value != ""
 
 
 def _is_int(value: object) -> bool:
@@ -191,8 +218,9 @@ def _as_tuple(ids: int | tuple[int, ...] | None) -> tuple[int, ...]:
 
 
 DEFAULTS: dict[str, Any] = {field.name: field.default for field in dataclasses.fields(GPTConfig)}
-SCRATCH_FIELDS = ("bias", "position_embedding", "norm_position")
-HF_FIELDS = tuple(name for name in DEFAULTS if name not in SCRATCH_FIELDS)
+OWN_FIELDS = ("bias", "position_embedding", "norm_position", "labels")
+HF_FIELDS = tuple(name for name in DEFAULTS if name not in OWN_FIELDS)
+SCORING = "GPT2ForSequenceClassification"
 CHOICES: dict[str, tuple[Any, ...]] = {
     "activation_function": get_args(Activation),
     "position_embedding": ("learned", "sinusoidal"),

@@ -1,7 +1,7 @@
 """GPT-2 as a pure function of (parameters, tokens, cache): the block, its parts, and the model around them.
 
 Shapes are written in the package's alphabet: B batch, T query time, S key time, D embed, H heads, K head dim,
-F mlp, V vocab, L layers. The model knows no optimizer, loss, sharding or adapter.
+F mlp, V vocab, L layers, N labels. The model knows no optimizer, loss, sharding or adapter.
 """
 
 from dataclasses import replace
@@ -22,7 +22,7 @@ from jaxgpt.model.norm import LayerNorm
 
 
 class GPT(nn.Module):
-    """GPT-2 (Radford et al. 2019) with a language-modelling head.
+    """GPT-2 (Radford et al. 2019) with a language-modelling head and, if the config has labels, one that scores.
 
     Parameters are a plain tree with one leaf per layer and role, named as in HF and listed in
     `jaxgpt.model.atlas`. They are stored in f32 and cast to `dtype` where they are used.
@@ -51,6 +51,8 @@ class GPT(nn.Module):
             self.ln_f = layer_norm(config, self.dtype)
         if not config.tie_word_embeddings:
             self.lm_head = nn.Embed(config.vocab_size, config.n_embd, dtype=self.dtype, embedding_init=init)
+        if config.labels is not None:
+            self.score = self.param("score", init, (len(config.labels), config.n_embd))
 
     def __call__(
         self,
@@ -115,6 +117,10 @@ class GPT(nn.Module):
         """Return the next token's logits from hidden states, accumulated in f32."""
         head = self.wte if self.config.tie_word_embeddings else self.lm_head
         return jnp.einsum("BTD,VD->BTV", x, head.embedding.astype(self.dtype), preferred_element_type=jnp.float32)
+
+    def scores(self, x: Float[Array, "B T D"]) -> Float[Array, "B T N"]:
+        """Return a score for each of the config's labels from hidden states, in f32."""
+        return jnp.einsum("BTD,ND->BTN", x, self.score.astype(self.dtype), preferred_element_type=jnp.float32)
 
 
 class Block(nn.Module):

@@ -4,7 +4,7 @@ An objective returns sums, never means; only the step divides. So a loss is exac
 accumulation and the sharding.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import flax.struct
@@ -26,10 +26,12 @@ class Sums:
     Attributes:
         loss: () weighted sum of losses; the gradient is taken of this.
         weight: () sum of weights, by which the step divides.
+        metrics: what else is worth logging, by its name: a sum, and the sum of weights to divide it by.
     """
 
     loss: Float[Array, ""]
     weight: Float[Array, ""]
+    metrics: Mapping[str, tuple[Float[Array, ""], Float[Array, ""]]] = flax.struct.field(default_factory=dict)
 
 
 Objective = Callable[[Params, Batch, Array | None], Sums]
