@@ -104,7 +104,7 @@ def _buffers(cache: KVCache | None) -> dict[str, Any] | None:
 def _train(flags: TrainConfig, layout: type[Any], steps: int) -> Work:
     start_devices("cpu")
     task, _ = train.begin(flags)
-    model = layout(task.model.config)
+    model = layout(task.config)
     step, state = jax.jit(_step(model), donate_argnums=0), jax.jit(partial(_state, model))()
     states = (state for _, state, _ in run(step, state, task.batches, until=sys.maxsize))
     return lambda: jax.block_until_ready(last(states, steps))

@@ -46,7 +46,7 @@ def compare(updates: int) -> Quality:
 def _ours(flags: TrainConfig) -> float:
     task, states = train_ours(flags)
     params = last(states, flags.max_iters).params
-    return make_evaluate(task.objective)(params, map(task.evaluation, range(flags.eval_iters)))
+    return make_evaluate(task.objective)(params, map(task.evaluation, range(task.evaluations)))["loss"]
 
 
 def _pytorch(flags: TrainConfig) -> float:
@@ -57,4 +57,4 @@ def _pytorch(flags: TrainConfig) -> float:
     task, model, losses = train_pytorch(flags)
     last(losses, flags.max_iters)
     with torch.inference_mode():
-        return sum(model(*as_tensors(task.evaluation(i))).item() for i in range(flags.eval_iters)) / flags.eval_iters
+        return sum(model(*as_tensors(task.evaluation(i))).item() for i in range(task.evaluations)) / task.evaluations

@@ -20,7 +20,7 @@ from jaxgpt.mesh import make_mesh, put_batch
 from jaxgpt.model.config import GPTConfig
 from jaxgpt.train.config import TrainConfig
 from jaxgpt.train.loop import run
-from jaxgpt.train.state import TrainState, init_params
+from jaxgpt.train.state import TrainState
 from jaxgpt.train.trainer import Task, Trainer
 
 if TYPE_CHECKING:  # at run time only in PyTorch's own process
@@ -56,9 +56,9 @@ def describe(flags: TrainConfig) -> str:
 
 def begin(flags: TrainConfig) -> tuple[Task, Mesh]:
     """Return what `train.py` trains with these flags, and on what."""
-    config, _, corpus = open_start(flags, Path(flags.out_dir), resuming=False)
+    config, params, corpus = open_start(flags, Path(flags.out_dir), resuming=False)
     mesh = make_mesh()
-    return pretrain_task(flags, config, corpus, mesh), mesh
+    return pretrain_task(flags, config, params, corpus, mesh), mesh
 
 
 def train_ours(flags: TrainConfig) -> tuple[Task, Iterator[TrainState]]:
@@ -79,8 +79,8 @@ def train_pytorch(flags: TrainConfig) -> tuple[Task, TorchGPT, Iterator[Tensor]]
     from benchmarks.torch_step import make_torch_step
 
     task, _ = begin(flags)
-    model = TorchGPT(task.model.config)
-    model.load(init_params(task.model, seed=flags.seed))
+    model = TorchGPT(task.config)
+    model.load(task.begin(None))
     step = make_torch_step(model, flags)
     return task, model, (step(task.batches(i)) for i in count())
 

@@ -4,6 +4,7 @@ The mesh has three axes: `data` splits batches, `fsdp` splits batches and every 
 width of attention and of the feed-forward layer. One device is a mesh of 1 × 1 × 1, and nothing else changes.
 """
 
+from collections.abc import Iterable
 from typing import Any
 
 import jax
@@ -12,8 +13,7 @@ import optax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from jaxgpt.errors import UsageError
-from jaxgpt.model.atlas import Parameter, axes, map_parameters
-from jaxgpt.model.config import GPTConfig
+from jaxgpt.model.atlas import Parameter, axes, tree_of
 
 # V is left whole: GPT-2's 50257 is odd.
 _MESH_AXIS = {"D": "fsdp", "F": "tensor", "(H K)": "tensor", "(3 H K)": "tensor"}
@@ -37,8 +37,8 @@ def replicated(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec())
 
 
-def parameter_shardings(mesh: Mesh, config: GPTConfig) -> Any:
-    """Return a tree of shardings for the model's parameters; vectors and uneven axes stay whole."""
+def parameter_shardings(mesh: Mesh, parameters: Iterable[Parameter]) -> Any:
+    """Return a tree of shardings for these parameters; vectors and uneven axes stay whole."""
 
     def sharding(parameter: Parameter) -> NamedSharding:
         if len(parameter.shape) < 2:
@@ -50,7 +50,7 @@ def parameter_shardings(mesh: Mesh, config: GPTConfig) -> Any:
         ]
         return NamedSharding(mesh, PartitionSpec(*even))
 
-    return map_parameters(config, sharding)
+    return tree_of(parameters, sharding)
 
 
 def optimizer_shardings(mesh: Mesh, optimizer: optax.GradientTransformation, shapes: Any, shardings: Any) -> Any:

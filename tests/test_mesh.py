@@ -15,6 +15,7 @@ import pytest
 
 from jaxgpt.errors import UsageError
 from jaxgpt.mesh import batch_divisor, make_mesh, put_batch
+from jaxgpt.model.atlas import parameters
 from jaxgpt.model.config import GPTConfig
 from jaxgpt.model.layers import GPT
 from jaxgpt.text.batches import Batch, random_batch
@@ -22,7 +23,7 @@ from jaxgpt.train.checkpoint import Checkpoints
 from jaxgpt.train.config import TrainConfig
 from jaxgpt.train.manifest import Progress
 from jaxgpt.train.objectives import pretrain
-from jaxgpt.train.state import TrainState
+from jaxgpt.train.state import TrainState, init_params
 from jaxgpt.train.trainer import Task, Trainer
 
 ROOT = Path(__file__).parents[1]
@@ -45,7 +46,16 @@ class Run(Trainer):
     def __init__(self, **mesh: int) -> None:
         flags = TrainConfig(max_iters=10, warmup_iters=2, batch_size=8, gradient_accumulation_steps=2, seed=0)
         model = GPT(CONFIG)
-        super().__init__(flags, Task(model, pretrain(model), batches, batches), make_mesh(**mesh))
+        task = Task(
+            config=CONFIG,
+            parameters=tuple(parameters(CONFIG)),
+            begin=lambda shardings: init_params(model, seed=0, shardings=shardings),
+            objective=pretrain(model),
+            batches=batches,
+            evaluation=batches,
+            evaluations=1,
+        )
+        super().__init__(flags, task, make_mesh(**mesh))
 
     def train(self, state: TrainState, steps: range) -> tuple[TrainState, list[float]]:
         losses = []

@@ -15,7 +15,7 @@ from jaxgpt.decode.engine import generate
 from jaxgpt.devices import compute_dtype, start_devices
 from jaxgpt.hosts import refuse_disagreement, together
 from jaxgpt.mesh import host_shard, make_mesh
-from jaxgpt.model.atlas import count
+from jaxgpt.model.atlas import count, parameters
 from jaxgpt.model.config import GPTConfig
 from jaxgpt.model.layers import GPT
 from jaxgpt.text.batches import Batch, eval_batch, random_batch
@@ -25,6 +25,7 @@ from jaxgpt.train.checkpoint import Checkpoints, quiet_traces
 from jaxgpt.train.config import TrainConfig
 from jaxgpt.train.manifest import Progress
 from jaxgpt.train.metrics import plot
+from jaxgpt.train.state import init_params
 from jaxgpt.train.trainer import Task, Trainer
 
 
@@ -41,7 +42,7 @@ def pretrain(flags: TrainConfig) -> None:
             config, params, corpus = open_start(flags, folder, resuming=begun is not None)
         refuse_disagreement(run_record(flags, config, corpus))
         mesh = make_mesh(fsdp=flags.fsdp, tensor=flags.tensor)
-        trainer = Trainer(flags, pretrain_task(flags, config, corpus, mesh), mesh)
+        trainer = Trainer(flags, pretrain_task(flags, config, params, corpus, mesh), mesh)
         if flags.dry_run:
             print(trainer.budget())
             return
@@ -51,16 +52,16 @@ def pretrain(flags: TrainConfig) -> None:
         describe(config, corpus)
         checkpoints = Checkpoints(folder, keep=flags.keep)
         if begun is None:
-            state = trainer.start(params)
+            state = trainer.start()
         else:
-            state = checkpoints.restore(trainer.abstract, begun.step)
+            state = trainer.resume(checkpoints, begun.step)
         state = trainer.fit(folder, state, begun or Progress(0), checkpoints)
         if int(state.step) == flags.max_iters:
             show_results(flags, folder, config, state.params, corpus)
 
 
-def pretrain_task(flags: TrainConfig, config: GPTConfig, corpus: Corpus, mesh: Mesh) -> Task:
-    """Return random windows of the corpus, and next tokens as the objective."""
+def pretrain_task(flags: TrainConfig, config: GPTConfig, params: Any | None, corpus: Corpus, mesh: Mesh) -> Task:
+    """Return random windows of the corpus, and next tokens as the objective; without parameters, from new ones."""
     model = GPT(config, jnp.dtype(compute_dtype(flags.dtype)), flags.remat)
     length = flags.block_size or config.n_positions
     part = host_shard(mesh)
@@ -76,7 +77,18 @@ def pretrain_task(flags: TrainConfig, config: GPTConfig, corpus: Corpus, mesh: M
             corpus.val, index=index, count=flags.eval_iters, batch_size=flags.batch_size, block_size=length, **part
         )
 
-    return Task(model, objectives.pretrain(model), batches, evaluation)
+    def begin(shardings: Any) -> Any:
+        return init_params(model, seed=flags.seed, shardings=shardings) if params is None else params
+
+    return Task(
+        config=config,
+        parameters=tuple(parameters(config)),
+        begin=begin,
+        objective=objectives.pretrain(model),
+        batches=batches,
+        evaluation=evaluation,
+        evaluations=flags.eval_iters,
+    )
 
 
 def describe(config: GPTConfig, corpus: Corpus) -> None:

@@ -8,7 +8,7 @@ Flax kernels do, so nothing is transposed on the way.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
@@ -120,8 +120,13 @@ def axes(pattern: str) -> tuple[str, ...]:
 
 def map_parameters(config: GPTConfig, function: Callable[[Parameter], Any]) -> dict[str, Any]:
     """Return a tree shaped like the model's parameters, with `function` of each row as its leaves."""
+    return tree_of(parameters(config), function)
+
+
+def tree_of(parameters: Iterable[Parameter], function: Callable[[Parameter], Any]) -> dict[str, Any]:
+    """Return a tree with `function` of each parameter at its path."""
     tree: dict[str, Any] = {}
-    for parameter in parameters(config):
+    for parameter in parameters:
         *folders, leaf = parameter.path
         node = tree
         for folder in folders:

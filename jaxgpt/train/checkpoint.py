@@ -76,7 +76,8 @@ class Checkpoints:
             self._writer.check_for_errors()
 
     def restore(self, like: TrainState, step: int) -> TrainState:
-        """Read a state; `like` gives shapes, dtypes and shardings, which need not be those it was saved with.
+        """Read a state; `like` gives shapes, dtypes and shardings, which need not be those it was saved with, and the
+        frozen weights, which are not in the checkpoint.
 
         Raises:
             UsageError: it is damaged, or holds weights only.
@@ -85,7 +86,7 @@ class Checkpoints:
         if not (self.folder / str(step) / "rest").is_dir():
             raise UsageError(f"{self.folder / str(step)} holds weights only; start from them with --init_from DIR")
         items = _read(self.folder / str(step), params=like.params, rest=_rest(like))
-        return TrainState(params=items["params"], **items["rest"])
+        return TrainState(params=items["params"], frozen=like.frozen, **items["rest"])
 
     def last_good(self) -> str:
         """Say which checkpoint is the newest."""
@@ -192,7 +193,8 @@ def save_params(run: str | Path, config: GPTConfig, params: Any, **record: Any) 
 
 
 def _rest(state: TrainState) -> dict[str, Any]:
-    return {field.name: getattr(state, field.name) for field in dataclasses.fields(state) if field.name != "params"}
+    names = [field.name for field in dataclasses.fields(state) if field.name not in ("params", "frozen")]
+    return {name: getattr(state, name) for name in names}
 
 
 def _read(folder: Path, **like: Any) -> dict[str, Any]:

@@ -6,13 +6,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxgpt.text.batches import Batch
 from jaxgpt.train.objectives import Objective, Params
-from jaxgpt.train.step import Step, StepMetrics, TrainState
+from jaxgpt.train.state import TrainState
+from jaxgpt.train.step import Step, StepMetrics, means
 
 
 def run(
-    step: Step, state: TrainState, batches: Callable[[int], Batch], *, until: int
+    step: Step, state: TrainState, batches: Callable[[int], Any], *, until: int
 ) -> Iterator[tuple[int, TrainState, StepMetrics]]:
     """Yield (updates done, state, metrics) after each update, up to `until`.
 
@@ -34,13 +34,17 @@ def run(
         yield done, state, metrics
 
 
-def make_evaluate(objective: Objective) -> Callable[[Params, Iterable[Any]], float]:
-    """Return a function (parameters, batches) → mean loss over all of them, by one compiled call per batch."""
+def make_evaluate(objective: Objective) -> Callable[[Params, Iterable[Any]], dict[str, float]]:
+    """Return a function (parameters, batches) → means over all of them, by one compiled call per batch.
+
+    The means are "loss", and the objective's own metrics by their names.
+    """
     sums = jax.jit(lambda params, batch: objective(params, batch, None))
 
-    def evaluate(params: Params, batches: Iterable[Any]) -> float:
+    def evaluate(params: Params, batches: Iterable[Any]) -> dict[str, float]:
         added = [sums(params, batch) for batch in batches]
         total = jax.tree.map(lambda *parts: jnp.stack(parts).sum(), *added)
-        return float(total.loss / total.weight)
+        found = {"loss": total.loss / total.weight, **means(total)}
+        return {name: float(value) for name, value in found.items()}
 
     return evaluate

@@ -15,12 +15,13 @@ from jaxgpt.train.budget import peak_flops
 class Meter:
     """Measures between two rows of metrics; time spent on evaluation and saving is not counted as training."""
 
-    def __init__(self, *, step: int, until: int, tokens_per_step: int, flops_per_token: int) -> None:
+    def __init__(self, *, step: int, until: int, tokens_per_step: int, flops_per_token: int | None) -> None:
         """Begin at `step` of `until`, with what one update of all devices together amounts to."""
         self.until = until
         self.tokens_per_step = tokens_per_step
-        self.flops_per_token = flops_per_token
-        self.peak = peak_flops()
+        peak = peak_flops()
+        # The share of the devices' peak that one token a second takes.
+        self.share = None if flops_per_token is None or peak is None else flops_per_token / peak
         self.live = sys.stdout.isatty()
         self._step, self._begin = step, time.perf_counter()
         self._away = 0.0
@@ -42,7 +43,7 @@ class Meter:
         if steps == 0:
             return None, None, 0.0
         speed = self.tokens_per_step * steps / seconds
-        mfu = None if self.peak is None else speed * self.flops_per_token / self.peak
+        mfu = None if self.share is None else speed * self.share
         return speed, mfu, (self.until - step) * seconds / steps
 
     @contextlib.contextmanager

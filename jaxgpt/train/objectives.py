@@ -5,7 +5,7 @@ accumulation and the sharding.
 """
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, no_type_check
 
 import flax.struct
 import optax
@@ -19,6 +19,7 @@ Params = Any
 """A tree of arrays."""
 
 
+@no_type_check  # accumulation also asks for its shapes alone
 @flax.struct.dataclass
 class Sums:
     """What an objective adds up over a batch.

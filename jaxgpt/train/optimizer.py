@@ -1,20 +1,31 @@
 """Warmup-cosine schedule, clipping by global norm, and AdamW: one chain, read from top to bottom."""
 
-import optax
+from functools import partial
+from typing import Any
 
-from jaxgpt.model.atlas import map_parameters
+import optax
+from flax.traverse_util import path_aware_map
+
+from jaxgpt.model.atlas import parameters
 from jaxgpt.model.config import GPTConfig
 from jaxgpt.train.config import OptimizerConfig
 
 
 def adamw(config: OptimizerConfig, model: GPTConfig) -> optax.GradientTransformation:
-    """Build the optimizer of a run (Loshchilov & Hutter 2019); the atlas says which parameters decay."""
+    """Build the optimizer of a run (Loshchilov & Hutter 2019); the atlas says which of the model's parameters decay."""
     return optax.chain(
         optax.identity() if config.grad_clip is None else optax.clip_by_global_norm(config.grad_clip),
         optax.scale_by_adam(config.beta1, config.beta2),
-        optax.add_decayed_weights(config.weight_decay, map_parameters(model, lambda p: p.row.decay)),
+        optax.add_decayed_weights(config.weight_decay, partial(decays, model)),
         optax.scale_by_learning_rate(schedule(config)),
     )
+
+
+def decays(model: GPTConfig, params: Any) -> Any:
+    """Return a tree of booleans like `params`, which may be a part of the model's: whether each leaf decays."""
+    named = {parameter.path: parameter.row.decay for parameter in parameters(model)}
+    # What the model's own rows do not name are adapters, and those are matrices.
+    return path_aware_map(lambda path, _: named.get(tuple(map(str, path)), True), params)
 
 
 def schedule(config: OptimizerConfig) -> optax.Schedule:

@@ -1,5 +1,6 @@
 """Everything that changes during a run, where it lies on the mesh, and how it begins."""
 
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, no_type_check
 
@@ -7,14 +8,18 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 import optax
+from flax.traverse_util import flatten_dict, unflatten_dict
 from jax import Array
 from jax.sharding import Mesh, NamedSharding
 from jaxtyping import Float, Int
 
 from jaxgpt.mesh import optimizer_shardings, parameter_shardings, replicated
+from jaxgpt.model.atlas import Parameter, tree_of
 from jaxgpt.model.layers import GPT
 
 SPIKE_WINDOW = 128
+LeafPath = tuple[str, ...]
+"""A parameter's place in the tree."""
 
 
 @no_type_check  # the same tree also holds abstract values or shardings in the place of arrays
@@ -27,8 +32,9 @@ class TrainState:
         skipped: () updates skipped so far, for a loss or gradient that was not finite, or a spike.
         streak: () updates skipped in a row, up to now.
         losses: (W,) the losses of the last updates that were made, infinite where there is none yet.
-        params: f32 master weights.
+        params: f32 master weights, those that are trained.
         opt_state: the optimizer's.
+        frozen: the other weights; they are not part of a checkpoint.
     """
 
     step: Int[Array, ""]
@@ -37,18 +43,39 @@ class TrainState:
     losses: Float[Array, " W"]
     params: Any
     opt_state: Any
+    frozen: Any
 
     @classmethod
-    def create(cls, params: Any, optimizer: optax.GradientTransformation) -> "TrainState":
-        """Begin at step 0 from these parameters."""
+    def create(
+        cls, params: Any, optimizer: optax.GradientTransformation, moves: Callable[[LeafPath], bool] = lambda path: True
+    ) -> "TrainState":
+        """Begin at step 0 from these parameters, of which those move for whose path `moves` is true."""
 
-        def begin(params: Any) -> "TrainState":
+        def begin(params: Any, frozen: Any) -> "TrainState":
             zero = jnp.zeros((), jnp.int32)
             losses = jnp.full(SPIKE_WINDOW, jnp.inf, jnp.float32)
-            return cls(zero, zero, zero, losses, params, optimizer.init(params))
+            return cls(zero, zero, zero, losses, params, optimizer.init(params), frozen)
 
         # Compiled, because JAX gives equal scalars one buffer otherwise, and a buffer can't be donated twice.
-        return jax.jit(begin)(params)
+        return jax.jit(begin)(*split(params, moves))
+
+    @property
+    def whole(self) -> Any:
+        """All of the model's weights in one tree."""
+        return join(self.params, self.frozen)
+
+
+def split(params: Any, moves: Callable[[LeafPath], bool]) -> tuple[Any, Any]:
+    """Return two trees: the leaves for whose path `moves` is true, and the others."""
+    moving, others = {}, {}
+    for path, leaf in flatten_dict(params).items():
+        (moving if moves(path) else others)[path] = leaf
+    return unflatten_dict(moving), unflatten_dict(others)
+
+
+def join(params: Any, frozen: Any) -> Any:
+    """Return one tree with the leaves of two."""
+    return unflatten_dict({**flatten_dict(params), **flatten_dict(frozen)})
 
 
 def init_params(model: GPT, *, seed: int, shardings: Any = None) -> Any:
@@ -57,18 +84,25 @@ def init_params(model: GPT, *, seed: int, shardings: Any = None) -> Any:
     return jax.jit(lambda key: model.init(key, tokens)["params"], out_shardings=shardings)(jax.random.key(seed))
 
 
-def abstract_state(mesh: Mesh, model: GPT, optimizer: optax.GradientTransformation) -> TrainState:
+def abstract_state(
+    mesh: Mesh,
+    parameters: Sequence[Parameter],
+    optimizer: optax.GradientTransformation,
+    moves: Callable[[LeafPath], bool] = lambda path: True,
+) -> TrainState:
     """Return a state of shapes, dtypes and shardings only: moments lie with their parameters, scalars everywhere."""
-    shapes = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 1), jnp.int32))["params"]
-    state = jax.eval_shape(lambda params: TrainState.create(params, optimizer), shapes)
-    params = parameter_shardings(mesh, model.config)
+    shapes = tree_of(parameters, lambda p: jax.ShapeDtypeStruct(p.shape, jnp.float32))
+    state = jax.eval_shape(lambda params: TrainState.create(params, optimizer, moves), shapes)
+    params, frozen = split(parameter_shardings(mesh, parameters), moves)
 
     def place(leaf: jax.ShapeDtypeStruct, sharding: NamedSharding) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
 
     whole = jax.tree.map(lambda leaf: place(leaf, replicated(mesh)), state)
+    moments = optimizer_shardings(mesh, optimizer, split(shapes, moves)[0], params)
     return replace(
         whole,
         params=jax.tree.map(place, state.params, params),
-        opt_state=jax.tree.map(place, state.opt_state, optimizer_shardings(mesh, optimizer, shapes, params)),
+        opt_state=jax.tree.map(place, state.opt_state, moments),
+        frozen=jax.tree.map(place, state.frozen, frozen),
     )

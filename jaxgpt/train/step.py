@@ -1,6 +1,7 @@
 """One update: accumulate the objective's sums, divide once, and move unless something is not finite."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import flax.struct
 import jax
@@ -9,9 +10,8 @@ import optax
 from jax import Array
 from jaxtyping import Float, Int
 
-from jaxgpt.text.batches import Batch
 from jaxgpt.train.objectives import Objective, Params, Sums
-from jaxgpt.train.state import TrainState
+from jaxgpt.train.state import TrainState, join
 
 SPIKE_SIGMAS = 6.0
 
@@ -25,6 +25,7 @@ class StepMetrics:
         grad_norm: () global norm of its gradient, before clipping.
         updates: () updates made before this one; the schedule's argument.
         skipped, streak: () as in TrainState, after this update.
+        metrics: the objective's own, each a mean.
     """
 
     loss: Float[Array, ""]
@@ -32,9 +33,10 @@ class StepMetrics:
     updates: Int[Array, ""]
     skipped: Int[Array, ""]
     streak: Int[Array, ""]
+    metrics: Mapping[str, Float[Array, ""]]
 
 
-Step = Callable[[TrainState, Batch], tuple[TrainState, StepMetrics]]
+Step = Callable[[TrainState, Any], tuple[TrainState, StepMetrics]]
 
 
 def make_step(
@@ -59,27 +61,31 @@ def make_step(
             last 128 (once there are 128).
     """
 
-    def loss(params: Params, batch: Batch, key: Array) -> tuple[Array, Sums]:
-        sums = objective(params, batch, key)
+    def loss(params: Params, frozen: Params, batch: Any, key: Array) -> tuple[Array, Sums]:
+        sums = objective(join(params, frozen), batch, key)
         return sums.loss, sums
 
-    def gradient(params: Params, batch: Batch, key: Array) -> tuple[Params, Sums]:
+    def gradient(state: TrainState, batch: Any, key: Array) -> tuple[Params, Sums]:
         if accumulate == 1:
-            return jax.grad(loss, has_aux=True)(params, batch, key)
+            return jax.grad(loss, has_aux=True)(state.params, state.frozen, batch, key)
         leaves, structure = jax.tree.flatten(batch)
         # Row r goes to micro-batch r mod A: rows that lie on one device stay there.
         micro = [x.reshape(-1, accumulate, *x.shape[1:]).swapaxes(0, 1) for x in leaves]
 
+        def part(i: Array, leaves: list[Array]) -> tuple[Params, Sums]:
+            key_of_part = jax.random.fold_in(key, i)
+            return jax.grad(loss, has_aux=True)(state.params, state.frozen, structure.unflatten(leaves), key_of_part)
+
         def add(total: tuple[Params, Sums], numbered: tuple[Array, list[Array]]) -> tuple[tuple[Params, Sums], None]:
-            i, part = numbered
-            more = jax.grad(loss, has_aux=True)(params, structure.unflatten(part), jax.random.fold_in(key, i))
-            return jax.tree.map(jnp.add, total, more), None
+            return jax.tree.map(jnp.add, total, part(*numbered)), None
 
-        zeros = (jax.tree.map(jnp.zeros_like, params), Sums(loss=jnp.zeros(()), weight=jnp.zeros(())))
-        return jax.lax.scan(add, zeros, (jnp.arange(accumulate), micro))[0]
+        numbers = jnp.arange(accumulate)
+        shapes = jax.eval_shape(part, numbers[0], [x[0] for x in micro])
+        zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+        return jax.lax.scan(add, zeros, (numbers, micro))[0]
 
-    def step(state: TrainState, batch: Batch) -> tuple[TrainState, StepMetrics]:
-        grads, sums = gradient(state.params, batch, jax.random.fold_in(jax.random.key(seed), state.step))
+    def step(state: TrainState, batch: Any) -> tuple[TrainState, StepMetrics]:
+        grads, sums = gradient(state, batch, jax.random.fold_in(jax.random.key(seed), state.step))
         grads = jax.tree.map(lambda g: g / sums.weight, grads)
         mean, norm = sums.loss / sums.weight, optax.tree.norm(grads)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
@@ -92,7 +98,12 @@ def make_step(
         params, opt_state, losses = jax.tree.map(lambda new, old: jnp.where(good, new, old), moved, stayed)
         bad = 1 - good.astype(jnp.int32)
         skipped, streak = state.skipped + bad, (state.streak + 1) * bad
-        metrics = StepMetrics(mean, norm, state.step - state.skipped, skipped, streak)
-        return TrainState(state.step + 1, skipped, streak, losses, params, opt_state), metrics
+        metrics = StepMetrics(mean, norm, state.step - state.skipped, skipped, streak, means(sums))
+        return TrainState(state.step + 1, skipped, streak, losses, params, opt_state, state.frozen), metrics
 
     return step
+
+
+def means(sums: Sums) -> dict[str, Array]:
+    """Return an objective's metrics, each divided by its weight; NaN where there was nothing to measure."""
+    return {name: total / weight for name, (total, weight) in sums.metrics.items()}

@@ -4,10 +4,9 @@ A stage brings a model, an objective, and batches as functions of an index; noth
 """
 
 import contextlib
-import dataclasses
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +16,9 @@ from jax.sharding import Mesh
 
 from jaxgpt.errors import RunError, UsageError
 from jaxgpt.hosts import gather, one_for_all
-from jaxgpt.mesh import batch_divisor, put_batch
-from jaxgpt.model.layers import GPT
-from jaxgpt.text.batches import Batch
+from jaxgpt.mesh import batch_divisor, host_shard, put_batch
+from jaxgpt.model.atlas import Parameter
+from jaxgpt.model.config import GPTConfig
 from jaxgpt.train.budget import flops_per_token, table
 from jaxgpt.train.checkpoint import Checkpoints
 from jaxgpt.train.config import TrainConfig
@@ -29,7 +28,7 @@ from jaxgpt.train.meter import Meter, duration
 from jaxgpt.train.metrics import MetricsLog, NoMetrics
 from jaxgpt.train.objectives import Objective
 from jaxgpt.train.optimizer import adamw, schedule
-from jaxgpt.train.state import TrainState, abstract_state, init_params
+from jaxgpt.train.state import LeafPath, TrainState, abstract_state, join, split
 from jaxgpt.train.step import StepMetrics, make_step
 from jaxgpt.train.stop import stop_on_signal
 
@@ -39,16 +38,25 @@ class Task:
     """What a stage trains.
 
     Attributes:
-        model: whose parameters move.
+        config: the model's.
+        parameters: all that the objective reads.
+        begin: shardings of these → their values at step 0; what is not trained, also when a run is resumed.
         objective: what is minimised.
-        batches: updates done → the next update's batch, this process's rows of it.
+        batches: updates done → the next update's batch, this process's rows of it. A batch is a record with the rows
+            first in every array, and `tokens` among them.
         evaluation: index → one of the fixed batches on which the objective is evaluated.
+        evaluations: how many of these there are.
+        moves: for which paths a parameter is trained.
     """
 
-    model: GPT
+    config: GPTConfig
+    parameters: Sequence[Parameter]
+    begin: Callable[[Any], Any]
     objective: Objective
-    batches: Callable[[int], Batch]
-    evaluation: Callable[[int], Batch]
+    batches: Callable[[int], Any]
+    evaluation: Callable[[int], Any]
+    evaluations: int
+    moves: Callable[[LeafPath], bool] = lambda path: True
 
 
 class Trainer:
@@ -68,9 +76,9 @@ class Trainer:
                 f"batch_size {flags.batch_size} can't be divided among {divisor} devices; nearest are "
                 + " and ".join(map(str, near))
             )
-        self.optimizer = adamw(flags, task.model.config)
+        self.optimizer = adamw(flags, task.config)
         self.schedule = schedule(flags)
-        self.abstract = abstract_state(self.mesh, task.model, self.optimizer)
+        self.abstract = abstract_state(self.mesh, task.parameters, self.optimizer, task.moves)
         self.shardings = jax.tree.map(lambda leaf: leaf.sharding, self.abstract)
         step = make_step(
             task.objective,
@@ -85,22 +93,26 @@ class Trainer:
     def budget(self) -> str:
         """Return the table of parameters, memory and arithmetic; compiles the step to learn its memory."""
         batch = put_batch(self.mesh, self.task.batches(0))
-        rows, length = batch.tokens.shape
         compiled = self.step.lower(self.abstract, batch).compile()
-        return table(self.task.model.config, length=length, rows=rows, compiled=compiled)
+        length = batch.tokens.shape[-1]
+        return table(self.task.config, length=length, rows=batch.tokens.size // length, compiled=compiled)
 
-    def start(self, params: Any | None = None) -> TrainState:
-        """Return the state at step 0, from these parameters, whose memory it takes over, or from new ones."""
+    def start(self) -> TrainState:
+        """Return the state at step 0, which takes over the memory of the task's parameters."""
 
         def begin(params: Any) -> TrainState:
-            return dataclasses.replace(TrainState.create(params, self.optimizer), params=None)
+            return replace(TrainState.create(params, self.optimizer), params=None, frozen=None)
 
         with clear_errors():
-            if params is None:
-                params = init_params(self.task.model, seed=self.flags.seed, shardings=self.shardings.params)
-            params = jax.device_put(params, self.shardings.params)
-            rest = jax.jit(begin, out_shardings=dataclasses.replace(self.shardings, params=None))(params)
-            return dataclasses.replace(rest, params=params)
+            params, frozen = self._begin()
+            rest = jax.jit(begin, out_shardings=replace(self.shardings, params=None, frozen=None))(params)
+            return replace(rest, params=params, frozen=frozen)
+
+    def resume(self, checkpoints: Checkpoints, step: int) -> TrainState:
+        """Return the state that was saved at a step; what is not trained is the task's."""
+        with clear_errors():
+            like = replace(self.abstract, frozen=self._begin()[1]) if self.abstract.frozen else self.abstract
+            return checkpoints.restore(like, step)
 
     def fit(self, folder: Path, begin: TrainState, progress: Progress, checkpoints: Checkpoints) -> TrainState:
         """Train up to `max_iters`, or to the step in which a signal comes; all that is written goes into `folder`.
@@ -137,7 +149,7 @@ class Trainer:
                 streak = metrics.streak
                 if done == begun + 1:
                     meter.first_step(metrics.loss)
-                progress = dataclasses.replace(progress, step=done)
+                progress = replace(progress, step=done)
                 last = done == flags.max_iters or stop.requested(done)
                 if done % flags.log_interval == 0 or done == flags.max_iters:
                     self._log(done, metrics, log, meter)
@@ -157,7 +169,13 @@ class Trainer:
             meter.say(f"{stop.reason}: stopped and saved at step {progress.step}; --init_from resume goes on from here")
         return state
 
-    def _put_batch(self, index: int) -> Batch:
+    def _begin(self) -> tuple[Any, Any]:
+        """Return the task's parameters, those that are trained and the others, each where it belongs."""
+        shardings = self.shardings.params, self.shardings.frozen
+        params = self.task.begin(join(*shardings))
+        return jax.device_put(split(params, self.task.moves), shardings)
+
+    def _put_batch(self, index: int) -> Any:
         return put_batch(self.mesh, self.task.batches(index))
 
     def _open_log(self, folder: Path, step: int) -> MetricsLog | NoMetrics:
@@ -172,26 +190,35 @@ class Trainer:
         return gather(time.monotonic() - saved > 60 * self.flags.save_minutes)[0]
 
     def _meter(self, step: int) -> Meter:
-        length = self.task.batches(step).tokens.shape[1]
-        rows = self.flags.batch_size * self.flags.gradient_accumulation_steps
-        flops = flops_per_token(self.task.model.config, length)
-        return Meter(step=step, until=self.flags.max_iters, tokens_per_step=rows * length, flops_per_token=flops)
+        # Of this process's rows; all processes have as many.
+        tokens = self.task.batches(step).tokens
+        # Of an update that moves a part of the model the arithmetic is not known.
+        whole = all(self.task.moves(parameter.path) for parameter in self.task.parameters)
+        return Meter(
+            step=step,
+            until=self.flags.max_iters,
+            tokens_per_step=tokens.size * host_shard(self.mesh)["num_shards"],
+            flops_per_token=flops_per_token(self.task.config, tokens.shape[-1]) if whole else None,
+        )
 
     def _evaluate(self, state: TrainState, progress: Progress, log: MetricsLog | NoMetrics, meter: Meter) -> Progress:
         with meter.paused():
-            batches = (put_batch(self.mesh, self.task.evaluation(i)) for i in range(self.flags.eval_iters))
-            loss = self.evaluate(state.params, batches)
-        log.write(progress.step, "val", loss=loss)
-        meter.say(f"step {progress.step}: val loss {loss:.4f}")
-        return progress.evaluated(loss)
+            batches = (put_batch(self.mesh, self.task.evaluation(i)) for i in range(self.task.evaluations))
+            found = self.evaluate(state.whole, batches)
+        log.write(progress.step, "val", **found)
+        meter.say(f"step {progress.step}: " + ", ".join(f"val {name} {value:.4f}" for name, value in found.items()))
+        return progress.evaluated(found["loss"])
 
     def _log(self, done: int, metrics: StepMetrics, log: MetricsLog | NoMetrics, meter: Meter) -> None:
         loss, norm, skipped = float(metrics.loss), float(metrics.grad_norm), int(metrics.skipped)
         speed, mfu, left = meter.read(done)
         with meter.paused():
             rate = float(np.asarray(self.schedule(metrics.updates)))
-        log.write(done, "train", loss=loss, lr=rate, grad_norm=norm, skipped=skipped, tokens_per_s=speed, mfu=mfu)
+        more = {name: float(value) for name, value in metrics.metrics.items()}
+        row = {"loss": loss, **more, "lr": rate, "grad_norm": norm, "skipped": skipped}
+        log.write(done, "train", **row, tokens_per_s=speed, mfu=mfu)
         parts = [f"step {done}/{self.flags.max_iters}", f"loss {loss:.4f}", f"lr {rate:.2e}"]
+        parts += [f"{name} {more[name]:.3f}" for name in ("accuracy",) if name in more]
         parts += [] if speed is None else [f"{speed:,.0f} tokens/s", f"{duration(left)} left"]
         parts += [] if mfu is None else [f"MFU {mfu:.1%}"]
         parts += [] if skipped == 0 else [f"skipped {skipped}"]

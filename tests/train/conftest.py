@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from jaxgpt.mesh import make_mesh
+from jaxgpt.model.atlas import parameters
 from jaxgpt.model.config import GPTConfig
 from jaxgpt.model.layers import GPT
 from jaxgpt.text.batches import Batch, random_batch
@@ -37,7 +38,7 @@ class TinyRun:
 
     @cached_property
     def abstract(self) -> TrainState:
-        return abstract_state(make_mesh(), self.model, self.optimizer)
+        return abstract_state(make_mesh(), tuple(parameters(self.config)), self.optimizer)
 
     def begin(self) -> TrainState:
         """Return the state at step 0, in memory of its own, which steps may take over."""

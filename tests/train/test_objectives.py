@@ -56,4 +56,4 @@ def test_evaluation_is_the_mean_over_all_weights_of_all_batches():
 
     batches = [Batch(*np.full((2, 1, 1), n, np.int32), np.full((1, 1), n, np.float32)) for n in (1, 2, 5)]
     # Losses 1, 2, 5 with weights 1, 2, 5; a mean of means would be 8 / 3.
-    assert make_evaluate(objective)(jnp.ones(()), batches) == pytest.approx(30 / 8)
+    assert make_evaluate(objective)(jnp.ones(()), batches) == {"loss": pytest.approx(30 / 8)}
