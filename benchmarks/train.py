@@ -13,8 +13,7 @@ import jax
 from jax.sharding import Mesh
 
 from benchmarks.timing import Benchmark, Work, last
-from jaxgpt.cli.pretrain import pretrain_task
-from jaxgpt.cli.start import open_start
+from jaxgpt.cli.pretrain import prepare
 from jaxgpt.devices import start_devices
 from jaxgpt.mesh import make_mesh, put_batch
 from jaxgpt.model.config import GPTConfig
@@ -56,9 +55,8 @@ def describe(flags: TrainConfig) -> str:
 
 def begin(flags: TrainConfig) -> tuple[Task, Mesh]:
     """Return what `train.py` trains with these flags, and on what."""
-    config, params, corpus = open_start(flags, Path(flags.out_dir), resuming=False)
     mesh = make_mesh()
-    return pretrain_task(flags, config, params, corpus, mesh), mesh
+    return prepare(flags, Path(flags.out_dir), None).task(mesh), mesh
 
 
 def train_ours(flags: TrainConfig) -> tuple[Task, Iterator[TrainState]]:

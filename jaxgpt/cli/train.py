@@ -20,9 +20,10 @@ OF_THE_COMMAND = {"init_from", "out_dir", "overwrite", "dry_run", "ignore_data_c
 def main(argv: Sequence[str] | None = None) -> None:
     """Train a model from the command line."""
     flags = read_flags(argv)
-    from jaxgpt.cli.pretrain import pretrain
+    from jaxgpt.cli.pretrain import prepare
+    from jaxgpt.cli.run import train
 
-    pretrain(flags)
+    train(flags, "pretrain", prepare)
 
 
 def read_flags(argv: Sequence[str] | None = None) -> TrainConfig:

@@ -55,8 +55,8 @@ class OptimizerConfig:
 
 
 @dataclass(frozen=True)
-class TrainConfig(OptimizerConfig):
-    """A whole run. What describes the model is none where the preset, or the model that it starts from, decides.
+class RunConfig(OptimizerConfig):
+    """What every stage's run is asked.
 
     Raises:
         UsageError: a value out of range, or two that contradict each other.
@@ -67,29 +67,9 @@ class TrainConfig(OptimizerConfig):
     init_from: str = flag(
         "scratch", "scratch; resume: the run in out_dir; auto: resume if there is one; or a model: gpt2 …, a folder"
     )
-    dataset: str = flag(
-        "plays", "a file or folder of text or .bin tokens; or by name: plays, shakespeare, openwebtext, fineweb"
-    )
-    tokenizer: str | None = flag(
-        None, "char, gpt2, bpe (trained on the data) or a folder; none: the model's own, or char"
-    )
-    bpe_vocab_size: int | None = flag(None, "tokens of a trained BPE; none: 4096")
-    val_fraction: float | None = flag(None, "of the text, for validation; none: 0.1, of openwebtext and fineweb 0.0005")
-    cache_dir: str | None = flag(None, "where token files and downloads are kept; none: ~/.cache/jaxgpt")
     ignore_data_change: bool = flag(False, "resume although the data is not what the run began with")
-
-    preset: str | None = flag(None, "a named model to begin from scratch with; none: shakespeare-char-cpu")
-    n_layer: int | None = flag(None, "layers")
-    n_head: int | None = flag(None, "attention heads")
-    n_embd: int | None = flag(None, "width of the residual stream")
-    n_inner: int | None = flag(None, "width of the feed-forward layers")
     block_size: int | None = flag(None, "tokens in a row of a batch, and the context of a new model")
     dropout: float | None = flag(None, "all three dropout rates")
-    bias: bool | None = flag(None, "biases in linear layers and layer norms")
-    activation_function: str | None = flag(None, "the feed-forward layers', by HF's names")
-    position_embedding: str | None = flag(None, "learned or sinusoidal")
-    norm_position: str | None = flag(None, "pre (GPT-2) or post (the original transformer)")
-    tie_word_embeddings: bool | None = flag(None, "whether the LM head is the embedding table")
 
     batch_size: int = flag(12, "rows of a micro-batch, over all devices")
     gradient_accumulation_steps: int = flag(1, "micro-batches in an update")
@@ -105,12 +85,11 @@ class TrainConfig(OptimizerConfig):
     distributed: bool = flag(False, "one of several processes of a run: join the others")
 
     eval_interval: int = flag(250, "updates between evaluations")
-    eval_iters: int = flag(100, "batches in an evaluation, always the same, spread evenly over the validation data")
+    eval_iters: int = flag(100, "batches in an evaluation, always the same")
     log_interval: int = flag(10, "updates between rows of metrics")
     save_interval: int = flag(250, "updates between checkpoints")
     save_minutes: float | None = flag(None, "also save when this many minutes have gone by")
     keep: int = flag(2, "latest checkpoints to keep, beside the best")
-    sample_tokens: int = flag(300, "length of the sample at the end")
     tensorboard: bool = flag(True, "write event files")
     wandb: str | None = flag(None, "wandb project to send metrics to")
     dry_run: bool = flag(False, "print parameters, memory and arithmetic, and end")
@@ -120,24 +99,68 @@ class TrainConfig(OptimizerConfig):
         for name in ("batch_size", "gradient_accumulation_steps", "max_skips", "fsdp", "tensor", "eval_interval",
                      "eval_iters", "log_interval", "save_interval", "keep"):  # fmt: skip
             check(self, name, lambda x: x >= 1, "a whole number from 1 up")
-        check(self, "bpe_vocab_size", lambda x: x is None or x >= 257, "257 or more: 256 bytes and the end of text")
-        check(self, "val_fraction", lambda x: x is None or 0 < x < 1, "above 0 and below 1, or none")
-        if self.bpe_vocab_size is not None and self.tokenizer != "bpe":
-            raise UsageError(f"--bpe_vocab_size {self.bpe_vocab_size}: only with --tokenizer bpe")
         if self.overwrite and self.init_from in ("resume", "auto"):
             raise UsageError(f"--overwrite: only when a run begins, and --init_from is {self.init_from}")
         check(self, "block_size", lambda x: x is None or x >= 1, "a whole number from 1 up")
+        check(self, "dropout", lambda x: x is None or 0 <= x < 1, "in [0, 1), or none")
         check(self, "seed", lambda x: 0 <= x < 2**32, "from 0 to 2^32 - 1")
-        check(self, "sample_tokens", lambda x: x >= 0, "a whole number from 0 up")
         check(self, "save_minutes", lambda x: x is None or 0 < x < math.inf, "a positive number, or none")
+
+    @property
+    def source(self) -> str:
+        """What a new run begins with."""
+        return "scratch" if self.init_from == "auto" else self.init_from
 
     def model(self, base: GPTConfig) -> GPTConfig:
         """Return `base` with what these flags say of the model."""
-        rates = dict.fromkeys(("resid_pdrop", "embd_pdrop", "attn_pdrop"), self.dropout)
+        rates = ("resid_pdrop", "embd_pdrop", "attn_pdrop")
+        return base if self.dropout is None else dataclasses.replace(base, **dict.fromkeys(rates, self.dropout))
+
+
+@dataclass(frozen=True)
+class TrainConfig(RunConfig):
+    """A run of pretraining. What describes the model is none where the preset, or the model it starts from, decides.
+
+    Raises:
+        UsageError: a value out of range, or two that contradict each other.
+    """
+
+    dataset: str = flag(
+        "plays", "a file or folder of text or .bin tokens; or by name: plays, shakespeare, openwebtext, fineweb"
+    )
+    tokenizer: str | None = flag(
+        None, "char, gpt2, bpe (trained on the data) or a folder; none: the model's own, or char"
+    )
+    bpe_vocab_size: int | None = flag(None, "tokens of a trained BPE; none: 4096")
+    val_fraction: float | None = flag(None, "of the text, for validation; none: 0.1, of openwebtext and fineweb 0.0005")
+    cache_dir: str | None = flag(None, "where token files and downloads are kept; none: ~/.cache/jaxgpt")
+
+    preset: str | None = flag(None, "a named model to begin from scratch with; none: shakespeare-char-cpu")
+    n_layer: int | None = flag(None, "layers")
+    n_head: int | None = flag(None, "attention heads")
+    n_embd: int | None = flag(None, "width of the residual stream")
+    n_inner: int | None = flag(None, "width of the feed-forward layers")
+    bias: bool | None = flag(None, "biases in linear layers and layer norms")
+    activation_function: str | None = flag(None, "the feed-forward layers', by HF's names")
+    position_embedding: str | None = flag(None, "learned or sinusoidal")
+    norm_position: str | None = flag(None, "pre (GPT-2) or post (the original transformer)")
+    tie_word_embeddings: bool | None = flag(None, "whether the LM head is the embedding table")
+    sample_tokens: int = flag(300, "length of the sample at the end")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check(self, "bpe_vocab_size", lambda x: x is None or x >= 257, "257 or more: 256 bytes and the end of text")
+        check(self, "val_fraction", lambda x: x is None or 0 < x < 1, "above 0 and below 1, or none")
+        check(self, "sample_tokens", lambda x: x >= 0, "a whole number from 0 up")
+        if self.bpe_vocab_size is not None and self.tokenizer != "bpe":
+            raise UsageError(f"--bpe_vocab_size {self.bpe_vocab_size}: only with --tokenizer bpe")
+
+    def model(self, base: GPTConfig) -> GPTConfig:
+        """Return `base` with what these flags say of the model."""
         names = ("n_layer", "n_head", "n_embd", "n_inner", "bias", "activation_function", "position_embedding",
                  "norm_position", "tie_word_embeddings")  # fmt: skip
-        changes = {**rates, **{name: getattr(self, name) for name in names}}
-        return dataclasses.replace(base, **{name: value for name, value in changes.items() if value is not None})
+        changes = {name: value for name in names if (value := getattr(self, name)) is not None}
+        return dataclasses.replace(super().model(base), **changes)
 
 
 def check(record: object, name: str, valid: Callable[[Any], bool], wanted: str) -> None:

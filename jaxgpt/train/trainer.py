@@ -21,7 +21,7 @@ from jaxgpt.model.atlas import Parameter
 from jaxgpt.model.config import GPTConfig
 from jaxgpt.train.budget import flops_per_token, table
 from jaxgpt.train.checkpoint import Checkpoints
-from jaxgpt.train.config import TrainConfig
+from jaxgpt.train.config import RunConfig
 from jaxgpt.train.loop import make_evaluate, run
 from jaxgpt.train.manifest import Progress, steps
 from jaxgpt.train.meter import Meter, duration
@@ -62,7 +62,7 @@ class Task:
 class Trainer:
     """A task made ready to run on all devices."""
 
-    def __init__(self, flags: TrainConfig, task: Task, mesh: Mesh) -> None:
+    def __init__(self, flags: RunConfig, task: Task, mesh: Mesh) -> None:
         """Lay everything out; nothing is compiled yet.
 
         Raises:
@@ -114,7 +114,9 @@ class Trainer:
             like = replace(self.abstract, frozen=self._begin()[1]) if self.abstract.frozen else self.abstract
             return checkpoints.restore(like, step)
 
-    def fit(self, folder: Path, begin: TrainState, progress: Progress, checkpoints: Checkpoints) -> TrainState:
+    def fit(
+        self, folder: Path, begin: TrainState, progress: Progress, checkpoints: Checkpoints
+    ) -> tuple[TrainState, Progress]:
         """Train up to `max_iters`, or to the step in which a signal comes; all that is written goes into `folder`.
 
         Args:
@@ -124,7 +126,7 @@ class Trainer:
             checkpoints: where to save.
 
         Returns:
-            The last state, which is saved.
+            The last state, which is saved, and how far the run has come.
 
         Raises:
             RunError: a file could not be written, too many updates in a row had to be skipped, the devices' memory
@@ -167,7 +169,7 @@ class Trainer:
             checkpoints.wait()
         if progress.step < flags.max_iters:
             meter.say(f"{stop.reason}: stopped and saved at step {progress.step}; --init_from resume goes on from here")
-        return state
+        return state, progress
 
     def _begin(self) -> tuple[Any, Any]:
         """Return the task's parameters, those that are trained and the others, each where it belongs."""

@@ -87,7 +87,7 @@ def test_a_dry_run_prints_the_budget_and_writes_nothing(folder, capsys, unchecke
     [
         (["--n_embd", "30", "--n_head", "4"], "n_embd 30 is not a multiple of n_head 4"),
         (["--n_layer", "0"], "n_layer is 0"),
-        (["--dropout", "1"], "is 1.0; a dropout rate lies in [0, 1)"),
+        (["--dropout", "1"], "dropout is 1.0; it must be in [0, 1)"),
         (["--learning_rate", "nan"], "learning_rate is nan"),
         (["--min_lr", "1"], "min_lr is 1.0; it must be from 0 to learning_rate 0.001"),
         (["--max_iters", "10", "--warmup_iters", "11"], "warmup_iters is 11; it must be from 0 to 10"),

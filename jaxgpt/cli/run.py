@@ -1,0 +1,163 @@
+"""A run of any stage from end to end: its folder, its job, the loop, and what came of it."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import jax
+from jax.sharding import Mesh
+
+from jaxgpt.devices import start_devices
+from jaxgpt.errors import UsageError
+from jaxgpt.hosts import gather, refuse_disagreement, together
+from jaxgpt.mesh import make_mesh
+from jaxgpt.model.atlas import count
+from jaxgpt.model.config import GPTConfig
+from jaxgpt.text.tokenizers import Tokenizer
+from jaxgpt.train.checkpoint import Checkpoints, quiet_traces, sweep
+from jaxgpt.train.config import RunConfig
+from jaxgpt.train.folder import hold, holds_run, move_aside, read_record, versions, write_record
+from jaxgpt.train.manifest import Progress, latest, steps
+from jaxgpt.train.trainer import Task, Trainer
+
+Record = Mapping[str, Any]
+"""What a run's config.json holds."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a stage makes of its flags, before anything is compiled.
+
+    Attributes:
+        config: the model's.
+        tokenizer: stored with the run.
+        data: hashes of all that decides the batches; a resumed run's must be the same.
+        about: lines that say on what it is trained.
+        task: mesh → what the loop does.
+        show: all parameters at the end → what is printed; called in every process.
+        files: writes what else a new run's folder needs.
+        record: more entries of the run's record.
+    """
+
+    config: GPTConfig
+    tokenizer: Tokenizer
+    data: Mapping[str, str]
+    about: Sequence[str]
+    task: Callable[[Mesh], Task]
+    show: Callable[[Any], None]
+    files: Callable[[Path], None] = lambda folder: None
+    record: Mapping[str, Any] = field(default_factory=dict)
+
+
+Stage = Callable[[Any, Path, Record | None], Job]
+"""(flags, the run's folder, its record if it goes on or None) → job.
+
+Raises UsageError where model, tokenizer, data and flags don't fit each other, or don't fit the run that goes on.
+"""
+
+
+def train(flags: RunConfig, stage: str, prepare: Stage) -> None:
+    """Train as the flags say, and show what came of it."""
+    start_devices(flags.device, distributed=flags.distributed, debug_nans=flags.debug_nans)
+    quiet_traces()
+    folder = Path(flags.out_dir)
+    with use_folder(flags, folder) as begun:
+        if begun is not None and begun.step >= flags.max_iters:
+            print(f"{folder} is already done: step {begun.step} of {flags.max_iters}")
+            return
+        with together():
+            record = None if begun is None else read_record(folder)
+            job = prepare(flags, folder, record)
+            if record is not None and not flags.ignore_data_change:
+                advice = "; --ignore_data_change to go on all the same"
+                refuse_differences(folder, record.get("data") or {}, job.data, advice)
+        refuse_disagreement(run_record(flags, job))
+        mesh = make_mesh(fsdp=flags.fsdp, tensor=flags.tensor)
+        trainer = Trainer(flags, job.task(mesh), mesh)
+        if flags.dry_run:
+            print(trainer.budget())
+            return
+        with together():
+            if jax.process_index() == 0:
+                record_start(flags, stage, folder, job, record)
+        describe(job)
+        checkpoints = Checkpoints(folder, keep=flags.keep)
+        state = trainer.start() if begun is None else trainer.resume(checkpoints, begun.step)
+        state, progress = trainer.fit(folder, state, begun or Progress(0), checkpoints)
+        if progress.step == flags.max_iters:
+            job.show(state.whole)
+
+
+@contextmanager
+def use_folder(flags: RunConfig, folder: Path) -> Iterator[Progress | None]:
+    """Hold the run's folder, and give what it has of a run to resume; a dry run leaves the folder alone."""
+    begun, new = None, flags.init_from not in ("resume", "auto")
+    with ExitStack() as held:
+        with together():
+            if jax.process_index() == 0:
+                if not flags.dry_run:
+                    held.enter_context(hold(folder, new=new and not flags.overwrite))
+                begun = None if new else find_begun(flags, folder)
+                if not new and not flags.dry_run:
+                    sweep(folder, 0 if begun is None else begun.step)
+        begun = gather(None if begun is None else dataclasses.asdict(begun))[0]
+        yield None if begun is None else Progress(**begun)
+
+
+def find_begun(flags: RunConfig, folder: Path) -> Progress | None:
+    """Return the newest good checkpoint's progress; None if the run is to begin.
+
+    Raises:
+        UsageError: there is none to resume, or all are damaged.
+    """
+    begun = latest(folder)
+    if begun is None:
+        if steps(folder):
+            raise UsageError(f"--init_from {flags.init_from}: every checkpoint in {folder} is damaged")
+        if flags.init_from == "resume":
+            raise UsageError(f"--init_from resume: {folder} holds no checkpoint; begin anew with --overwrite or auto")
+        print(f"note: {folder} holds no checkpoint yet; starting from {flags.source}")
+    return begun
+
+
+def record_start(flags: RunConfig, stage: str, folder: Path, job: Job, record: Record | None) -> None:
+    """Write what the run is defined by, so that nothing else is needed to resume it or to generate from it."""
+    if record is None:
+        if holds_run(folder):  # --overwrite, and nothing was wrong
+            move_aside(folder)
+        job.tokenizer.save(folder)
+        job.files(folder)
+    flags_now = dataclasses.asdict(flags)
+    write_record(folder, job.config, stage=stage, flags=flags_now, data=dict(job.data), **job.record)
+
+
+def run_record(flags: RunConfig, job: Job) -> dict[str, Any]:
+    """Return all that must be the same in every process of a run; paths may differ from host to host."""
+    own = {"out_dir", "cache_dir", "dataset", "device"}
+    record = {**dataclasses.asdict(flags), **dataclasses.asdict(job.config), **job.data, **versions()}
+    return {name: value for name, value in record.items() if name not in own}
+
+
+def describe(job: Job) -> None:
+    """Say what is about to be trained on what."""
+    config = job.config
+    print(
+        f"model: {config.n_layer} layers, {config.n_head} heads, width {config.n_embd}, context {config.n_positions};"
+    )
+    print(f"       {count(config)['total']:,} parameters on {jax.device_count()} x {jax.devices()[0].device_kind}")
+    for line in job.about:
+        print(line)
+
+
+def refuse_differences(where: object, before: Any, now: Any, advice: str = "") -> None:
+    """Raise a UsageError that lists the fields in which two records differ."""
+    before, now = (x if isinstance(x, dict) else dataclasses.asdict(x) for x in (before, now))
+    names = [name for name in {**before, **now} if before.get(name) != now.get(name)]
+    differences = [f"{name} is {now.get(name)}, was {before.get(name)}" for name in names]
+    if differences:
+        raise UsageError(f"{where} does not fit what is asked: {'; '.join(differences)}{advice}")
