@@ -33,7 +33,9 @@ class Labelled:
 class Pairs:
     """Two answers to each prompt, 0 the chosen one and 1 the rejected, each in a row of its own behind the prompt.
 
-    The pair is the leading axis, so that accumulation and sharding split pairs and never the two halves of one.
+    The pair is the leading axis, so that accumulation and sharding split pairs and never the two halves of one. All
+    pairs weigh the same in the loss, but for those whose `weights` are 0 throughout: these only fill a batch up, and
+    count for nothing.
 
     Attributes:
         tokens: (B, 2, T) int32, prompt and answer, padded on the right.

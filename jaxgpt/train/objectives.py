@@ -35,8 +35,11 @@ class Sums:
     metrics: Mapping[str, tuple[Float[Array, ""], Float[Array, ""]]] = flax.struct.field(default_factory=dict)
 
 
-Objective = Callable[[Params, Batch, Array | None], Sums]
-"""(parameters, batch, random key or None) → sums; without a key nothing is dropped, as in evaluation."""
+Objective = Callable[[Params, Any, Array | None], Sums]
+"""(parameters, batch, random key or None) → sums; without a key nothing is dropped, as in evaluation.
+
+The batch is a record with the rows first in every array: `Batch`, `Labelled`, `Pairs`.
+"""
 
 
 def pretrain(model: GPT) -> Objective:

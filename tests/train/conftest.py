@@ -1,5 +1,6 @@
 """A run small enough for a test: a model of one layer, with dropout, on a text that counts."""
 
+from collections.abc import Callable
 from functools import cached_property
 from typing import Any
 
@@ -8,7 +9,7 @@ import numpy as np
 import pytest
 
 from jaxgpt.mesh import make_mesh
-from jaxgpt.model.atlas import parameters
+from jaxgpt.model.atlas import map_parameters, parameters
 from jaxgpt.model.config import GPTConfig
 from jaxgpt.model.layers import GPT
 from jaxgpt.text.batches import Batch, random_batch
@@ -51,3 +52,26 @@ class TinyRun:
 @pytest.fixture(scope="session")
 def tiny() -> TinyRun:
     return TinyRun()
+
+
+class Bigram(GPT):
+    """A model that sees one token only: for what does not depend on the blocks, which take seconds to compile."""
+
+    def hidden(self, tokens: Any, cache: Any = None, **_: Any) -> tuple[Any, Any]:
+        return self.wte(tokens), cache
+
+
+@pytest.fixture(scope="session")
+def bigram() -> type[GPT]:
+    return Bigram
+
+
+@pytest.fixture(scope="session")
+def draw() -> Callable[[GPTConfig], Any]:
+    """A function from a config to parameters that tell texts apart, as those of initialisation hardly do."""
+
+    def drawn(config: GPTConfig) -> Any:
+        generator = np.random.default_rng(0)
+        return map_parameters(config, lambda p: generator.normal(p.path[-1] == "scale", 0.3, p.shape).astype("f4"))
+
+    return drawn
