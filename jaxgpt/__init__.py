@@ -1,7 +1,7 @@
 """jaxgpt: the GPT-2 family in JAX and Flax, from text to a model that speaks.
 
 Shapes everywhere are written in one alphabet: B batch, T query time, S key time, D embed, H heads, K head dim,
-F mlp, V vocab, P positions, L layers, N labels.
+F mlp, V vocab, P positions, L layers, N labels, R rank of adapters.
 """
 
 from __future__ import annotations

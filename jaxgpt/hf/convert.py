@@ -5,12 +5,9 @@ The atlas has each parameter's name and shape on both sides; what it does not na
 
 from __future__ import annotations
 
-import json
-import math
 import os
 import re
-import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,19 +17,18 @@ import numpy as np
 from jax import Array
 from jax.tree_util import tree_leaves_with_path
 from jax.typing import DTypeLike
-from safetensors import SafetensorError
-from safetensors.numpy import save_file
 
-from jaxgpt.errors import RunError, UsageError
-from jaxgpt.hf.files import FLOAT_BYTES, Tensor, open_weights, read_json
+from jaxgpt.errors import UsageError
+from jaxgpt.hf.files import Tensor, by_name, fit, listed, open_weights, read_json, replace_files, writing
 from jaxgpt.hf.hub import locate
 from jaxgpt.hf.nanogpt import open_nanogpt
-from jaxgpt.model.atlas import map_parameters, parameters
+from jaxgpt.model.atlas import Parameter, map_parameters, parameters
 from jaxgpt.model.config import GPTConfig
 from jaxgpt.text import Tokenizer
 
 DTYPES = ("float32", "bfloat16", "float16")
 TABLE, HEAD = "wte.weight", "lm_head.weight"
+HEADS = (HEAD, "score.weight")
 # The causal mask, which older versions of transformers and nanoGPT stored with the weights.
 BUFFER = re.compile(r"h\.\d+\.attn\.(bias|masked_bias)")
 
@@ -69,7 +65,7 @@ def load_pretrained(
     leaves = {name: jnp.array(tensor.read(), dtype) for name, tensor in tensors.items()}
     # By its extremes, which NaN is among, and which take no memory.
     if bad := [name for name, leaf in leaves.items() if not jnp.isfinite(leaf.max() - leaf.min())]:
-        raise UsageError(f"{path}: {_listed('values that are not finite in ' + jnp.dtype(dtype).name, set(bad))[0]}")
+        raise UsageError(f"{path}: {listed('values that are not finite in ' + jnp.dtype(dtype).name, set(bad))[0]}")
     if config.tie_word_embeddings and HEAD in leaves and not _same(leaves[HEAD], leaves[TABLE]):
         # Versions of transformers disagree on which of the two to use then.
         raise UsageError(
@@ -87,6 +83,9 @@ def save_pretrained(
     tokenizer: Tokenizer | None = None,
 ) -> None:
     """Write a folder that `GPT2LMHeadModel.from_pretrained` of transformers opens.
+
+    With labels it is `GPT2ForSequenceClassification` that does. That one reads a row's scores at its last token that
+    isn't `pad_token_id`, and without such an id takes one row at a time.
 
     Config and weights are written beside their places and then moved into them. A model without biases gets zeros,
     which make the same function.
@@ -109,22 +108,11 @@ def save_pretrained(
     hf_config = config.to_hf()
     tensors = hf_tensors(config, params)
     hf_config["dtype"] = str(jnp.result_type(*tensors.values()))
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UsageError(f"{folder}: {error.strerror}") from None
-    named = {name if name == HEAD else f"transformer.{name}": tensor for name, tensor in tensors.items()}
-    weights, settings = folder / "model.safetensors", folder / "config.json"
-    try:
+    named = {full_name(name): tensor for name, tensor in tensors.items()}
+    with writing(folder):
         if tokenizer is not None:
             tokenizer.save(folder)
-        _beside(settings).write_text(json.dumps(hf_config, indent=2) + "\n", encoding="utf-8")
-        save_file(named, _beside(weights), {"format": "pt"})
-        shutil.copymode(_beside(settings), _beside(weights))  # safetensors makes files for their owner only
-        os.replace(_beside(weights), weights)
-        os.replace(_beside(settings), settings)
-    except (SafetensorError, OSError) as error:
-        raise RunError(f"{folder}: {error}") from None
+        replace_files(folder / "model.safetensors", named, folder / "config.json", hf_config)
 
 
 def cut_padding(config: GPTConfig, params: Mapping[str, Any], vocab_size: int) -> tuple[GPTConfig, Mapping[str, Any]]:
@@ -138,8 +126,7 @@ def cut_padding(config: GPTConfig, params: Mapping[str, Any], vocab_size: int) -
     """
     if config.vocab_size <= vocab_size:
         return config, params
-    hf_tensors(config, params)  # raises
-    leaves = {tuple(key.key for key in path): leaf for path, leaf in tree_leaves_with_path(params)}
+    leaves = leaves_of(params, parameters(config))
     config = replace(config, vocab_size=vocab_size)
     return config, map_parameters(config, lambda p: leaves[p.path][tuple(slice(size) for size in p.shape)])
 
@@ -157,6 +144,9 @@ def open_pretrained(path: Path, *, allow_pickle: bool = False) -> tuple[GPTConfi
         except UsageError as error:
             raise UsageError(f"{path / 'config.json'}: {error}") from None
         tensors = open_weights(path, allow_pickle=allow_pickle)
+        if config.labels is not None and all(tensor.name != HEAD for tensor in tensors):
+            # HF's model that scores has no LM head; ours then takes the table, whatever the config says.
+            config = replace(config, tie_word_embeddings=True)
     else:
         config, tensors = open_nanogpt(checkpoint, allow_pickle=allow_pickle)
     try:
@@ -167,46 +157,16 @@ def open_pretrained(path: Path, *, allow_pickle: bool = False) -> tuple[GPTConfi
 
 def match(config: GPTConfig, tensors: list[Tensor]) -> dict[str, Tensor]:
     """Return tensors by their names in a `GPT2Model`, one for each parameter of the config and none left over."""
-    found: dict[str, Tensor] = {}
-    problems = []
-    for tensor in tensors:
-        name = tensor.name.replace("_orig_mod.", "").removeprefix("transformer.")
-        if BUFFER.fullmatch(name):
-            continue
-        if name in found:
-            problems.append(f"{name} is there twice, as {found[name].name} and {tensor.name}")
-        found[name] = tensor
-    required = {parameter.hf_name for parameter in parameters(config)}
+    found = by_name(tensors, lambda name: name.replace("_orig_mod.", "").removeprefix("transformer."))
+    found = {name: tensor for name, tensor in found.items() if not BUFFER.fullmatch(name)}
     shapes = {p.hf_name: p.shape for p in parameters(replace(config, tie_word_embeddings=False))}
-    problems += _listed("missing", required - found.keys())
-    problems += _listed("not of this model", found.keys() - shapes.keys())
-    for name in shapes.keys() & found.keys():
-        if found[name].shape != shapes[name]:
-            problems.append(f"{name} has shape {found[name].shape}; the config makes it {shapes[name]}")
-        if found[name].dtype not in FLOAT_BYTES:
-            problems.append(f"{name} is {found[name].dtype}; valid are {', '.join(FLOAT_BYTES)}")
-    if problems:
-        more = f"; and {len(problems) - 5} more" if len(problems) > 5 else ""
-        raise UsageError("; ".join(sorted(problems)[:5]) + more)
-    # A pickle can describe a large tensor, or many, over a few bytes.
-    needed = sum(math.prod(shapes[name]) * FLOAT_BYTES[found[name].dtype] for name in required)
-    there = sum(file.stat().st_size for file in {tensor.file for tensor in tensors})
-    if needed > there:
-        raise UsageError(f"the weights would take {needed} bytes, but the files have {there}")
+    fit(found, shapes, optional=shapes.keys() - {parameter.hf_name for parameter in parameters(config)})
     return found
 
 
 def hf_tensors(config: GPTConfig, params: Mapping[str, Any]) -> dict[str, np.ndarray]:
     """Return every tensor of HF's model by its name in a `GPT2Model`; on CPU they share the parameters' memory."""
-    leaves = {tuple(key.key for key in path): leaf for path, leaf in tree_leaves_with_path(params)}
-    shapes = {parameter.path: parameter.shape for parameter in parameters(config)}
-    problems = _listed("missing", {"/".join(path) for path in shapes.keys() - leaves.keys()})
-    problems += _listed("not of this config", {"/".join(path) for path in leaves.keys() - shapes.keys()})
-    for path in shapes.keys() & leaves.keys():
-        if leaves[path].shape != shapes[path]:
-            problems.append(f"{'/'.join(path)} has shape {leaves[path].shape}; the config makes it {shapes[path]}")
-    if problems:
-        raise UsageError(f"the parameters do not fit the config: {'; '.join(sorted(problems)[:5])}")
+    leaves = leaves_of(params, parameters(config))
     dtype = next(iter(leaves.values())).dtype
     # HF's layers always have biases.
     return {
@@ -215,14 +175,28 @@ def hf_tensors(config: GPTConfig, params: Mapping[str, Any]) -> dict[str, np.nda
     }
 
 
+def leaves_of(params: Mapping[str, Any], parameters: Iterable[Parameter]) -> dict[tuple[str, ...], Any]:
+    """Return a tree's leaves by their paths, one for each of the parameters and none left over.
+
+    Raises:
+        UsageError: they do not fit.
+    """
+    leaves = {tuple(key.key for key in path): leaf for path, leaf in tree_leaves_with_path(params)}
+    shapes = {parameter.path: parameter.shape for parameter in parameters}
+    problems = listed("missing", {"/".join(path) for path in shapes.keys() - leaves.keys()})
+    problems += listed("not of this config", {"/".join(path) for path in leaves.keys() - shapes.keys()})
+    for path in shapes.keys() & leaves.keys():
+        if leaves[path].shape != shapes[path]:
+            problems.append(f"{'/'.join(path)} has shape {leaves[path].shape}; the config makes it {shapes[path]}")
+    if problems:
+        raise UsageError(f"the parameters do not fit the config: {'; '.join(sorted(problems)[:5])}")
+    return leaves
+
+
+def full_name(hf_name: str) -> str:
+    """Return the name in a model with heads of what has this one in a `GPT2Model`."""
+    return hf_name if hf_name in HEADS else f"transformer.{hf_name}"
+
+
 def _same(a: Array, b: Array) -> bool:
     return bool(jnp.array_equal(a, b, equal_nan=True))
-
-
-def _beside(file: Path) -> Path:
-    return file.with_name(f".{file.name}.tmp")
-
-
-def _listed(what: str, names: set[str]) -> list[str]:
-    shown = ", ".join(sorted(names)[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
-    return [f"{what}: {shown}"] if names else []

@@ -1,13 +1,18 @@
 """Files of weights: what their headers promise, checked before memory is asked for, and tensors read one by one.
 
-Nothing here knows a model. A file is someone else's data: whatever is wrong with it becomes one `UsageError`.
+Nothing here knows a model. A file is someone else's data: whatever is wrong with it becomes one `UsageError`. New
+files are written beside their places and then moved into them.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
+import math
+import os
+import shutil
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,8 +20,9 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
 
-from jaxgpt.errors import UsageError
+from jaxgpt.errors import RunError, UsageError
 
 JSON_LIMIT = 2**24
 FLOAT_BYTES = {"F16": 2, "BF16": 2, "F32": 4, "F64": 8}
@@ -117,6 +123,70 @@ def torch_tensors(file: Path, state: Any) -> list[Tensor]:
     ]
 
 
+def by_name(tensors: Iterable[Tensor], rename: Callable[[str], str]) -> dict[str, Tensor]:
+    """Return tensors by what `rename` makes of their names."""
+    found: dict[str, Tensor] = {}
+    for tensor in tensors:
+        name = rename(tensor.name)
+        if name in found:
+            raise UsageError(f"{name} is there twice, as {found[name].name} and {tensor.name}")
+        found[name] = tensor
+    return found
+
+
+def fit(
+    found: Mapping[str, Tensor], shapes: Mapping[str, tuple[int, ...]], *, optional: Set[str] = frozenset()
+) -> None:
+    """Check that tensors have these shapes, that none is left over, and that only optional ones are missing.
+
+    Raises:
+        UsageError: they don't, or their files are too small for them.
+    """
+    required = shapes.keys() - optional
+    problems = listed("missing", required - found.keys()) + listed("not of this model", found.keys() - shapes.keys())
+    for name in shapes.keys() & found.keys():
+        if found[name].shape != shapes[name]:
+            problems.append(f"{name} has shape {found[name].shape}; the config makes it {shapes[name]}")
+        if found[name].dtype not in FLOAT_BYTES:
+            problems.append(f"{name} is {found[name].dtype}; valid are {', '.join(FLOAT_BYTES)}")
+    if problems:
+        more = f"; and {len(problems) - 5} more" if len(problems) > 5 else ""
+        raise UsageError("; ".join(sorted(problems)[:5]) + more)
+    # A pickle can describe a large tensor, or many, over a few bytes.
+    needed = sum(math.prod(shapes[name]) * FLOAT_BYTES[found[name].dtype] for name in required)
+    there = sum(file.stat().st_size for file in {tensor.file for tensor in found.values()})
+    if needed > there:
+        raise UsageError(f"the weights would take {needed} bytes, but the files have {there}")
+
+
+def listed(what: str, names: Set[str]) -> list[str]:
+    """Return a list with one problem that these names have, or with none if there are no names."""
+    shown = ", ".join(sorted(names)[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+    return [f"{what}: {shown}"] if names else []
+
+
+@contextlib.contextmanager
+def writing(folder: Path) -> Iterator[None]:
+    """Make a folder to write into, and make one clear error of what fails there."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"{folder}: {error.strerror}") from None
+    try:
+        yield
+    except (SafetensorError, OSError) as error:
+        raise RunError(f"{folder}: {error}") from None
+
+
+def replace_files(weights: Path, tensors: dict[str, np.ndarray], settings: Path, values: Mapping[str, Any]) -> None:
+    """Write tensors and a JSON object; neither file is ever there in part."""
+    _beside(settings).write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+    save_file(tensors, _beside(weights), {"format": "pt"})
+    shutil.copymode(_beside(settings), _beside(weights))  # safetensors makes files for their owner only
+    os.replace(_beside(weights), weights)
+    os.replace(_beside(settings), settings)
+
+
 def read_json(file: Path) -> dict[str, Any]:
     """Return a JSON file's object."""
     try:
@@ -132,6 +202,10 @@ def read_json(file: Path) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise UsageError(f"{file}: holds a {type(value).__name__}; it must be an object")
     return value
+
+
+def _beside(file: Path) -> Path:
+    return file.with_name(f".{file.name}.tmp")
 
 
 def _shards(index: Path) -> list[Path]:

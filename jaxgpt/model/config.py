@@ -23,6 +23,7 @@ Activation = Literal[
 # The embedding table of the largest model anyone trains is far below these; a config above them is a mistake or
 # an attack, and must be refused before memory is asked for.
 LIMITS = {"vocab_size": 2**24, "n_positions": 2**24, "n_embd": 2**17, "n_inner": 2**20, "n_layer": 2**12}
+LABELS_LIMIT = 2**16
 
 
 @dataclass(frozen=True)
@@ -192,9 +193,13 @@ class GPTConfig:
 
 def _read_labels(hf: Mapping[str, Any]) -> tuple[str, ...] | None:
     """Return the labels of a config whose architecture has a head for them; others list labels without meaning."""
-    if SCORING not in (hf.get("architectures") or ()):
+    architectures = hf.get("architectures")
+    if not isinstance(architectures, list) or SCORING not in architectures:
         return None
-    named = hf.get("id2label", {str(i): f"LABEL_{i}" for i in range(hf.get("num_labels", 2))})
+    count = hf.get("num_labels", 2)
+    if not _is_int(count) or not 1 <= count <= LABELS_LIMIT:
+        raise UsageError(f"num_labels is {count!r}; it must be a whole number from 1 to {LABELS_LIMIT}")
+    named = hf.get("id2label", {str(i): f"LABEL_{i}" for i in range(count)})
     try:
         return tuple(named[str(i)] for i in range(len(named)))
     except (KeyError, TypeError):

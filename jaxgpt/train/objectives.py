@@ -8,11 +8,14 @@ from collections.abc import Callable, Mapping
 from typing import Any, no_type_check
 
 import flax.struct
+import jax
 import optax
 from jax import Array
 from jaxtyping import Float
 
 from jaxgpt.model.layers import GPT
+from jaxgpt.model.lora import merge
+from jaxgpt.model.lora_config import LoRA
 from jaxgpt.text.batches import Batch
 
 Params = Any
@@ -58,3 +61,15 @@ def pretrain(model: GPT) -> Objective:
         return Sums((losses * batch.weights).sum(), batch.weights.sum())
 
     return objective
+
+
+def adapted(objective: Objective, lora: LoRA) -> Objective:
+    """Return the objective of a tree with adapters, which are merged first."""
+
+    def merged(params: Params, batch: Batch, key: Array | None) -> Sums:
+        if key is None:
+            return objective(merge(params, lora), batch, None)
+        own, rest = jax.random.split(key)
+        return objective(merge(params, lora, own), batch, rest)
+
+    return merged

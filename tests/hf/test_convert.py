@@ -16,7 +16,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import load_file, save_file
-from transformers import AutoTokenizer, GPT2LMHeadModel
+from transformers import AutoTokenizer, GPT2Config, GPT2ForSequenceClassification, GPT2LMHeadModel
 
 from jaxgpt.errors import UsageError
 from jaxgpt.hf.convert import load_pretrained, save_pretrained
@@ -30,6 +30,7 @@ CONFIG = GPTConfig(
 )
 UNTIED = replace(CONFIG, tie_word_embeddings=False)
 NO_BIAS = replace(CONFIG, bias=False)
+SCORING = replace(CONFIG, labels=("ham", "spam", "other"), pad_token_id=0)
 
 
 def init(config, dtype=jnp.float32):
@@ -71,7 +72,7 @@ def edit_tensors(folder, edit):
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
-@pytest.mark.parametrize("config", [CONFIG, UNTIED])
+@pytest.mark.parametrize("config", [CONFIG, UNTIED, SCORING, replace(SCORING, tie_word_embeddings=False)])
 def test_round_trip_is_exact(tmp_path, config, dtype):
     params = init(config, dtype)
     save_pretrained(tmp_path, config, params)
@@ -95,6 +96,45 @@ def test_transformers_opens_what_is_saved(tmp_path, config):
     with torch.inference_mode():
         theirs = model.eval()(torch.arange(16)[None]).logits.numpy()
     np.testing.assert_allclose(logits(config, params), theirs, atol=1e-4 * theirs.std())
+
+
+def scores(config, params, tokens):
+    """Return each row's scores at its last token that isn't padding."""
+    hidden, _ = GPT(config).apply({"params": params}, jnp.asarray(tokens), method="hidden")
+    last = (np.arange(tokens.shape[1]) * (tokens != config.pad_token_id)).argmax(-1)
+    return GPT(config).apply({"params": params}, hidden, method="scores")[np.arange(len(tokens)), last]
+
+
+def assert_same_scores(config, params, model):
+    tokens = np.arange(1, 33, dtype=np.int32).reshape(2, 16)
+    tokens[1, 9:] = config.pad_token_id
+    with torch.inference_mode():
+        theirs = model.eval()(torch.from_numpy(tokens).long()).logits.numpy()
+    np.testing.assert_allclose(scores(config, params, tokens), theirs, atol=1e-4 * theirs.std())
+
+
+@pytest.mark.parametrize("config", [SCORING, replace(SCORING, labels=("reward",), bias=False)], ids=["3", "1"])
+def test_transformers_opens_a_model_that_scores(tmp_path, config):
+    params = init(config)
+    save_pretrained(tmp_path, config, params)
+    model, info = GPT2ForSequenceClassification.from_pretrained(tmp_path, output_loading_info=True)
+    assert not info["missing_keys"] and not info["unexpected_keys"] and not info["mismatched_keys"]
+    assert tuple(model.config.id2label.values()) == config.labels
+    assert_same_scores(config, params, model)
+
+
+@pytest.mark.parametrize("labels", [("LABEL_0", "LABEL_1"), ("ham", "spam", "other")])
+@pytest.mark.parametrize("tied", [True, False])
+def test_a_model_of_transformers_that_scores_is_read(tmp_path, labels, tied):
+    settings = {key: value for key, value in CONFIG.to_hf().items() if key in ("vocab_size", "n_positions", "n_embd")}
+    hf = GPT2Config(
+        **settings, n_layer=2, n_head=2, pad_token_id=0, tie_word_embeddings=tied, id2label=dict(enumerate(labels))
+    )
+    model = GPT2ForSequenceClassification(hf)
+    model.save_pretrained(tmp_path)
+    config, params = load_pretrained(tmp_path)
+    assert config.labels == labels and config.tie_word_embeddings
+    assert_same_scores(config, params, model)
 
 
 def test_without_biases_comes_back_with_zeros(tmp_path):

@@ -84,6 +84,40 @@ def test_a_bad_value_is_named(name: str, value: object):
     assert name in str(refused.value) and repr(value) in str(refused.value)
 
 
+def test_labels_are_those_of_a_model_that_scores():
+    config = GPTConfig(labels=("ham", "spam"))
+    hf = json.loads(json.dumps(config.to_hf()))
+    assert GPTConfig.from_hf(hf) == config
+    assert GPTConfig.from_hf({**hf, "architectures": ["GPT2LMHeadModel"]}).labels is None
+    del hf["id2label"]
+    assert GPTConfig.from_hf(hf).labels == ("LABEL_0", "LABEL_1")
+    assert GPTConfig.from_hf({**hf, "num_labels": 1}).labels == ("LABEL_0",)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"num_labels": "two"},
+        {"num_labels": 2**40},
+        {"num_labels": 0},
+        {"id2label": {"1": "ham", "2": "spam"}},
+        {"id2label": None},
+        {"id2label": {}},
+        {"id2label": {"0": "ham", "1": "ham"}},
+        {"id2label": {"0": ""}},
+    ],
+    ids=str,
+)
+def test_bad_labels_are_named(values: dict):
+    with pytest.raises(UsageError, match="labels|id2label"):
+        GPTConfig.from_hf({"architectures": ["GPT2ForSequenceClassification"], **values})
+
+
+@pytest.mark.parametrize("architectures", [None, 3, "GPT2ForSequenceClassification", {}, [None]], ids=str)
+def test_other_architectures_have_no_labels(architectures: object):
+    assert GPTConfig.from_hf({"architectures": architectures}).labels is None
+
+
 def test_heads_must_divide_the_width():
     with pytest.raises(UsageError, match="n_embd 768 is not a multiple of n_head 7"):
         GPTConfig(n_head=7)
