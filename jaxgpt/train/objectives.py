@@ -35,8 +35,8 @@ class Sums:
     metrics: Mapping[str, tuple[Float[Array, ""], Float[Array, ""]]] = flax.struct.field(default_factory=dict)
 
 
-Objective = Callable[[Params, Batch, Array | None], Sums]
-"""(parameters, batch, random key or None) → sums; without a key nothing is dropped, as in evaluation."""
+Objective = Callable[[Params, Any, Array | None], Sums]
+"""(parameters, batch of its kind, random key or None) → sums; without a key nothing is dropped, as in evaluation."""
 
 
 def pretrain(model: GPT) -> Objective:
