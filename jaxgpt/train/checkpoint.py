@@ -193,7 +193,9 @@ def save_params(run: str | Path, config: GPTConfig, params: Any, **record: Any) 
 
 
 def _rest(state: TrainState) -> dict[str, Any]:
-    names = [field.name for field in dataclasses.fields(state) if field.name not in ("params", "frozen")]
+    # Nothing is carried by most stages, and then nothing of it is stored.
+    elsewhere = ("params", "frozen", *(() if jax.tree.leaves(state.carried) else ("carried",)))
+    names = [field.name for field in dataclasses.fields(state) if field.name not in elsewhere]
     return {name: getattr(state, name) for name in names}
 
 

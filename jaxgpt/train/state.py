@@ -35,6 +35,7 @@ class TrainState:
         params: f32 master weights, those that are trained.
         opt_state: the optimizer's.
         frozen: the other weights; they are not part of a checkpoint.
+        carried: a tree of what else a stage takes from one update to later ones; empty for most.
     """
 
     step: Int[Array, ""]
@@ -44,20 +45,25 @@ class TrainState:
     params: Any
     opt_state: Any
     frozen: Any
+    carried: Any = ()
 
     @classmethod
     def create(
-        cls, params: Any, optimizer: optax.GradientTransformation, moves: Callable[[LeafPath], bool] = lambda path: True
+        cls,
+        params: Any,
+        optimizer: optax.GradientTransformation,
+        moves: Callable[[LeafPath], bool] = lambda path: True,
+        carried: Any = (),
     ) -> "TrainState":
         """Begin at step 0 from these parameters, of which those move for whose path `moves` is true."""
 
-        def begin(params: Any, frozen: Any) -> "TrainState":
+        def begin(params: Any, frozen: Any, carried: Any) -> "TrainState":
             zero = jnp.zeros((), jnp.int32)
             losses = jnp.full(SPIKE_WINDOW, jnp.inf, jnp.float32)
-            return cls(zero, zero, zero, losses, params, optimizer.init(params), frozen)
+            return cls(zero, zero, zero, losses, params, optimizer.init(params), frozen, carried)
 
         # Compiled, because JAX gives equal scalars one buffer otherwise, and a buffer can't be donated twice.
-        return jax.jit(begin)(*split(params, moves))
+        return jax.jit(begin)(*split(params, moves), carried)
 
     @property
     def whole(self) -> Any:
@@ -89,10 +95,11 @@ def abstract_state(
     parameters: Sequence[Parameter],
     optimizer: optax.GradientTransformation,
     moves: Callable[[LeafPath], bool] = lambda path: True,
+    carried: Any = (),
 ) -> TrainState:
     """Return a state of shapes, dtypes and shardings only: moments lie with their parameters, scalars everywhere."""
     shapes = tree_of(parameters, lambda p: jax.ShapeDtypeStruct(p.shape, jnp.float32))
-    state = jax.eval_shape(lambda params: TrainState.create(params, optimizer, moves), shapes)
+    state = jax.eval_shape(lambda params: TrainState.create(params, optimizer, moves, carried), shapes)
     params, frozen = split(parameter_shardings(mesh, parameters), moves)
 
     def place(leaf: jax.ShapeDtypeStruct, sharding: NamedSharding) -> jax.ShapeDtypeStruct:

@@ -99,7 +99,8 @@ def make_step(
         bad = 1 - good.astype(jnp.int32)
         skipped, streak = state.skipped + bad, (state.streak + 1) * bad
         metrics = StepMetrics(mean, norm, state.step - state.skipped, skipped, streak, means(sums))
-        return TrainState(state.step + 1, skipped, streak, losses, params, opt_state, state.frozen), metrics
+        rest = state.frozen, state.carried
+        return TrainState(state.step + 1, skipped, streak, losses, params, opt_state, *rest), metrics
 
     return step
 

@@ -1,0 +1,105 @@
+"""What PPO and GRPO are asked to do: a frozen record whose fields are also flags. Nothing here imports JAX."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+from jaxgpt.errors import UsageError
+from jaxgpt.flags import flag
+from jaxgpt.train.config import check
+
+KLEstimator = Literal["k1", "k3"]
+
+
+@dataclass(frozen=True)
+class PPOConfig:
+    """Learning from rewards for whole responses; an iteration is a rollout and the updates made from it.
+
+    PPO (Schulman et al. 2017) as Huang et al. 2024 describe it for language models: the penalty for leaving the
+    reference is part of each token's reward. GRPO (Shao et al. 2024): no values, responses to one prompt are
+    measured against each other, and the penalty, by k3, is part of the loss; tokens weigh the same in all responses.
+
+    Raises:
+        UsageError: a value out of range, or two that contradict each other.
+    """
+
+    algorithm: Literal["ppo", "grpo"] = flag("ppo", "ppo: advantages from a value head; grpo: from groups")
+    rollout_size: int = flag(64, "responses in an iteration")
+    group_size: int | None = flag(None, "responses to each prompt of an iteration; none: 1, with grpo 8")
+    max_new_tokens: int = flag(48, "longest response")
+    temperature: float = flag(1.0, "of sampling; losses are of the same distribution")
+    missing_end_penalty: float | None = flag(None, "subtracted from the score of a response that does not end")
+    kl_coef: float = flag(0.05, "weight of the divergence from the reference, with kl_target at the beginning")
+    kl_target: float | None = flag(None, "divergence of a whole response, in nats, that kl_coef adapts to")
+    kl_horizon: float = flag(10_000.0, "responses over which kl_coef adapts")
+    kl_estimator: KLEstimator = flag("k1", "k1: unbiased; k3: also never negative, of less variance")
+    whiten_rewards: bool = flag(False, "scale tokens' rewards to variance 1, keeping their mean")
+    whiten_advantages: bool = flag(True, "scale and shift advantages to mean 0 and variance 1")
+    gamma: float = flag(1.0, "discount from token to token")
+    lam: float = flag(0.95, "of generalised advantages: 0 trusts the values, 1 the rewards")
+    epochs: int = flag(4, "times that an iteration's responses are gone through")
+    minibatches: int = flag(4, "updates in each of these")
+    clip: float = flag(0.2, "how far a token's probability may be moved, as a ratio")
+    value_clip: float | None = flag(0.2, "how far a value may be moved; none: any distance")
+    value_coef: float = flag(0.1, "weight of the loss of values")
+    entropy_coef: float = flag(0.0, "weight of the bonus for entropy")
+
+    def __post_init__(self) -> None:
+        for name in ("rollout_size", "max_new_tokens", "epochs", "minibatches"):
+            check(self, name, lambda x: x >= 1, "a whole number from 1 up")
+        check(self, "group_size", lambda x: x is None or x >= 1, "a whole number from 1 up, or none")
+        for name in ("temperature", "kl_horizon", "clip"):
+            check(self, name, lambda x: 0 < x < math.inf, "a positive number")
+        for name in ("kl_target", "value_clip"):
+            check(self, name, lambda x: x is None or 0 < x < math.inf, "a positive number, or none")
+        for name in ("kl_coef", "value_coef", "entropy_coef"):
+            check(self, name, lambda x: 0 <= x < math.inf, "a number from 0 up")
+        penalty = "a number from 0 up, or none"
+        check(self, "missing_end_penalty", lambda x: x is None or 0 <= x < math.inf, penalty)
+        for name in ("gamma", "lam"):
+            check(self, name, lambda x: 0 <= x <= 1, "from 0 to 1")
+        for name, parts in (("minibatches", self.minibatches), ("group_size", self.responses_per_prompt)):
+            if over := self.rollout_size % parts:
+                near = [size for size in (self.rollout_size - over, self.rollout_size - over + parts) if size]
+                raise UsageError(
+                    f"rollout_size {self.rollout_size} can't be divided by {name} {parts}; "
+                    f"try {' or '.join(map(str, near))}"
+                )
+        if self.algorithm == "grpo":
+            self._check_grpo()
+        if self.kl_target is not None and self.kl_coef == 0:
+            raise UsageError(f"kl_target {self.kl_target}: kl_coef is 0, and a factor can't adapt it; begin above 0")
+
+    def _check_grpo(self) -> None:
+        if self.responses_per_prompt < 2:
+            raise UsageError(f"group_size is {self.group_size}; with grpo it must be 2 or more, to compare")
+        defaults = {field.name: field.default for field in dataclasses.fields(PPOConfig)}
+        for name in ("kl_target", "kl_horizon", "kl_estimator", "whiten_rewards", "whiten_advantages", "gamma", "lam",
+                     "value_clip", "value_coef"):  # fmt: skip
+            if getattr(self, name) != defaults[name]:
+                raise UsageError(f"{name} {getattr(self, name)}: only with algorithm ppo")
+
+    @property
+    def responses_per_prompt(self) -> int:
+        """Responses to each prompt of an iteration."""
+        if self.group_size is None:
+            return 8 if self.algorithm == "grpo" else 1
+        return self.group_size
+
+    @property
+    def prompts_per_rollout(self) -> int:
+        """Different places in the list of prompts that an iteration needs."""
+        return self.rollout_size // self.responses_per_prompt
+
+    @property
+    def minibatch_size(self) -> int:
+        """Responses in an update."""
+        return self.rollout_size // self.minibatches
+
+    @property
+    def updates(self) -> int:
+        """Updates in an iteration."""
+        return self.epochs * self.minibatches

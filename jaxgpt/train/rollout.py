@@ -1,0 +1,204 @@
+"""A rollout: prompts → sampled responses → scores → experience, by the policy as it is now.
+
+Everything is a function of (policy, coefficient, iteration), so there is nothing to save. Responses come from the
+decoder, whose programs are few (`bucket`); all else has one shape for the whole run, and is compiled once.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jaxtyping import Float
+
+from jaxgpt.decode.engine import generate
+from jaxgpt.errors import UsageError
+from jaxgpt.model.layers import GPT
+from jaxgpt.text.batches import Batch, pad_batch
+from jaxgpt.train.advantages import explained_variance, gae, group_advantages, token_rewards, whiten
+from jaxgpt.train.experience import Experience
+from jaxgpt.train.kl import estimate_kl
+from jaxgpt.train.objectives import Params
+from jaxgpt.train.policy import View, view
+from jaxgpt.train.ppo_config import PPOConfig
+from jaxgpt.train.reward_function import check_rewards
+
+Ids = Sequence[Sequence[int]]
+Scorer = Callable[[list[list[int]], list[list[int]]], np.ndarray]
+"""(prompts, responses), as ids, the end token included → a score for each response."""
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """What one rollout yields.
+
+    Attributes:
+        prompts, responses: ids, row by row; a response ends with the stop id that ended it.
+        scores: (B,) what the scorer gave.
+        experience: all that the updates read.
+        metrics: means over the responses, by their names; "kl" is in nats for a whole response.
+    """
+
+    prompts: list[list[int]]
+    responses: list[list[int]]
+    scores: np.ndarray
+    experience: Experience
+    metrics: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class Rollouts:
+    """Makes them: (policy's parameters, KL coefficient, iteration) → Rollout.
+
+    Attributes:
+        model: the policy; for PPO with a head of one label, the value.
+        config: what is asked for.
+        prompts: iteration → its prompts, `config.prompts_per_rollout` of them.
+        prompt_length: no prompt is longer.
+        scorer: gives responses their scores.
+        reference: the parameters of the model to stay near, in memory that no update takes over.
+        seed: of the samples.
+        stop_ids: ids that end a response.
+        vocab_size: see `Sampling`.
+        rows: how many are read at once to learn their probabilities, a divisor of `config.rollout_size`; None for as
+            many as in an update.
+        put: where such a part of a batch is to lie on the devices.
+
+    Raises:
+        UsageError: prompts and responses don't fit into the model's context, or the config asks for what the model
+            does not have.
+    """
+
+    model: GPT
+    config: PPOConfig
+    prompts: Callable[[int], Ids]
+    prompt_length: int
+    scorer: Scorer
+    reference: Params
+    seed: int
+    stop_ids: Sequence[int] = ()
+    vocab_size: int | None = None
+    rows: int | None = None
+    put: Callable[[Any], Any] = lambda batch: batch
+
+    def __post_init__(self) -> None:
+        config, context, labels = self.config, self.model.config.n_positions, self.model.config.labels
+        if (length := self.prompt_length + config.max_new_tokens) > context:
+            raise UsageError(
+                f"prompts of up to {self.prompt_length} tokens and max_new_tokens {config.max_new_tokens} make "
+                f"{length}, but the model's context is {context}"
+            )
+        if config.algorithm == "ppo" and (labels is None or len(labels) != 1):
+            raise UsageError(f"the policy's labels are {labels}; ppo needs one, for the value")
+        if config.missing_end_penalty is not None and not self.stop_ids:
+            raise UsageError(f"missing_end_penalty {config.missing_end_penalty}: no id ends a response")
+
+    def __call__(self, params: Params, coefficient: float, iteration: int) -> Rollout:
+        """Sample responses, have them scored, and work out what they teach.
+
+        Raises:
+            UsageError: a prompt is empty or too long.
+            RunError: the scorer did not give a finite number for each response.
+        """
+        config, prompts = self.config, self._checked_prompts(iteration)
+        responses = generate(
+            self.model.config,
+            params,
+            prompts,
+            max_new_tokens=config.max_new_tokens,
+            temperature=config.temperature,
+            vocab_size=self.vocab_size,
+            eos_token_id=self.stop_ids,
+            seed=int(np.random.SeedSequence([self.seed, iteration]).generate_state(1)[0]),
+            dtype=self.model.dtype,
+        )
+        scores = check_rewards("the scorer", self.scorer(prompts, responses), self._names(iteration))
+        ended = np.asarray([response[-1] in self.stop_ids for response in responses])
+        given = scores - np.where(ended, 0, config.missing_end_penalty or 0).astype(np.float32)
+
+        batch = self._lay_out(prompts, responses)
+        policy, reference = self._view(params, batch)
+        found = appraise(config, batch, policy, reference, given, np.float32(coefficient))
+        experience, metrics = jax.device_get(found)
+        lengths = np.asarray([len(response) for response in responses])
+        metrics |= {"score": scores.mean(), "response_length": lengths.mean(), "ended": ended.mean()}
+        return Rollout(prompts, responses, scores, experience, {name: float(x) for name, x in metrics.items()})
+
+    def _checked_prompts(self, iteration: int) -> list[list[int]]:
+        """Return the prompts of all rows: those to the same prompt are neighbours."""
+        prompts = [list(prompt) for prompt in self.prompts(iteration)]
+        if len(prompts) != self.config.prompts_per_rollout:
+            raise ValueError(f"{len(prompts)} prompts, but rollouts are of {self.config.prompts_per_rollout}")
+        for n, prompt in enumerate(prompts):
+            if not 1 <= len(prompt) <= self.prompt_length:
+                raise UsageError(
+                    f"prompt {n} of iteration {iteration} has {len(prompt)} tokens; "
+                    f"it must have from 1 to {self.prompt_length}"
+                )
+        return [list(prompt) for prompt in prompts for _ in range(self.config.responses_per_prompt)]
+
+    def _names(self, iteration: int) -> list[str]:
+        each = self.config.responses_per_prompt
+        return [f"{row // each} of iteration {iteration}" for row in range(self.config.rollout_size)]
+
+    def _lay_out(self, prompts: list[list[int]], responses: list[list[int]]) -> Batch:
+        documents = [prompt + response for prompt, response in zip(prompts, responses, strict=True)]
+        weights = [[0] * len(p) + [1] * len(r) for p, r in zip(prompts, responses, strict=True)]
+        return pad_batch(documents, length=self.prompt_length + self.config.max_new_tokens - 1, weights=weights)
+
+    def _view(self, params: Params, batch: Batch) -> tuple[View, np.ndarray]:
+        """Return what the policy and the reference say of a batch, a part of the rows at a time."""
+        views, count = [], self.rows or self.config.minibatch_size
+        for start in range(0, len(batch.tokens), count):
+            part = jax.tree.map(lambda x, rows=slice(start, start + count): x[rows], batch)
+            seen = compare(self.model, self.config, params, self.reference, self.put(part), self.vocab_size)
+            views.append(jax.device_get(seen))
+        return jax.tree.map(lambda *x: np.concatenate(x), *views)
+
+
+@partial(jax.jit, static_argnames=("model", "config", "vocab_size"))
+def compare(
+    model: GPT, config: PPOConfig, params: Params, reference: Params, batch: Batch, vocab_size: int | None
+) -> tuple[View, Float[Array, "B T"]]:
+    """Return what the policy says of a batch, and its log-probabilities under the reference."""
+    # A reference that was a policy has a value head, which nobody asks; others have none.
+    bare = GPT(replace(model.config, labels=None), model.dtype)
+    read = partial(view, temperature=config.temperature, vocab_size=vocab_size)
+    rows = jnp.asarray(batch.tokens), jnp.asarray(batch.targets)
+    return read(model, params, *rows), read(bare, reference, *rows).log_probs
+
+
+@partial(jax.jit, static_argnames=("config",))
+def appraise(
+    config: PPOConfig,
+    batch: Batch,
+    policy: View,
+    reference: Float[Array, "B T"],
+    scores: Float[Array, " B"],
+    coefficient: Float[Array, ""],
+) -> tuple[Experience, dict[str, Array]]:
+    """Turn scores, and what policy and reference say of the responses, into experience and metrics."""
+    mask = jnp.asarray(batch.weights) > 0
+    kl, old, reference = (
+        jnp.where(mask, x, 0)
+        for x in (estimate_kl(config.kl_estimator, policy.log_probs, reference), policy.log_probs, reference)
+    )
+    known = partial(Experience, batch.tokens, batch.targets, batch.weights, old, reference)
+    metrics = {"kl": kl.sum(axis=1).mean(), "kl_coef": coefficient}
+    if config.algorithm == "grpo":
+        advantages = group_advantages(scores, config.responses_per_prompt)[:, None]
+        return known(jnp.where(mask, advantages, 0)), {**metrics, "reward": scores.mean()}
+    assert policy.values is not None
+    rewards, values = token_rewards(scores, kl, mask, coefficient), jnp.where(mask, policy.values, 0)
+    metrics["reward"] = rewards.sum(axis=1).mean()
+    if config.whiten_rewards:
+        rewards = whiten(rewards, mask, shift=False)
+    advantages, returns = gae(rewards, values, mask, gamma=config.gamma, lam=config.lam)
+    metrics["explained_variance"] = explained_variance(values, returns, mask)
+    if config.whiten_advantages:
+        advantages = whiten(advantages, mask)
+    return known(advantages, values, returns), metrics
