@@ -1,6 +1,7 @@
 """Text comes in; token ids, token files and batches go out.
 
-Nothing here but `batches` waits for JAX. A tokenizer is opened by name or folder, a corpus by name or path.
+Nothing here but `batches` and `examples` waits for JAX. A tokenizer is opened by name or folder, a corpus by name or
+path, and what post-training reads (`records`) by path.
 """
 
 from jaxgpt.text.bpe import BPE

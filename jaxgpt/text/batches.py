@@ -64,7 +64,7 @@ def random_batch(
         A batch of batch_size / num_shards rows.
     """
     starts = _draw_starts(len(data), seed, step, batch_size, block_size)
-    return _windows(data, _rows_of(shard, num_shards, starts), block_size)
+    return _windows(data, rows_of(shard, num_shards, starts), block_size)
 
 
 def eval_batch(
@@ -86,7 +86,7 @@ def eval_batch(
     _check_length(len(data), block_size)
     numbers = np.arange(index * batch_size, (index + 1) * batch_size)
     starts = numbers * (len(data) - block_size - 1) // max(count * batch_size - 1, 1)
-    return _windows(data, _rows_of(shard, num_shards, starts), block_size)
+    return _windows(data, rows_of(shard, num_shards, starts), block_size)
 
 
 def pad_batch(
@@ -167,6 +167,15 @@ def pack(
     return replace(batch, positions=positions, segment_ids=segments)
 
 
+def rows_of(shard: int, num_shards: int, rows: np.ndarray) -> np.ndarray:
+    """Return the part of a whole batch's rows, or of what they are made from, that falls to one of the hosts."""
+    if len(rows) % num_shards:
+        below = len(rows) // num_shards * num_shards
+        near = " or ".join(str(n) for n in (below, below + num_shards) if n)
+        raise UsageError(f"batch_size {len(rows)} must be divisible by the {num_shards} hosts; try {near}")
+    return np.split(rows, num_shards)[shard]
+
+
 def _draw_starts(tokens: int, seed: int, step: int, batch_size: int, block_size: int) -> np.ndarray:
     _check_length(tokens, block_size)
     if min(seed, step) < 0:
@@ -181,14 +190,6 @@ def _check_length(tokens: int, block_size: int) -> None:
         raise UsageError(
             f"{tokens} tokens of data are too few for block_size {block_size}, which needs {block_size + 1}"
         )
-
-
-def _rows_of(shard: int, num_shards: int, starts: np.ndarray) -> np.ndarray:
-    if len(starts) % num_shards:
-        below = len(starts) // num_shards * num_shards
-        near = " or ".join(str(n) for n in (below, below + num_shards) if n)
-        raise UsageError(f"batch_size {len(starts)} must be divisible by the {num_shards} hosts; try {near}")
-    return np.split(starts, num_shards)[shard]
 
 
 def _windows(data: TokenFile | np.ndarray, starts: np.ndarray, block_size: int) -> Batch:

@@ -125,12 +125,16 @@ class BPE:
     def encode(self, text: str, allow_special: bool = False) -> list[int]:
         """Return the ids of `text`; `allow_special` reads the text of a special token as that token."""
         text = replace_surrogates(text)
-        if not (allow_special and self.special_tokens):
+        if not allow_special:
             return self._encode_plain(text)
         ids: list[int] = []
-        for i, part in enumerate(self._special_pattern.split(text)):  # every second part is a special token
+        for i, part in enumerate(self.split_special(text)):
             ids.extend([self.special_tokens[part]] if i % 2 else self._encode_plain(part))
         return ids
+
+    def split_special(self, text: str) -> list[str]:
+        """Cut `text` at special tokens, the longest first: plain text and tokens by turns, plain text at both ends."""
+        return self._special_pattern.split(text) if self.special_tokens else [text]
 
     def decode(self, ids: Iterable[int] | np.ndarray) -> str:
         """Return the text of `ids`; bytes that are not UTF-8 become U+FFFD."""

@@ -22,6 +22,7 @@ _CHARACTERS = [chr(byte) for byte in _PRINTABLE] + [chr(0x100 + i) for i in rang
 _CHARACTER_OF = dict(zip(BYTES_IN_ORDER, _CHARACTERS, strict=True))
 _BYTE_OF = dict(zip(_CHARACTERS, BYTES_IN_ORDER, strict=True))
 
+_TEMPLATE_FILE = "chat_template.jinja"
 _MAX_FILE_BYTES = 1 << 28  # far beyond any vocabulary in use; refused before it is read into memory
 _MAX_IDS = 1 << 24
 
@@ -83,6 +84,28 @@ def read_json(path: Path) -> Any:
         return _typed(json.loads(_read_text(path)), dict, "contents", path)
     except (json.JSONDecodeError, RecursionError) as error:
         raise UsageError(f"{path}: not JSON: {error}") from None
+
+
+def read_chat_template(directory: Path) -> tuple[str, Path] | None:
+    """Return the chat template that a folder has, and its file; None where it has none.
+
+    Transformers writes `chat_template.jinja`; before version 5 it stood in `tokenizer_config.json`, alone or in a list
+    of named ones.
+    """
+    if (path := directory / _TEMPLATE_FILE).exists():
+        return _read_text(path), path
+    path = directory / "tokenizer_config.json"
+    template = read_json(path).get("chat_template") if path.exists() else None
+    if isinstance(template, list):
+        entries = [_typed(entry, dict, "entry of chat_template", path) for entry in template]
+        template = {str(entry.get("name")): entry.get("template") for entry in entries}.get("default")
+    return None if template is None else (_typed(template, str, "chat_template", path), path)
+
+
+def write_chat_template(directory: Path, template: str) -> None:
+    """Write `chat_template.jinja` into `directory`, which is made if need be."""
+    directory.mkdir(parents=True, exist_ok=True)
+    (directory / _TEMPLATE_FILE).write_text(template, encoding="utf-8", newline="\n")
 
 
 def read_added_tokens(directory: Path) -> dict[str, int]:

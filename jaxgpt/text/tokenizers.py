@@ -19,7 +19,7 @@ import tiktoken
 
 from jaxgpt.errors import UsageError, did_you_mean
 from jaxgpt.text.bpe import BPE, END_OF_TEXT, PATTERN, replace_surrogates
-from jaxgpt.text.bpe_files import read_json
+from jaxgpt.text.bpe_files import printable, read_chat_template, read_json, write_chat_template
 from jaxgpt.text.meta_pickle import META_FILE, read_alphabet
 
 _GPT2_FOLDER = Path(__file__).parent / "data" / "gpt2"
@@ -139,7 +139,10 @@ class CharTokenizer:
 
 
 class BPETokenizer(BPE):
-    """A `BPE` as a tokenizer: with a name, an end-of-text token, Hugging Face's config file, and tiktoken's speed."""
+    """A `BPE` as a tokenizer: with a name, an end-of-text token, Hugging Face's config file, and tiktoken's speed.
+
+    A folder's chat template goes along from where it was loaded to where it is saved; `chat` knows what it is for.
+    """
 
     name = "bpe"
 
@@ -148,6 +151,7 @@ class BPETokenizer(BPE):
     ):
         super().__init__(merges, vocab, special_tokens)
         self.eos_token = END_OF_TEXT if END_OF_TEXT in special_tokens else None
+        self.chat_template: str | None = None
 
     @classmethod
     def load(cls, directory: str | Path, name: str = "bpe") -> BPETokenizer:
@@ -161,10 +165,27 @@ class BPETokenizer(BPE):
             valid = ", ".join(map(repr, tokenizer.special_tokens))
             raise UsageError(f"{directory}: eos_token {eos!r} is no special token of this vocabulary (it has {valid})")
         tokenizer.eos_token = eos
+        if (template := read_chat_template(Path(directory))) is not None:
+            tokenizer.chat_template, _ = template
+        return tokenizer
+
+    def with_special_tokens(self, tokens: Iterable[str]) -> BPETokenizer:
+        """Return a tokenizer that has `tokens` too, behind the last id; all other ids stay as they are."""
+        special_tokens = dict(self.special_tokens)
+        pieces = {printable(piece) for piece in self.vocab}
+        for token in tokens:
+            if not token or token in pieces:
+                raise UsageError(f"special token {token!r}: must be a text that is no piece of the vocabulary")
+            special_tokens.setdefault(token, self.vocab_size + len(special_tokens) - len(self.special_tokens))
+        tokenizer = BPETokenizer(self.merges, self.vocab, special_tokens)
+        tokenizer.eos_token, tokenizer.chat_template = self.eos_token, self.chat_template
         return tokenizer
 
     def save(self, directory: str | Path) -> None:
-        """Write `vocab.json`, `merges.txt` and `tokenizer_config.json`: `AutoTokenizer` opens them with equal ids."""
+        """Write `vocab.json`, `merges.txt` and `tokenizer_config.json`: `AutoTokenizer` opens them with equal ids.
+
+        And `chat_template.jinja` where there is one.
+        """
         super().save(directory)
         config = {
             "add_prefix_space": False,
@@ -179,6 +200,8 @@ class BPETokenizer(BPE):
         }
         text = json.dumps(config, indent=2)
         (Path(directory) / "tokenizer_config.json").write_text(text + "\n", encoding="utf-8")
+        if self.chat_template is not None:
+            write_chat_template(Path(directory), self.chat_template)
 
     @property
     def eos_token_id(self) -> int | None:

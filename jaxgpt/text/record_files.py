@@ -1,0 +1,136 @@
+"""Files of records, one after another: .jsonl, .json, .csv and .txt, each record with the place where it stands.
+
+Whatever is wrong with a file is an error that begins with that place, FILE:LINE; nothing is repaired or passed over but
+blank lines, a byte order mark and carriage returns at line ends.
+"""
+
+from __future__ import annotations
+
+import codecs
+import csv
+import json
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from jaxgpt.errors import UsageError
+
+Record = tuple[str, dict[str, Any]]
+"""Where a record stands, for messages, and what it holds."""
+
+_MAX_LINE = 1 << 24  # bytes; refused before more is read into memory
+_MAX_JSON = 1 << 28  # bytes of a .json file, which is read whole
+
+
+def read_records(path: str | Path, suffixes: tuple[str, ...], column: str = "") -> Iterator[Record]:
+    """Yield the records of a file.
+
+    Args:
+        path: a .jsonl file has an object a line, a .json file a list of objects, a .csv file a header and a record a
+            row, a .txt file a text a line.
+        suffixes: the formats among these that are welcome.
+        column: name of the field that a .txt file's lines fill.
+
+    Raises:
+        UsageError: another format, a file that can't be read or has no records, or a line that isn't what it must be.
+    """
+    path = Path(path)
+    readers: Mapping[str, Callable[[Path], Iterator[Record]]] = {
+        ".jsonl": _jsonl,
+        ".json": _json,
+        ".csv": _csv,
+        ".txt": lambda path: ((f"{path}:{number}", {column: line}) for number, line in _lines(path) if line.strip()),
+    }
+    if path.suffix.lower() not in suffixes:
+        raise UsageError(f"{path}: must be a file that ends in {', '.join(suffixes)}")
+    empty = True
+    try:
+        for record in readers[path.suffix.lower()](path):
+            empty = False
+            yield record
+    except OSError as error:
+        raise UsageError(f"{path}: cannot be read: {error.strerror}") from None
+    if empty:
+        raise UsageError(f"{path}: no records in it")
+
+
+def _jsonl(path: Path) -> Iterator[Record]:
+    for number, line in _lines(path):
+        if line.strip():
+            where = f"{path}:{number}"
+            yield where, _object(_parse(line, where), where)
+
+
+def _json(path: Path) -> Iterator[Record]:
+    if (size := path.stat().st_size) > _MAX_JSON:
+        raise UsageError(f"{path}: {size} bytes is too large for one list (limit {_MAX_JSON}); make it a .jsonl file")
+    try:
+        text = path.read_bytes().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = 1 + error.object.count(b"\n", 0, error.start)
+        raise UsageError(f"{path}:{line}: not UTF-8 at byte {error.start} of the file: {error.reason}") from None
+    entries = _parse(text, str(path))
+    if not isinstance(entries, list):
+        raise UsageError(f"{path}: must be a list of objects, not {_named(entries)}")
+    for number, entry in enumerate(entries, start=1):
+        where = f"{path}: entry {number}"
+        yield where, _object(entry, where)
+
+
+def _csv(path: Path) -> Iterator[Record]:
+    rows = csv.reader((f"{line}\n" for _, line in _lines(path)), strict=True)
+    header, first = None, 1
+    while True:
+        try:
+            row = next(rows, None)
+        except csv.Error as error:
+            raise UsageError(f"{path}:{first}: not CSV: {error}") from None
+        if row is None:
+            return
+        where, first = f"{path}:{first}", rows.line_num + 1  # a row in quotes may go on for many lines
+        if header is None:
+            header = row
+            if len(set(header)) < len(header):
+                raise UsageError(f"{where}: two columns of one name in the header {', '.join(header)}")
+        elif row:
+            if len(row) != len(header):
+                raise UsageError(f"{where}: {len(row)} fields, but the header has {len(header)}: {', '.join(header)}")
+            yield where, dict(zip(header, row, strict=True))
+
+
+def _lines(path: Path) -> Iterator[tuple[int, str]]:
+    """Yield each line's number and text, without its line end."""
+    with path.open("rb") as file:
+        number = 0
+        while data := file.readline(_MAX_LINE + 1):
+            number += 1
+            if len(data) > _MAX_LINE:
+                raise UsageError(f"{path}:{number}: longer than {_MAX_LINE} bytes, the limit for one line")
+            if number == 1:
+                data = data.removeprefix(codecs.BOM_UTF8)
+            try:
+                yield number, data.decode().removesuffix("\n").removesuffix("\r")
+            except UnicodeDecodeError as error:
+                why = f"not UTF-8 at byte {error.start} of the line: {error.reason}"
+                raise UsageError(f"{path}:{number}: {why}") from None
+
+
+def _parse(text: str, where: str) -> Any:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        place = f"column {error.colno}" if "\n" not in text.strip() else f"line {error.lineno} column {error.colno}"
+        raise UsageError(f"{where}: not JSON: {error.msg} at {place}") from None
+    except (ValueError, RecursionError) as error:  # a number of thousands of digits, or brackets as deep
+        raise UsageError(f"{where}: not JSON that can be read: {error}") from None
+
+
+def _object(value: Any, where: str) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise UsageError(f"{where}: must be an object, not {_named(value)}")
+    return value
+
+
+def _named(value: Any) -> str:
+    names = {dict: "an object", list: "a list", str: "a text", bool: "true or false", type(None): "null"}
+    return names.get(type(value), "a number")
