@@ -54,6 +54,7 @@ def test_flags_tokenizers_and_help_do_not_wait_for_jax():
     code = (
         "import sys, jaxgpt, jaxgpt.cli.train, jaxgpt.cli.generate, jaxgpt.cli.convert, jaxgpt.text, jaxgpt.flags\n"
         "import jaxgpt.model.lora_config\n"
+        "import jaxgpt.train.ppo_config, jaxgpt.train.reward_function\n"
         "sys.exit(' '.join(sorted({'jax', 'jaxlib', 'flax', 'optax', 'torch'} & set(sys.modules))) or None)"
     )
     result = subprocess.run([sys.executable, "-c", code], cwd=ROOT.parent, stderr=subprocess.PIPE, text=True)

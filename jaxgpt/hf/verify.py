@@ -9,8 +9,10 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+import flax.linen as nn
 import jax
 import numpy as np
+from jax import Array
 
 from jaxgpt.errors import UsageError
 from jaxgpt.hf.convert import HEAD, TABLE, hf_tensors, open_pretrained, save_pretrained
@@ -55,6 +57,7 @@ class Answers:
     Attributes:
         rows: (B, T) tokens; two random rows, and one with a prompt, its continuation and zeros.
         logits: (B, T, V).
+        scores: (B, T, N), of a model with labels.
         loss: mean over the rows.
         greedy: where in the third row the continuation stands.
         parameters: how many there are.
@@ -62,6 +65,7 @@ class Answers:
 
     rows: np.ndarray
     logits: np.ndarray
+    scores: np.ndarray | None
     loss: float
     greedy: slice
     parameters: int
@@ -98,6 +102,7 @@ def verify(
     return [
         *check_tensors(config, tensors, exported, answers),
         *check_outputs(logits, answers),
+        *check_scores(config, params, answers),
         check_story(config, params, tokenizer),
     ]
 
@@ -139,8 +144,6 @@ def check_tensors(
 
 def check_outputs(logits: np.ndarray, answers: Answers) -> list[Check]:
     """Compare logits with PyTorch's, and what follows from them."""
-    difference, scale = np.abs(logits - answers.logits).max(), answers.logits.std()
-    bar = min(LOGITS_BAR * scale, LOGITS_LIMIT)
     ours, theirs = _log_softmax(logits), _log_softmax(answers.logits)
     kl = np.mean(np.sum(np.exp(theirs) * (theirs - ours), axis=-1))
     loss = -np.mean(np.take_along_axis(ours[:, :-1], answers.rows[:, 1:, None], axis=-1))
@@ -150,12 +153,7 @@ def check_outputs(logits: np.ndarray, answers: Answers) -> list[Check]:
     equal = int(np.sum(before.argmax(-1) == chosen))
     behind = np.max(before.max(-1) - np.take_along_axis(before, chosen[:, None], axis=-1)[:, 0])
     return [
-        _check(
-            "logits against PyTorch",
-            difference <= bar,
-            f"largest difference {difference:.2e}, their standard deviation {scale:.3g}",
-            f"at most {LOGITS_BAR:g} standard deviations, and {LOGITS_LIMIT:g}",
-        ),
+        _close("logits against PyTorch", logits, answers.logits),
         _check("KL divergence from PyTorch", kl <= KL_BAR, f"mean {kl:.2e}", f"at most {KL_BAR:g}"),
         _check(
             "loss against PyTorch",
@@ -165,11 +163,24 @@ def check_outputs(logits: np.ndarray, answers: Answers) -> list[Check]:
         ),
         _check(
             "greedy continuation by PyTorch",
-            behind <= bar,
+            behind <= _bar(answers.logits),
             f"{equal} of {len(chosen)} ids equal",
             "all, but for ties within the logits' bar",
         ),
     ]
+
+
+def check_scores(config: GPTConfig, params: Mapping[str, Any], answers: Answers) -> list[Check]:
+    """Compare the scores of a model with labels with PyTorch's."""
+    if answers.scores is None:
+        return []
+
+    def scores(model: GPT, rows: Array) -> Array:
+        return model.scores(model.hidden(rows)[0])
+
+    with jax.default_matmul_precision("highest"):
+        ours = jax.jit(nn.apply(scores, GPT(config)))({"params": params}, answers.rows.astype(np.int32))
+    return [_close("scores against PyTorch", np.asarray(ours), answers.scores)]
 
 
 def check_story(config: GPTConfig, params: Mapping[str, Any], tokenizer: Tokenizer | None) -> Check:
@@ -190,7 +201,7 @@ def ask_pytorch(folder: Path, config: GPTConfig, *, dtype: str) -> Answers:
     """Run transformers' model of a folder, in f32 on weights rounded to `dtype`."""
     try:
         import torch
-        from transformers import GPT2LMHeadModel
+        from transformers import GPT2ForSequenceClassification, GPT2LMHeadModel
         from transformers.utils import logging
     except ImportError as error:
         raise UsageError(
@@ -198,10 +209,8 @@ def ask_pytorch(folder: Path, config: GPTConfig, *, dtype: str) -> Answers:
         ) from None
     logging.set_verbosity_error()
     logging.disable_progress_bar()
-    model = GPT2LMHeadModel.from_pretrained(
-        folder, dtype=getattr(torch, dtype), attn_implementation="eager", local_files_only=True
-    )
-    model = model.float().eval()
+    options = {"dtype": getattr(torch, dtype), "attn_implementation": "eager", "local_files_only": True}
+    model = GPT2LMHeadModel.from_pretrained(folder, **options).float().eval()
     context = min(CONTEXT, config.n_positions)
     prompt = min(PROMPT, context // 2)
     greedy = slice(prompt, min(prompt + NEW_TOKENS, context))
@@ -214,7 +223,13 @@ def ask_pytorch(folder: Path, config: GPTConfig, *, dtype: str) -> Answers:
             step, cache = output.logits[:, -1:].argmax(-1), output.past_key_values
             rows[2, position] = step.item()
         output = model(torch.from_numpy(rows), labels=torch.from_numpy(rows))
-    return Answers(rows, output.logits.numpy(), output.loss.item(), greedy, model.num_parameters())
+        scores, parameters = None, model.num_parameters()
+        if config.labels is not None:
+            scorer = GPT2ForSequenceClassification.from_pretrained(folder, **options).float().eval()
+            # At every token: which one the whole model would choose depends on the padding.
+            scores = scorer.score(scorer.transformer(torch.from_numpy(rows)).last_hidden_state).numpy()
+            parameters += scorer.score.weight.numel()
+    return Answers(rows, output.logits.numpy(), scores, output.loss.item(), greedy, parameters)
 
 
 def table(checks: Sequence[Check]) -> str:
@@ -231,6 +246,20 @@ def write_report(file: Path, checks: Sequence[Check]) -> None:
     """Write the report, as JSON if the file's name ends so, otherwise in Markdown."""
     as_json = json.dumps({"checks": [asdict(check) for check in checks]}, indent=2) + "\n"
     file.write_text(as_json if file.suffix == ".json" else table(checks), encoding="utf-8")
+
+
+def _close(name: str, ours: np.ndarray, theirs: np.ndarray) -> Check:
+    difference = np.abs(ours - theirs).max()
+    return _check(
+        name,
+        difference <= _bar(theirs),
+        f"largest difference {difference:.2e}, their standard deviation {theirs.std():.3g}",
+        f"at most {LOGITS_BAR:g} standard deviations, and {LOGITS_LIMIT:g}",
+    )
+
+
+def _bar(logits: np.ndarray) -> float:
+    return min(LOGITS_BAR * float(logits.std()), LOGITS_LIMIT)
 
 
 def _check(name: str, passed: Any, measured: str, bar: str) -> Check:

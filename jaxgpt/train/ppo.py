@@ -82,7 +82,8 @@ def carried(config: PPOConfig) -> Any:
 
 def _summary(updates: Sequence[StepMetrics], rollout: Mapping[str, float]) -> StepMetrics:
     """Return one record for an iteration: means, and the counts after its last update."""
-    mean = jax.tree.map(lambda *x: jnp.stack(x).mean(), *updates)
-    last = updates[-1]
-    metrics = {**mean.metrics, **{name: jnp.float32(value) for name, value in rollout.items()}}
-    return replace(last, loss=mean.loss, grad_norm=mean.grad_norm, metrics=metrics)
+    loss, norm, means = jax.tree.map(
+        lambda *x: jnp.stack(x).mean(), *((m.loss, m.grad_norm, m.metrics) for m in updates)
+    )
+    metrics = {**means, **{name: jnp.float32(value) for name, value in rollout.items()}}
+    return replace(updates[-1], loss=loss, grad_norm=norm, metrics=metrics)

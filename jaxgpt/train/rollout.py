@@ -23,7 +23,7 @@ from jaxgpt.train.advantages import explained_variance, gae, group_advantages, t
 from jaxgpt.train.experience import Experience
 from jaxgpt.train.kl import estimate_kl
 from jaxgpt.train.objectives import Params
-from jaxgpt.train.policy import View, view
+from jaxgpt.train.policy import view
 from jaxgpt.train.ppo_config import PPOConfig
 from jaxgpt.train.reward_function import check_rewards
 
@@ -121,8 +121,8 @@ class Rollouts:
         given = scores - np.where(ended, 0, config.missing_end_penalty or 0).astype(np.float32)
 
         batch = self._lay_out(prompts, responses)
-        policy, reference = self._view(params, batch)
-        found = appraise(config, batch, policy, reference, given, np.float32(coefficient))
+        log_probs, values, reference = self._compare(params, batch)
+        found = appraise(config, batch, log_probs, values, reference, given, np.float32(coefficient))
         experience, metrics = jax.device_get(found)
         lengths = np.asarray([len(response) for response in responses])
         metrics |= {"score": scores.mean(), "response_length": lengths.mean(), "ended": ended.mean()}
@@ -147,53 +147,53 @@ class Rollouts:
 
     def _lay_out(self, prompts: list[list[int]], responses: list[list[int]]) -> Batch:
         documents = [prompt + response for prompt, response in zip(prompts, responses, strict=True)]
-        weights = [[0] * len(p) + [1] * len(r) for p, r in zip(prompts, responses, strict=True)]
+        weights = [[0.0] * len(p) + [1.0] * len(r) for p, r in zip(prompts, responses, strict=True)]
         return pad_batch(documents, length=self.prompt_length + self.config.max_new_tokens - 1, weights=weights)
 
-    def _view(self, params: Params, batch: Batch) -> tuple[View, np.ndarray]:
-        """Return what the policy and the reference say of a batch, a part of the rows at a time."""
-        views, count = [], self.rows or self.config.minibatch_size
+    def _compare(self, params: Params, batch: Batch) -> tuple[Any, Any, Any]:
+        """Return what `compare` does, a part of the rows at a time: logits are large."""
+        parts, count = [], self.rows or self.config.minibatch_size
+        how = {"temperature": self.config.temperature, "vocab_size": self.vocab_size}
         for start in range(0, len(batch.tokens), count):
-            part = jax.tree.map(lambda x, rows=slice(start, start + count): x[rows], batch)
-            seen = compare(self.model, self.config, params, self.reference, self.put(part), self.vocab_size)
-            views.append(jax.device_get(seen))
-        return jax.tree.map(lambda *x: np.concatenate(x), *views)
+            part = self.put(jax.tree.map(lambda x, rows=slice(start, start + count): x[rows], batch))
+            parts.append(jax.device_get(compare(self.model, params, self.reference, part, **how)))
+        return jax.tree.map(lambda *x: np.concatenate(x), *parts)
 
 
-@partial(jax.jit, static_argnames=("model", "config", "vocab_size"))
+@partial(jax.jit, static_argnames=("model", "temperature", "vocab_size"))
 def compare(
-    model: GPT, config: PPOConfig, params: Params, reference: Params, batch: Batch, vocab_size: int | None
-) -> tuple[View, Float[Array, "B T"]]:
-    """Return what the policy says of a batch, and its log-probabilities under the reference."""
+    model: GPT, params: Params, reference: Params, batch: Batch, *, temperature: float, vocab_size: int | None
+) -> tuple[Float[Array, "B T"], Float[Array, "B T"] | None, Float[Array, "B T"]]:
+    """Return the targets' log-probabilities and values under the policy, and log-probabilities under the reference."""
     # A reference that was a policy has a value head, which nobody asks; others have none.
     bare = GPT(replace(model.config, labels=None), model.dtype)
-    read = partial(view, temperature=config.temperature, vocab_size=vocab_size)
+    read = partial(view, temperature=temperature, vocab_size=vocab_size)
     rows = jnp.asarray(batch.tokens), jnp.asarray(batch.targets)
-    return read(model, params, *rows), read(bare, reference, *rows).log_probs
+    policy = read(model, params, *rows)
+    return policy.log_probs, policy.values, read(bare, reference, *rows).log_probs
 
 
 @partial(jax.jit, static_argnames=("config",))
 def appraise(
     config: PPOConfig,
     batch: Batch,
-    policy: View,
+    log_probs: Float[Array, "B T"],
+    values: Float[Array, "B T"] | None,
     reference: Float[Array, "B T"],
     scores: Float[Array, " B"],
     coefficient: Float[Array, ""],
 ) -> tuple[Experience, dict[str, Array]]:
     """Turn scores, and what policy and reference say of the responses, into experience and metrics."""
     mask = jnp.asarray(batch.weights) > 0
-    kl, old, reference = (
-        jnp.where(mask, x, 0)
-        for x in (estimate_kl(config.kl_estimator, policy.log_probs, reference), policy.log_probs, reference)
-    )
-    known = partial(Experience, batch.tokens, batch.targets, batch.weights, old, reference)
+    log_probs, reference = (jnp.where(mask, x, 0) for x in (log_probs, reference))
+    kl = estimate_kl(config.kl_estimator, log_probs, reference)
+    known = partial(Experience, batch.tokens, batch.targets, batch.weights, log_probs, reference)
     metrics = {"kl": kl.sum(axis=1).mean(), "kl_coef": coefficient}
     if config.algorithm == "grpo":
         advantages = group_advantages(scores, config.responses_per_prompt)[:, None]
         return known(jnp.where(mask, advantages, 0)), {**metrics, "reward": scores.mean()}
-    assert policy.values is not None
-    rewards, values = token_rewards(scores, kl, mask, coefficient), jnp.where(mask, policy.values, 0)
+    assert values is not None
+    rewards, values = token_rewards(scores, kl, mask, coefficient), jnp.where(mask, values, 0)
     metrics["reward"] = rewards.sum(axis=1).mean()
     if config.whiten_rewards:
         rewards = whiten(rewards, mask, shift=False)

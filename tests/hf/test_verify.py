@@ -48,6 +48,17 @@ def test_without_biases(tmp_path):
     assert results(verify(tmp_path, config, params)) == ALL_PASS
 
 
+@pytest.mark.parametrize("tied", [True, False])
+def test_a_model_that_scores(tmp_path, tied):
+    config = replace(CONFIG, labels=("ham", "spam"), tie_word_embeddings=tied)
+    save_pretrained(tmp_path, config, init(config))
+    config, params = load_pretrained(tmp_path)
+    assert results(verify(tmp_path, config, params)) == ["pass", *ALL_PASS]
+    params["score"] = params["score"][::-1]
+    failed = [check.name for check in verify(tmp_path, config, params) if check.result == "FAIL"]
+    assert failed == ["round trip", "scores against PyTorch"]
+
+
 def test_names_that_transformers_does_not_read(tmp_path):
     save_pretrained(tmp_path, CONFIG, init(CONFIG))
     tensors = load_file(tmp_path / "model.safetensors")
