@@ -20,7 +20,8 @@ from jaxgpt.model.config import GPTConfig
 from jaxgpt.train.config import TrainConfig
 from jaxgpt.train.loop import run
 from jaxgpt.train.state import TrainState
-from jaxgpt.train.trainer import Task, Trainer
+from jaxgpt.train.task import Task
+from jaxgpt.train.trainer import Trainer
 
 if TYPE_CHECKING:  # at run time only in PyTorch's own process
     from torch import Tensor

@@ -38,7 +38,8 @@ def parse(
     """Build a `record` from a command line.
 
     Args:
-        record: a dataclass with fields of type int, float, str, bool, Literal, or one of these or None.
+        record: a dataclass with fields of type int, float, str, bool, Literal, or one of these or None; or of type
+            tuple[str, ...] or None, for flags with several values.
         argv: arguments after the program's name; None for `sys.argv`.
         prog: the program's name.
         description: shown by `--help`.
@@ -61,7 +62,8 @@ def parse(
             continue
         if field.default is not dataclasses.MISSING:
             text += f" (default: {'none' if field.default is None else field.default})"
-        parser.add_argument(f"--{name}", type=read, metavar=_describe(hints[name]), help=text)
+        several = {"nargs": "+", "action": _Tuple} if _is_tuple(hints[name]) else {}
+        parser.add_argument(f"--{name}", type=read, metavar=_describe(hints[name]), help=text, **several)
     switches = {f"--{name}" for name, hint in hints.items() if bool in _kinds(hint)}
     given, unknown = parser.parse_known_args(_normalised(sys.argv[1:] if argv is None else argv, switches))
     if unknown:
@@ -103,6 +105,11 @@ def command(main: Callable[..., None]) -> Callable[..., None]:
             sys.exit(1)
 
     return wrapped
+
+
+class _Tuple(argparse.Action):
+    def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
+        setattr(namespace, self.dest, tuple(values))
 
 
 class _Parser(argparse.ArgumentParser):
@@ -153,6 +160,9 @@ def _read_table(where: str, table: Mapping[str, Any], fields: dict[str, Any], hi
         name = key.replace("-", "_")
         if name not in fields:
             raise UsageError(f"{where}: unknown key {key!r}{did_you_mean(name, fields)}")
+        if isinstance(value, list) and _is_tuple(hints[name]) and all(isinstance(one, str) for one in value):
+            values[name] = tuple(value)
+            continue
         if isinstance(value, dict | list):
             raise UsageError(f"{where}: {key} is {value!r}; it must be {_describe(hints[name])}")
         try:
@@ -171,6 +181,8 @@ def _read(name: str, hint: Any, text: str) -> Any:
         try:
             if get_origin(kind) is Literal:
                 return next(choice for choice in get_args(kind) if str(choice) == text)
+            if get_origin(kind) is tuple:
+                return text
             if kind is bool:
                 return {"true": True, "1": True, "false": False, "0": False}[text.lower()]
             if kind is not type(None):
@@ -185,8 +197,13 @@ def _kinds(hint: Any) -> tuple[Any, ...]:
     return get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
 
 
+def _is_tuple(hint: Any) -> bool:
+    return any(get_origin(kind) is tuple for kind in _kinds(hint))
+
+
 def _describe(hint: Any) -> str:
-    names = {int: "INT", float: "FLOAT", str: "TEXT", bool: "true|false", type(None): "none"}
+    names = {int: "INT", float: "FLOAT", str: "TEXT", bool: "true|false", type(None): "none", tuple: "TEXT"}
     return "|".join(
-        "|".join(map(str, get_args(kind))) if get_origin(kind) is Literal else names[kind] for kind in _kinds(hint)
+        "|".join(map(str, get_args(kind))) if get_origin(kind) is Literal else names[get_origin(kind) or kind]
+        for kind in _kinds(hint)
     )

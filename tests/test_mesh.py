@@ -24,7 +24,8 @@ from jaxgpt.train.config import TrainConfig
 from jaxgpt.train.manifest import Progress
 from jaxgpt.train.objectives import pretrain
 from jaxgpt.train.state import TrainState, init_params
-from jaxgpt.train.trainer import Task, Trainer
+from jaxgpt.train.task import Task
+from jaxgpt.train.trainer import Trainer
 
 ROOT = Path(__file__).parents[1]
 # Without biases: those of the keys have no gradient but rounding, which AdamW would blow up to whole steps. With one

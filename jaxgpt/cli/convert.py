@@ -22,8 +22,8 @@ class Options:
     """The command's flags."""
 
     source: str = flag(
-        help="what to read: a model's name on the Hugging Face hub, a folder of its files, nanoGPT's ckpt.pt, or a "
-        "run's folder",
+        help="what to read: a model's name on the Hugging Face hub, a folder of its files, nanoGPT's ckpt.pt, a folder "
+        "of PEFT's adapters, or a run's folder",
         positional=True,
     )
     dest: str = flag(
@@ -34,6 +34,8 @@ class Options:
     allow_pickle: bool = flag(False, "also read pytorch_model.bin and ckpt.pt: tensors only, no code in them is run")
     dtype: Literal["float32", "bfloat16", "float16"] = flag("float32", "of the weights that are written")
     overwrite: bool = flag(False, "if DEST is not empty, move what is there aside, to DEST.old-1 and so on")
+    adapters: bool = flag(False, "of a run that trained adapters, write these alone, for PEFT")
+    base: str | None = flag(None, "where SOURCE is a folder of PEFT's adapters: the model that they belong to")
     revision: str | None = flag(None, "branch, tag or commit of a model on the hub")
 
     def __post_init__(self) -> None:
@@ -54,7 +56,17 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise UsageError(f"DEST {dest} is not an empty folder; choose another one, or --overwrite moves it aside")
     if source.exists() and source.resolve() == dest.resolve():
         raise UsageError(f"SOURCE and DEST are both {dest}")
-    if (source / "checkpoints").is_dir():
+    from_run, from_peft = (source / "checkpoints").is_dir(), (source / "adapter_config.json").exists()
+    if from_peft != (options.base is not None):
+        raise UsageError(f"--base {options.base}: it goes with a SOURCE that is a folder of PEFT's adapters")
+    if options.adapters and not from_run:
+        raise UsageError(f"--adapters: SOURCE must be a run's folder, and {source} is none")
+    if from_peft or options.adapters:
+        if options.check:
+            raise UsageError("--check: not for adapters alone; check the merged model")
+        move = import_adapters if from_peft else export_adapters
+        move(source, dest, options)
+    elif from_run:
         export_run(source, dest, options)
     else:
         import_weights(dest, options)
@@ -65,7 +77,7 @@ def import_weights(dest: Path, options: Options) -> None:
     from jaxgpt.cli.sources import find_tokenizer
     from jaxgpt.hf.convert import load_pretrained
     from jaxgpt.hf.hub import locate
-    from jaxgpt.train.checkpoint import load_params, save_params
+    from jaxgpt.train.weights import load_params, save_params
 
     path = locate(options.source, revision=options.revision, allow_pickle=options.allow_pickle)
     config, params = load_pretrained(path, dtype=options.dtype, allow_pickle=options.allow_pickle)
@@ -85,7 +97,7 @@ def export_run(run: Path, dest: Path, options: Options) -> None:
     """Read a run's best weights and write them as a folder for transformers, without padding of the vocabulary."""
     from jaxgpt.cli.sources import find_tokenizer
     from jaxgpt.hf.convert import cut_padding, save_pretrained
-    from jaxgpt.train.checkpoint import load_params
+    from jaxgpt.train.weights import load_params
 
     if options.allow_pickle or options.revision is not None:
         raise UsageError(f"--allow_pickle and --revision are for pretrained weights, but {run} is a run's folder")
@@ -100,6 +112,40 @@ def export_run(run: Path, dest: Path, options: Options) -> None:
     print(f"{run} is now in {dest}")
     if options.check:
         check(dest, config, params, tokenizer, options)
+
+
+def export_adapters(run: Path, dest: Path, options: Options) -> None:
+    """Write what a run trained beside its weights as a folder for PEFT."""
+    from jaxgpt.hf.peft import save_adapters
+    from jaxgpt.model.lora import is_adapter
+    from jaxgpt.train.state import split
+    from jaxgpt.train.weights import BASE, load_trained
+
+    config, params, lora = load_trained(run, dtype=options.dtype)
+    if lora is None:
+        raise UsageError(f"--adapters: {run} trained no adapters")
+    config.to_hf()  # raises, before anything is moved, if HF's model has no such architecture
+    make_room(dest)
+    beside, _ = split(params, lambda path: is_adapter(path) or path == ("score",))
+    save_adapters(dest, config, lora, beside, base_model_name=str(run / BASE))
+    print(f"{run}'s adapters are now in {dest}; convert_weights.py {run / BASE} makes the folder that they belong to")
+
+
+def import_adapters(source: Path, dest: Path, options: Options) -> None:
+    """Merge PEFT's adapters into the model that they belong to, and write that as a run's folder."""
+    from jaxgpt.cli.sources import open_model
+    from jaxgpt.hf.peft import load_adapters
+    from jaxgpt.model.lora import merge
+    from jaxgpt.train.state import join
+    from jaxgpt.train.weights import save_params
+
+    assert options.base is not None
+    config, params, tokenizer = open_model(options.base, allow_pickle=options.allow_pickle)
+    lora, adapters = load_adapters(source, config)
+    make_room(dest)
+    save_params(dest, config, merge(join(params, adapters), lora), source=options.source, base=options.base)
+    tokenizer.save(dest)
+    print(f"{options.base} with the adapters of {source} is now in {dest}")
 
 
 def check(

@@ -18,6 +18,9 @@ from jaxgpt.decode.sampling import Sampling
 from jaxgpt.decode.text import TextStream
 from jaxgpt.errors import UsageError
 from jaxgpt.flags import command, flag, parse
+from jaxgpt.text import Tokenizer
+from jaxgpt.text.chat import ChatTemplate
+from jaxgpt.text.records import Message
 
 DESCRIPTION = "Continue a prompt with a trained or pretrained model."
 DEFAULT_COUNT = 200
@@ -46,6 +49,11 @@ class Options:
     dtype: Literal["auto", "float32", "bfloat16"] = flag("auto", "of activations; auto: bfloat16 on GPU and TPU")
     device: Literal["auto", "cpu", "cuda", "tpu"] = flag("auto", "where to run")
     allow_pickle: bool = flag(False, "also read pytorch_model.bin and ckpt.pt: tensors only, no code in them is run")
+    chat: Literal["auto", "on", "off"] = flag(
+        "auto", "on: the prompt is a message to answer, laid out by the model's chat template; auto: if it has one"
+    )
+    compare: tuple[str, ...] | None = flag(None, "models whose answers to --prompts are printed side by side")
+    prompts: str | None = flag(None, "with --compare, a .jsonl or .json file of prompts, or a .txt file, one a line")
     verbose: bool = flag(False, "report tokens per second on standard error; compiles before it counts")
 
     def __post_init__(self) -> None:
@@ -57,6 +65,12 @@ class Options:
             raise UsageError(f"seed is {self.seed}; it must be from 0 to 2^32 - 1")
         if self.stop == "":
             raise UsageError("stop is empty; it must be a text, or none")
+        if (self.compare is None) != (self.prompts is None):
+            raise UsageError("--compare RUN_A RUN_B and --prompts FILE go together")
+        if self.compare is not None:
+            for name in ("init_from", "start", "num_samples", "stop", "verbose"):
+                if (value := getattr(self, name)) != getattr(Options, name):
+                    raise UsageError(f"--{name} {value}: not with --compare")
         _ = self.sampling  # checks what it takes
 
     @property
@@ -69,6 +83,11 @@ class Options:
 def main(argv: Sequence[str] | None = None) -> None:
     """Print samples."""
     options = parse(Options, argv, prog="generate.py", description=DESCRIPTION)
+    if options.compare is not None:
+        from jaxgpt.cli.compare import compare
+
+        compare(options)
+        return
     prompt = read_prompt(options.start)
     # Only now what waits for JAX.
     from jaxgpt.cli.sources import open_model
@@ -77,7 +96,8 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     start_devices(options.device)
     config, params, tokenizer = open_model(options.init_from, allow_pickle=options.allow_pickle)
-    ids, count = fit(options, tokenizer.encode(prompt), config.n_positions)
+    template = chat_template(options, tokenizer, options.init_from)
+    ids, count = fit(options, prompt_ids(tokenizer, template, prompt), config.n_positions)
     begin = partial(
         stream,
         config,
@@ -93,7 +113,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     meter = Meter(begin) if options.verbose else None
     stop = () if options.stop is None else (options.stop,)
     texts = [TextStream(tokenizer, stop, config.eos_token_ids) for _ in range(options.num_samples)]
-    print_samples(prompt, texts, iter(meter or begin()))
+    # An answer is printed alone, a continuation with what it continues.
+    print_samples(prompt if template is None else "", texts, iter(meter or begin()))
     if meter is not None and count > 0:
         print(meter.report(len(ids) * options.num_samples), file=sys.stderr)
     if options.max_new_tokens is None and count < DEFAULT_COUNT and not all(text.ended for text in texts):
@@ -110,6 +131,23 @@ def read_prompt(start: str) -> str:
         raise UsageError(f"--start {start}: {error.strerror}") from None
     except UnicodeDecodeError as error:
         raise UsageError(f"--start {start}: not UTF-8 text: {error}") from None
+
+
+def chat_template(options: Options, tokenizer: Tokenizer, model: str) -> ChatTemplate | None:
+    """Return the template by which a prompt becomes a message to answer; None to continue it as a text."""
+    found = None if options.chat == "off" else ChatTemplate.of(tokenizer)
+    if found is None and options.chat == "on":
+        raise UsageError(f"--chat on: {model} has no chat template; train.py sft gives it one")
+    return found
+
+
+def prompt_ids(tokenizer: Tokenizer, template: ChatTemplate | None, prompt: str | Sequence[Message]) -> list[int]:
+    """Return what the model reads: a text, or a message laid out up to where the answer begins."""
+    if template is None:
+        text = prompt if isinstance(prompt, str) else "\n".join(message.content for message in prompt)
+        return tokenizer.encode(text)
+    messages = (Message("user", prompt),) if isinstance(prompt, str) else prompt
+    return list(template.encode(tokenizer, messages, add_generation_prompt=True).ids)
 
 
 def fit(options: Options, ids: list[int], context: int) -> tuple[list[int], int]:

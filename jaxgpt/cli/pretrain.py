@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shlex
-import sys
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -14,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from jaxgpt.cli.run import Job, Record, refuse_differences
+from jaxgpt.cli.run import Job, Record, next_command, refuse_differences
 from jaxgpt.cli.sources import open_model
 from jaxgpt.decode.engine import generate
 from jaxgpt.devices import compute_dtype
@@ -30,7 +27,7 @@ from jaxgpt.train import objectives
 from jaxgpt.train.config import TrainConfig
 from jaxgpt.train.metrics import plot
 from jaxgpt.train.state import init_params
-from jaxgpt.train.trainer import Task
+from jaxgpt.train.task import Task
 
 BPE_VOCAB_SIZE = 4096
 
@@ -39,17 +36,17 @@ def prepare(flags: TrainConfig, folder: Path, record: Record | None) -> Job:
     """Open the model and the data."""
     if record is None:
         config, params, corpus = open_new(flags)
-        new = params is None
+        new, tokenizer = params is None, corpus.tokenizer
     else:
         config, params, corpus = reopen(flags, folder, record)
-        new = record["new"]
+        new, tokenizer = record["new"], load_tokenizer(folder)
     return Job(
         config=config,
-        tokenizer=corpus.tokenizer,
+        tokenizer=tokenizer,
         data={
             "train": corpus.train.fingerprint,
             "val": corpus.val.fingerprint,
-            "tokenizer": corpus.tokenizer.fingerprint,
+            "tokenizer": tokenizer.fingerprint,
         },
         about=(
             *(f"note: {note}" for note in corpus.notes),
@@ -163,13 +160,5 @@ def show(flags: TrainConfig, folder: Path, config: GPTConfig, corpus: Corpus, pa
     sample, samples = tokenizer.decode(prompt + out[0]), folder / "samples"
     samples.mkdir(exist_ok=True)
     (samples / f"{flags.max_iters}.txt").write_text(sample, encoding="utf-8")
-    command = shlex.join([*sibling_command("generate"), "--init_from", str(folder), "--overflow", "slide"])
+    command = next_command("generate", "--init_from", folder, "--overflow", "slide")
     print(f"\n{sample}\n\ncurve: {plot(folder)}\nnext:  {command}")
-
-
-def sibling_command(name: str) -> list[str]:
-    """Return how to call another of the commands, in the way in which this one was."""
-    script = Path(sys.argv[0])
-    if script.suffix != ".py":
-        return [f"jaxgpt-{name}"]
-    return [os.path.relpath(sys.executable), os.path.relpath(script.with_name(f"{name}.py"))]

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import os
+import shlex
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -23,7 +26,8 @@ from jaxgpt.train.checkpoint import Checkpoints, quiet_traces, sweep
 from jaxgpt.train.config import RunConfig
 from jaxgpt.train.folder import hold, holds_run, move_aside, read_record, versions, write_record
 from jaxgpt.train.manifest import Progress, latest, steps
-from jaxgpt.train.trainer import Task, Trainer
+from jaxgpt.train.task import Task
+from jaxgpt.train.trainer import Trainer
 
 Record = Mapping[str, Any]
 """What a run's config.json holds."""
@@ -152,6 +156,15 @@ def describe(job: Job) -> None:
     print(f"       {count(config)['total']:,} parameters on {jax.device_count()} x {jax.devices()[0].device_kind}")
     for line in job.about:
         print(line)
+
+
+def next_command(name: str, *words: object) -> str:
+    """Return how to call one of the commands, in the way in which this one was called."""
+    script = Path(sys.argv[0])
+    command = [f"jaxgpt-{name.partition('_')[0]}"]
+    if script.suffix == ".py":
+        command = [os.path.relpath(sys.executable), os.path.relpath(script.with_name(f"{name}.py"))]
+    return shlex.join([*command, *map(str, words)])
 
 
 def refuse_differences(where: object, before: Any, now: Any, advice: str = "") -> None:

@@ -12,7 +12,7 @@ from jaxgpt.hf.hub import locate
 from jaxgpt.model.config import GPTConfig
 from jaxgpt.text import Tokenizer, load_tokenizer
 from jaxgpt.text.tokenizers import TOKENIZER_FILES
-from jaxgpt.train.checkpoint import load_params
+from jaxgpt.train.weights import load_params
 
 # The hub's models without an owner in their name; any other name without a slash is a folder that is not there.
 HUB_NAMES = ("gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl", "distilgpt2")

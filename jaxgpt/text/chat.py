@@ -67,6 +67,26 @@ class ChatTemplate:
         found = read_chat_template(Path(directory))
         return None if found is None else cls(found[0], str(found[1]))
 
+    @classmethod
+    def of(cls, tokenizer: Tokenizer) -> ChatTemplate | None:
+        """Return the template that goes along with a tokenizer, or None where none does."""
+        source = tokenizer.chat_template if isinstance(tokenizer, BPETokenizer) else None
+        return None if source is None else cls(source, "the tokenizer's chat template")
+
+    @classmethod
+    def read(cls, file: str | Path) -> ChatTemplate:
+        """Read a template from a file of its own.
+
+        Raises:
+            UsageError: there is no such file, or it is no text.
+        """
+        try:
+            return cls(Path(file).read_bytes().decode(), str(file))
+        except OSError as error:
+            raise UsageError(f"{file}: cannot be read: {error.strerror}") from None
+        except UnicodeDecodeError as error:
+            raise UsageError(f"{file}: not UTF-8 at byte {error.start}") from None
+
     def save(self, directory: str | Path) -> None:
         """Write `chat_template.jinja` into `directory`, by which transformers' `apply_chat_template` gives equal ids.
 

@@ -15,21 +15,17 @@ import itertools
 import logging
 import shutil
 import sys
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
 
 from jaxgpt.errors import RunError, UsageError
-from jaxgpt.model.atlas import map_parameters
-from jaxgpt.model.config import GPTConfig
-from jaxgpt.train.folder import read_record, write_record
-from jaxgpt.train.manifest import TEMPORARY, Progress, latest, read_manifest, step_of, steps, write_manifest
+from jaxgpt.train.manifest import TEMPORARY, Progress, read_manifest, step_of, steps, write_manifest
 from jaxgpt.train.state import TrainState
-
-Which = int | Literal["best", "last"]
 
 
 class Checkpoints:
@@ -54,7 +50,7 @@ class Checkpoints:
         self.write(progress, params=state.params, rest=_rest(state))
 
     def write(self, progress: Progress, **items: Any) -> None:
-        """Begin to write the trees `items`; of `save`'s, "params" alone is what `load_params` reads."""
+        """Begin to write the trees `items`; of `save`'s, "params" alone is what `load_params` of `weights` reads."""
         self.wait()
         self._progress = progress
         folder = self.folder / str(progress.step)
@@ -85,7 +81,7 @@ class Checkpoints:
         read_manifest(self.folder / str(step))
         if not (self.folder / str(step) / "rest").is_dir():
             raise UsageError(f"{self.folder / str(step)} holds weights only; start from them with --init_from DIR")
-        items = _read(self.folder / str(step), params=like.params, rest=_rest(like))
+        items = read_items(self.folder / str(step), params=like.params, rest=_rest(like))
         return TrainState(params=items["params"], frozen=like.frozen, **items["rest"])
 
     def last_good(self) -> str:
@@ -121,6 +117,8 @@ def quiet_traces() -> None:
     """Keep what orbax prints of an error, beside raising it, out of a command's terminal: it is pages."""
     for name in ("absl", "asyncio"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
+    # A save that failed leaves some of orbax's coroutines without a turn.
+    warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
     show = sys.unraisablehook
 
     def show_others(trace: sys.UnraisableHookArgs) -> None:
@@ -145,53 +143,6 @@ def sweep(run: Path, last: int) -> None:
             _set_aside(path, "it is no checkpoint that can be used")
 
 
-def load_params(run: str | Path, which: Which = "best", *, dtype: Any = None) -> tuple[GPTConfig, Any]:
-    """Read a model from a run's folder.
-
-    Args:
-        run: the folder.
-        which: a step, "last", or "best" by validation loss (the last one if none was evaluated).
-        dtype: of the parameters; None for as they are stored, f32.
-
-    Returns:
-        The config and the tree of parameters.
-
-    Raises:
-        UsageError: there is no such checkpoint, or it is damaged.
-    """
-    run = Path(run)
-    config = read_record(run)["model"]
-    if not isinstance(which, int):
-        progress = latest(run)
-        if progress is None:
-            raise UsageError(f"every checkpoint in {run} is damaged" if steps(run) else f"{run} holds no checkpoint")
-        best = progress.best_step if which == "best" else None
-        which = progress.step if best is None else best
-    folder = (run / "checkpoints" / str(which)).resolve()
-    if not folder.is_dir():
-        raise UsageError(f"{run} has no checkpoint of step {which}; there are {sorted(steps(run))}")
-    read_manifest(folder)
-    device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-    like = map_parameters(config, lambda p: jax.ShapeDtypeStruct(p.shape, dtype or jax.numpy.float32, sharding=device))
-    return config, _read(folder, params=like)["params"]
-
-
-def save_params(run: str | Path, config: GPTConfig, params: Any, **record: Any) -> None:
-    """Write a model as a run's folder that holds weights only, as the checkpoint of step 0.
-
-    Args:
-        run: the folder; earlier weights in it are set aside.
-        config, params: the model.
-        record: more entries of config.json, such as where the weights come from.
-    """
-    run = Path(run)
-    run.mkdir(parents=True, exist_ok=True)
-    write_record(run, config, **record)
-    checkpoints = Checkpoints(run)
-    checkpoints.write(Progress(0), params=params)
-    checkpoints.wait()
-
-
 def _rest(state: TrainState) -> dict[str, Any]:
     # Nothing is carried by most stages, and then nothing of it is stored.
     elsewhere = ("params", "frozen", *(() if jax.tree.leaves(state.carried) else ("carried",)))
@@ -199,18 +150,29 @@ def _rest(state: TrainState) -> dict[str, Any]:
     return {name: getattr(state, name) for name in names}
 
 
-def _read(folder: Path, **like: Any) -> dict[str, Any]:
-    """Restore items into the shapes, dtypes and shardings of `like`."""
+def read_items(folder: Path, **like: Any) -> dict[str, Any]:
+    """Restore a checkpoint's items into the shapes, dtypes and shardings of `like`."""
     restored = {}
     # One by one: what orbax says of a checkpoint as a whole stands in the one file that the manifest can't guard.
     with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
         for name, tree in like.items():
-            with _level("absl", logging.ERROR):  # it warns that an item has no metadata as a whole checkpoint has
-                stored: Any = reader.metadata(folder / name)
-            _check_shapes(folder, stored.item_metadata, tree)
+            _check_shapes(folder, _metadata(reader, folder / name), tree)
             how = ocp.checkpoint_utils.construct_restore_args(tree)
             restored[name] = reader.restore(folder / name, args=ocp.args.PyTreeRestore(tree, restore_args=how))
     return restored
+
+
+def stored_paths(item: Path) -> set[tuple[str, ...]]:
+    """Return the paths of all leaves of an item of a checkpoint."""
+    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
+        leaves = jax.tree_util.tree_leaves_with_path(_metadata(reader, item))
+    return {tuple(str(key.key) for key in path) for path, _ in leaves}
+
+
+def _metadata(reader: ocp.Checkpointer, item: Path) -> Any:
+    with _level("absl", logging.ERROR):  # it warns that an item has no metadata as a whole checkpoint has
+        stored: Any = reader.metadata(item)
+    return stored.item_metadata
 
 
 @contextlib.contextmanager

@@ -43,6 +43,14 @@ class OptimizerConfig:
         check(self, "beta2", lambda x: 0 <= x < 1, "in [0, 1)")
         check(self, "grad_clip", lambda x: x is None or 0 < x < math.inf, "a positive number, or none")
 
+    def times(self, updates: int) -> OptimizerConfig:
+        """Return the recipe for `updates` updates where this one has one, as an iteration of PPO makes many."""
+        names = [field.name for field in dataclasses.fields(OptimizerConfig)]
+        values = {name: getattr(self, name) for name in names}
+        lengths = ("max_iters", "warmup_iters", "lr_decay_iters")
+        longer = {name: values[name] * updates for name in lengths if values[name] is not None}
+        return OptimizerConfig(**{**values, **longer})
+
     @property
     def final_lr(self) -> float:
         """The learning rate at the end of the cosine."""

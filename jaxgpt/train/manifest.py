@@ -61,7 +61,7 @@ def write_manifest(folder: Path, progress: Progress) -> None:
     # Orbax writes the time of its commit into this one afterwards; nothing is read from it.
     later = folder / "_CHECKPOINT_METADATA"
     found = sorted(file for file in folder.rglob("*") if file.is_file() and file != later)
-    files = {str(file.relative_to(folder)): _sha256(file) for file in found}
+    files = {str(file.relative_to(folder)): sha256(file) for file in found}
     manifest = {"format": FORMAT, **dataclasses.asdict(progress), "files": files}
     write_json(folder / "manifest.json", {**manifest, "sha256": _digest(manifest)})
 
@@ -91,7 +91,7 @@ def read_manifest(folder: Path) -> Progress:
     for name, expected in files.items():
         file, inside = folder / name, not Path(name).is_absolute() and ".." not in Path(name).parts
         try:
-            if not inside or not file.is_file() or _sha256(file) != expected:
+            if not inside or not file.is_file() or sha256(file) != expected:
                 raise UsageError(f"{damaged}: {name} is missing or has changed")
         except OSError as error:
             raise UsageError(f"{damaged}: {name}: {error.strerror}") from None
@@ -107,6 +107,7 @@ def _digest(manifest: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
 
 
-def _sha256(file: Path) -> str:
+def sha256(file: Path) -> str:
+    """Return the hash of a file's bytes."""
     with open(file, "rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()

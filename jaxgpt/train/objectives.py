@@ -66,7 +66,7 @@ def pretrain(model: GPT) -> Objective:
 def adapted(objective: Objective, lora: LoRA) -> Objective:
     """Return the objective of a tree with adapters, which are merged first."""
 
-    def merged(params: Params, batch: Batch, key: Array | None) -> Sums:
+    def merged(params: Params, batch: Any, key: Array | None) -> Sums:
         if key is None:
             return objective(merge(params, lora), batch, None)
         own, rest = jax.random.split(key)

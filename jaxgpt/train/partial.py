@@ -29,11 +29,11 @@ def trains(config: GPTConfig, which: str) -> Callable[[tuple[str, ...]], bool]:
         return lambda path: True
     if which == "head":
         if config.labels is None:
-            raise UsageError("train only 'head': this model has no head that scores; valid are all and last_K")
+            raise UsageError("train_layers is 'head', but this model has no head that scores; valid are all and last_K")
         return lambda path: path[0] == "score"
     found = re.fullmatch("last_([0-9]+)", which)
     if found is None or not 1 <= int(found[1]) <= config.n_layer:
         valid = f"all, head, or last_K with K from 1 to n_layer, {config.n_layer}"
-        raise UsageError(f"train only {which!r}: it must be {valid}")
+        raise UsageError(f"train_layers is {which!r}; it must be {valid}")
     frozen = {"wte", "wpe", *(f"h_{i}" for i in range(config.n_layer - int(found[1])))}
     return lambda path: path[0] not in frozen

@@ -58,7 +58,7 @@ def run_ppo(
     if over:
         raise UsageError(
             f"step {int(state.step)} lies within an iteration of {config.epochs} epochs x {config.minibatches}"
-            " minibatches; go on with the epochs and minibatches that the run began with"
+            " minibatches; go on with the epochs and batches that the run began with"
         )
     target = config.kl_target
     while done < until:

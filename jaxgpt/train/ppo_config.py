@@ -41,14 +41,15 @@ class PPOConfig:
     gamma: float = flag(1.0, "discount from token to token")
     lam: float = flag(0.95, "of generalised advantages: 0 trusts the values, 1 the rewards")
     epochs: int = flag(4, "times that an iteration's responses are gone through")
-    minibatches: int = flag(4, "updates in each of these")
+    batch_size: int = flag(16, "responses of a micro-batch, over all devices")
+    gradient_accumulation_steps: int = flag(1, "micro-batches in an update")
     clip: float = flag(0.2, "how far a token's probability may be moved, as a ratio")
     value_clip: float | None = flag(0.2, "how far a value may be moved; none: any distance")
     value_coef: float = flag(0.1, "weight of the loss of values")
     entropy_coef: float = flag(0.0, "weight of the bonus for entropy")
 
     def __post_init__(self) -> None:
-        for name in ("rollout_size", "max_new_tokens", "epochs", "minibatches"):
+        for name in ("rollout_size", "max_new_tokens", "epochs", "batch_size", "gradient_accumulation_steps"):
             check(self, name, lambda x: x >= 1, "a whole number from 1 up")
         check(self, "group_size", lambda x: x is None or x >= 1, "a whole number from 1 up, or none")
         for name in ("temperature", "kl_horizon", "clip"):
@@ -61,7 +62,8 @@ class PPOConfig:
         check(self, "missing_end_penalty", lambda x: x is None or 0 <= x < math.inf, penalty)
         for name in ("gamma", "lam"):
             check(self, name, lambda x: 0 <= x <= 1, "from 0 to 1")
-        for name, parts in (("minibatches", self.minibatches), ("group_size", self.responses_per_prompt)):
+        update = "batch_size x gradient_accumulation_steps"
+        for name, parts in ((update, self.minibatch_size), ("group_size", self.responses_per_prompt)):
             if over := self.rollout_size % parts:
                 near = [size for size in (self.rollout_size - over, self.rollout_size - over + parts) if size]
                 raise UsageError(
@@ -97,7 +99,12 @@ class PPOConfig:
     @property
     def minibatch_size(self) -> int:
         """Responses in an update."""
-        return self.rollout_size // self.minibatches
+        return self.batch_size * self.gradient_accumulation_steps
+
+    @property
+    def minibatches(self) -> int:
+        """Updates in an epoch."""
+        return self.rollout_size // self.minibatch_size
 
     @property
     def updates(self) -> int:

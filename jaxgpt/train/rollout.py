@@ -64,9 +64,7 @@ class Rollouts:
         seed: of the samples.
         stop_ids: ids that end a response.
         vocab_size: see `Sampling`.
-        rows: how many are read at once to learn their probabilities, a divisor of `config.rollout_size`; None for as
-            many as in an update.
-        put: where such a part of a batch is to lie on the devices.
+        put: where a part of a batch is to lie on the devices.
 
     Raises:
         UsageError: prompts and responses don't fit into the model's context, or the config asks for what the model
@@ -82,7 +80,6 @@ class Rollouts:
     seed: int
     stop_ids: Sequence[int] = ()
     vocab_size: int | None = None
-    rows: int | None = None
     put: Callable[[Any], Any] = lambda batch: batch
 
     def __post_init__(self) -> None:
@@ -152,7 +149,7 @@ class Rollouts:
 
     def _compare(self, params: Params, batch: Batch) -> tuple[Any, Any, Any]:
         """Return what `compare` does, a part of the rows at a time: logits are large."""
-        parts, count = [], self.rows or self.config.minibatch_size
+        parts, count = [], self.config.batch_size
         how = {"temperature": self.config.temperature, "vocab_size": self.vocab_size}
         for start in range(0, len(batch.tokens), count):
             part = self.put(jax.tree.map(lambda x, rows=slice(start, start + count): x[rows], batch))

@@ -5,8 +5,8 @@ A stage brings a model, an objective, and batches as functions of an index; noth
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +17,6 @@ from jax.sharding import Mesh
 from jaxgpt.errors import RunError, UsageError
 from jaxgpt.hosts import gather, one_for_all
 from jaxgpt.mesh import batch_divisor, host_shard, put_batch
-from jaxgpt.model.atlas import Parameter
-from jaxgpt.model.config import GPTConfig
 from jaxgpt.train.budget import flops_per_token, table
 from jaxgpt.train.checkpoint import Checkpoints
 from jaxgpt.train.config import RunConfig
@@ -26,37 +24,14 @@ from jaxgpt.train.loop import make_evaluate, run
 from jaxgpt.train.manifest import Progress, steps
 from jaxgpt.train.meter import Meter, duration
 from jaxgpt.train.metrics import MetricsLog, NoMetrics
-from jaxgpt.train.objectives import Objective
 from jaxgpt.train.optimizer import adamw, schedule
-from jaxgpt.train.state import LeafPath, TrainState, abstract_state, join, split
+from jaxgpt.train.state import TrainState, abstract_state, join, split
 from jaxgpt.train.step import StepMetrics, make_step
 from jaxgpt.train.stop import stop_on_signal
+from jaxgpt.train.task import Task
 
-
-@dataclass(frozen=True)
-class Task:
-    """What a stage trains.
-
-    Attributes:
-        config: the model's.
-        parameters: all that the objective reads.
-        begin: shardings of these → their values at step 0; what is not trained, also when a run is resumed.
-        objective: what is minimised.
-        batches: updates done → the next update's batch, this process's rows of it. A batch is a record with the rows
-            first in every array, and `tokens` among them.
-        evaluation: index → one of the fixed batches on which the objective is evaluated.
-        evaluations: how many of these there are.
-        moves: for which paths a parameter is trained.
-    """
-
-    config: GPTConfig
-    parameters: Sequence[Parameter]
-    begin: Callable[[Any], Any]
-    objective: Objective
-    batches: Callable[[int], Any]
-    evaluation: Callable[[int], Any]
-    evaluations: int
-    moves: Callable[[LeafPath], bool] = lambda path: True
+SHOWN = ("accuracy", "margin", "score", "kl")
+"""Metrics of objectives that the progress line shows; the file has all."""
 
 
 class Trainer:
@@ -76,9 +51,11 @@ class Trainer:
                 f"batch_size {flags.batch_size} can't be divided among {divisor} devices; nearest are "
                 + " and ".join(map(str, near))
             )
-        self.optimizer = adamw(flags, task.config)
-        self.schedule = schedule(flags)
-        self.abstract = abstract_state(self.mesh, task.parameters, self.optimizer, task.moves)
+        self.updates = 1 if task.outer is None else task.outer.updates
+        self.carried = () if task.outer is None else task.outer.carried
+        recipe = flags.times(self.updates)
+        self.optimizer, self.schedule = adamw(recipe, task.config), schedule(recipe)
+        self.abstract = abstract_state(self.mesh, task.parameters, self.optimizer, task.moves, self.carried)
         self.shardings = jax.tree.map(lambda leaf: leaf.sharding, self.abstract)
         step = make_step(
             task.objective,
@@ -88,7 +65,7 @@ class Trainer:
             skip_spikes=flags.skip_spikes,
         )
         self.step = jax.jit(step, donate_argnums=0, out_shardings=(self.shardings, None))
-        self.evaluate = make_evaluate(task.objective)
+        self._sums = make_evaluate(task.objective)
 
     def budget(self) -> str:
         """Return the table of parameters, memory and arithmetic; compiles the step to learn its memory."""
@@ -101,7 +78,7 @@ class Trainer:
         """Return the state at step 0, which takes over the memory of the task's parameters."""
 
         def begin(params: Any) -> TrainState:
-            return replace(TrainState.create(params, self.optimizer), params=None, frozen=None)
+            return replace(TrainState.create(params, self.optimizer, carried=self.carried), params=None, frozen=None)
 
         with clear_errors():
             params, frozen = self._begin()
@@ -145,7 +122,7 @@ class Trainer:
                 progress = self._evaluate(state, progress, log, meter)
                 if not steps(folder):  # else the run goes on from it
                     checkpoints.save(state, progress)
-            for done, state, metrics in run(self.step, begin, self._put_batch, until=flags.max_iters):
+            for done, state, metrics in self._run(begin):
                 # The update before this one is done by now, so reading its count keeps nobody waiting.
                 self._check_streak(done - 1, int(streak), checkpoints)
                 streak = metrics.streak
@@ -177,6 +154,18 @@ class Trainer:
         params = self.task.begin(join(*shardings))
         return jax.device_put(split(params, self.task.moves), shardings)
 
+    def _run(self, begin: TrainState) -> Iterator[tuple[int, TrainState, StepMetrics]]:
+        if self.task.outer is not None:
+            return self.task.outer.run(self.step, begin, self.flags.max_iters)
+        return run(self.step, begin, self._put_batch, until=self.flags.max_iters)
+
+    def evaluate(self, params: Any) -> dict[str, float]:
+        """Return means over the evaluation batches by their names, the loss among them."""
+        if self.task.outer is not None:
+            return self.task.outer.evaluate(params)
+        batches = (put_batch(self.mesh, self.task.evaluation(i)) for i in range(self.task.evaluations))
+        return self._sums(params, batches)
+
     def _put_batch(self, index: int) -> Any:
         return put_batch(self.mesh, self.task.batches(index))
 
@@ -199,14 +188,13 @@ class Trainer:
         return Meter(
             step=step,
             until=self.flags.max_iters,
-            tokens_per_step=tokens.size * host_shard(self.mesh)["num_shards"],
+            tokens_per_step=tokens.size * host_shard(self.mesh)["num_shards"] * self.updates,
             flops_per_token=flops_per_token(self.task.config, tokens.shape[-1]) if whole else None,
         )
 
     def _evaluate(self, state: TrainState, progress: Progress, log: MetricsLog | NoMetrics, meter: Meter) -> Progress:
         with meter.paused():
-            batches = (put_batch(self.mesh, self.task.evaluation(i)) for i in range(self.task.evaluations))
-            found = self.evaluate(state.whole, batches)
+            found = self.evaluate(state.whole)
         log.write(progress.step, "val", **found)
         meter.say(f"step {progress.step}: " + ", ".join(f"val {name} {value:.4f}" for name, value in found.items()))
         return progress.evaluated(found["loss"])
@@ -220,7 +208,7 @@ class Trainer:
         row = {"loss": loss, **more, "lr": rate, "grad_norm": norm, "skipped": skipped}
         log.write(done, "train", **row, tokens_per_s=speed, mfu=mfu)
         parts = [f"step {done}/{self.flags.max_iters}", f"loss {loss:.4f}", f"lr {rate:.2e}"]
-        parts += [f"{name} {more[name]:.3f}" for name in ("accuracy",) if name in more]
+        parts += [f"{name} {more[name]:.3f}" for name in SHOWN if name in more]
         parts += [] if speed is None else [f"{speed:,.0f} tokens/s", f"{duration(left)} left"]
         parts += [] if mfu is None else [f"MFU {mfu:.1%}"]
         parts += [] if skipped == 0 else [f"skipped {skipped}"]

@@ -10,7 +10,7 @@ from jaxgpt.hf.convert import load_pretrained, save_pretrained
 from jaxgpt.model.config import GPTConfig
 from jaxgpt.model.layers import GPT
 from jaxgpt.text import CharTokenizer, load_tokenizer
-from jaxgpt.train.checkpoint import load_params, save_params
+from jaxgpt.train.weights import load_params, save_params
 
 CONFIG = GPTConfig(vocab_size=61, n_positions=16, n_embd=12, n_layer=2, n_head=2, bos_token_id=None, eos_token_id=None)
 

@@ -17,7 +17,7 @@ from jaxgpt.hf.convert import save_pretrained
 from jaxgpt.model.config import GPTConfig
 from jaxgpt.model.layers import GPT
 from jaxgpt.text import CharTokenizer
-from jaxgpt.train.checkpoint import load_params, save_params
+from jaxgpt.train.weights import load_params, save_params
 
 TOKENIZER = CharTokenizer("\nabcdefghijklmnopqrstuvwxyz")
 

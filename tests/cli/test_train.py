@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from jaxgpt.cli import convert, generate, train
-from jaxgpt.train.checkpoint import load_params
 from jaxgpt.train.metrics import read_rows
+from jaxgpt.train.weights import load_params
 
 TEXT = "To be, or not to be, that is the question.\n" * 200
 SMALL = "--n_layer 2 --n_head 2 --n_embd 16 --block_size 16 --batch_size 4 --eval_iters 2 --log_interval 5".split()

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from jaxgpt.errors import UsageError
-from jaxgpt.train.checkpoint import load_params
 from jaxgpt.train.manifest import latest
+from jaxgpt.train.weights import load_params
 
 
 def damage(checkpoint: Path) -> None:

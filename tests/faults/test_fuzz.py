@@ -21,9 +21,9 @@ from jaxgpt.model.layers import GPT
 from jaxgpt.text import load_tokenizer
 from jaxgpt.text.token_files import TokenFile, write_token_file
 from jaxgpt.text.tokenizers import BPETokenizer, CharTokenizer, Tokenizer
-from jaxgpt.train.checkpoint import load_params, save_params
 from jaxgpt.train.config import TrainConfig
 from jaxgpt.train.folder import write_record
+from jaxgpt.train.weights import load_params, save_params
 
 pytestmark = pytest.mark.usefixtures("unchecked_types")
 # A deadline, so that a hang is a failure.
@@ -134,10 +134,12 @@ def test_checkpoints(run_folder, tmp_path, data):
 @fuzz
 @given(data=st.data())
 def test_records_of_runs(tmp_path, data):
-    write_record(tmp_path, CONFIG, flags={**vars(TrainConfig()), "n_layer": 1}, data={"dataset": "plays"})
+    write_record(
+        tmp_path, CONFIG, stage="pretrain", flags={**vars(TrainConfig()), "n_layer": 1}, data={"dataset": "plays"}
+    )
     (tmp_path / "config.json").write_bytes(data.draw(damage((tmp_path / "config.json").read_bytes())))
     try:
-        flags = read_flags(["--init_from", "resume", "--out_dir", str(tmp_path)])
+        _, flags = read_flags(["--init_from", "resume", "--out_dir", str(tmp_path)])
     except (UsageError, RunError):
         return
     assert isinstance(flags.batch_size, int) and 0 < flags.learning_rate < float("inf")

@@ -102,7 +102,7 @@ def test_a_changed_text_is_noticed(workshop, whole, capsys):
     other = workshop.folder / "other.txt"
     other.write_text((workshop.folder / "text.txt").read_text()[::-1])
     error = fails(capsys, *workshop.argv(whole, "--init_from=resume", "--max_iters=30", f"--dataset={other}"))
-    assert "; train is " in error and "; val is " in error and "--ignore_data_change" in error
+    assert "asked: train is " in error and "; val is " in error and "--ignore_data_change" in error
 
 
 def test_a_changed_tokenizer_is_noticed(workshop, whole, capsys):

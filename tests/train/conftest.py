@@ -100,7 +100,7 @@ class TinyPPO:
             kl_target=4.0,
             kl_horizon=400.0,
             epochs=2,
-            minibatches=2,
+            batch_size=16,
         )
         self.optimizer = adamw(OptimizerConfig(max_iters=500, warmup_iters=0, learning_rate=1e-2), self.model.config)
         self.params = jax.device_get(init_params(self.model, seed=0))

@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 
 from jaxgpt.errors import UsageError
-from jaxgpt.train.checkpoint import Checkpoints, load_params, save_params, sweep
+from jaxgpt.train.checkpoint import Checkpoints, sweep
 from jaxgpt.train.folder import FORMAT, write_record
 from jaxgpt.train.loop import run
 from jaxgpt.train.manifest import Progress, latest, read_manifest, steps
+from jaxgpt.train.weights import load_params, save_params
 
 
 def assert_same_bits(first, second):

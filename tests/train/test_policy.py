@@ -131,7 +131,7 @@ def test_values_are_held_only_where_there_is_a_clip():
 
 
 def test_each_epoch_has_all_rows_once_in_an_order_of_its_own(rewarded):
-    config = replace(rewarded.config, epochs=3, minibatches=4, rollout_size=8)
+    config = replace(rewarded.config, epochs=3, batch_size=2, rollout_size=8)
     column = np.zeros((8, 2), np.float32)
     experience = Experience(np.arange(16, dtype=np.int32).reshape(8, 2), column.astype(np.int32), *[column] * 6)
 

@@ -8,7 +8,7 @@ from jaxgpt.train.ppo_config import PPOConfig
 
 
 def test_flags_are_read():
-    config = parse(PPOConfig, ["--algorithm=grpo", "--rollout_size", "32", "--minibatches=2"], prog="", description="")
+    config = parse(PPOConfig, ["--algorithm=grpo", "--rollout_size", "32", "--batch_size=16"], prog="", description="")
     assert (config.responses_per_prompt, config.prompts_per_rollout, config.minibatch_size) == (8, 4, 16)
     assert config.updates == 8
     assert PPOConfig().responses_per_prompt == 1
@@ -21,8 +21,11 @@ def test_flags_are_read():
         ({"kl_coef": float("nan")}, "kl_coef is nan; it must be a number from 0 up"),
         ({"lam": 1.5}, "lam is 1.5; it must be from 0 to 1"),
         ({"epochs": 0}, "epochs is 0; it must be a whole number from 1 up"),
-        ({"rollout_size": 10}, "rollout_size 10 can't be divided by minibatches 4; try 8 or 12"),
-        ({"rollout_size": 2}, "rollout_size 2 can't be divided by minibatches 4; try 4"),
+        (
+            {"rollout_size": 40},
+            "rollout_size 40 can't be divided by batch_size x gradient_accumulation_steps 16; try 32 or 48",
+        ),
+        ({"rollout_size": 2}, "rollout_size 2 can't be divided by batch_size x gradient_accumulation_steps 16; try 16"),
         ({"group_size": 3}, "rollout_size 64 can't be divided by group_size 3; try 63 or 66"),
         ({"algorithm": "grpo", "group_size": 1}, "group_size is 1; with grpo it must be 2 or more"),
         ({"algorithm": "grpo", "lam": 0.9}, "lam 0.9: only with algorithm ppo"),

@@ -1,0 +1,74 @@
+"""`generate.py --compare A B --prompts FILE`: what models answer to the same prompts, side by side."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+import textwrap
+from collections.abc import Iterator, Sequence
+from itertools import zip_longest
+
+from jaxgpt.cli.generate import Options, chat_template, fit, prompt_ids
+from jaxgpt.cli.sources import open_model
+from jaxgpt.decode.engine import stream
+from jaxgpt.decode.text import TextStream
+from jaxgpt.devices import compute_dtype, start_devices
+from jaxgpt.text.records import Prompt, read_prompts
+
+GAP = " | "
+NARROWEST = 20
+
+
+def compare(options: Options) -> None:
+    """Print a table a prompt, with a column a model."""
+    assert options.compare is not None and options.prompts is not None
+    prompts = read_prompts(options.prompts)
+    start_devices(options.device)
+    answers = [answer(options, model, prompts) for model in options.compare]
+    for prompt, *texts in zip(prompts, *answers, strict=True):
+        print(f"{prompt.where}: {said(prompt)}")
+        print(columns(options.compare, texts), end="\n\n")
+
+
+def answer(options: Options, model: str, prompts: Sequence[Prompt]) -> list[str]:
+    """Return a model's answers, each what it would be alone."""
+    config, params, tokenizer = open_model(model, allow_pickle=options.allow_pickle)
+    template = chat_template(options, tokenizer, model)
+    fitted = [fit(options, prompt_ids(tokenizer, template, prompt.prompt), config.n_positions) for prompt in prompts]
+    texts = [TextStream(tokenizer, end_ids=config.eos_token_ids) for _ in prompts]
+    pieces: list[list[str]] = [[] for _ in prompts]
+    steps = stream(
+        config,
+        params,
+        [ids for ids, _ in fitted],
+        max_new_tokens=min(count for _, count in fitted),
+        sampling=dataclasses.replace(options.sampling, vocab_size=tokenizer.vocab_size),
+        eos_token_id=config.eos_token_ids,
+        seed=options.seed,
+        dtype=compute_dtype(options.dtype),
+        overflow=options.overflow,
+    )
+    for tokens in steps:
+        for text, piece, token in zip(texts, pieces, tokens, strict=True):
+            if token is not None:
+                piece.append(text.push(token))
+    return ["".join([*piece, text.flush()]) for text, piece in zip(texts, pieces, strict=True)]
+
+
+def said(prompt: Prompt) -> str:
+    """Return a prompt in one line."""
+    text = prompt.prompt if isinstance(prompt.prompt, str) else prompt.prompt[-1].content
+    return " ".join(text.split())
+
+
+def wrapped(text: str, width: int) -> Iterator[str]:
+    """Yield the lines of a text, cut where they are too wide."""
+    for line in text.splitlines():
+        yield from textwrap.wrap(line, width) or [""]
+
+
+def columns(names: Sequence[str], texts: Sequence[str]) -> str:
+    """Lay texts out side by side below their names, as wide as the terminal."""
+    width = max((shutil.get_terminal_size().columns - len(GAP) * (len(names) - 1)) // len(names), NARROWEST)
+    cells = [[name[-width:], "-" * width, *wrapped(text, width)] for name, text in zip(names, texts, strict=True)]
+    return "\n".join(GAP.join(cell.ljust(width) for cell in row).rstrip() for row in zip_longest(*cells, fillvalue=""))

@@ -1,0 +1,169 @@
+"""PPO and GRPO: prompts → the model's own answers → what a reward model or a function says of them → a policy."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+
+from jaxgpt.cli.rewards import open_scorer
+from jaxgpt.cli.run import Job, Record, next_command
+from jaxgpt.cli.stage import (
+    Start,
+    job,
+    model_of,
+    open_start,
+    read_examples,
+    room,
+    show_answers,
+    show_curve,
+    trained_fields,
+    with_labels,
+    without_labels,
+)
+from jaxgpt.errors import UsageError
+from jaxgpt.mesh import put_batch
+from jaxgpt.model.lora import merge
+from jaxgpt.text.encoded import encode_prompts
+from jaxgpt.text.examples import epoch_rows
+from jaxgpt.text.records import Prompt, read_prompts
+from jaxgpt.train.experience import Experience
+from jaxgpt.train.objectives import adapted
+from jaxgpt.train.policy import ppo
+from jaxgpt.train.ppo import carried, run_ppo
+from jaxgpt.train.rollout import Rollout, Rollouts, Scorer
+from jaxgpt.train.stages import PpoConfig
+from jaxgpt.train.task import OuterLoop, Task
+
+LABEL = ("value",)
+SHOWN = 3
+MEASURED = ("score", "kl", "response_length", "ended")
+Ids = Sequence[tuple[int, ...]]
+
+
+def prepare(flags: PpoConfig, folder: Path, record: Record | None) -> Job:
+    """Open the model, the prompts, and what rewards the answers."""
+    if jax.process_count() > 1:
+        raise UsageError("--distributed: ppo runs in one process, on all of its devices")
+    start = open_start(flags, folder, record)
+    if record is None:
+        start = without_labels(start)
+        if flags.algorithm == "ppo":
+            start = with_labels(start, LABEL, seed=flags.seed, zero=True)
+    given = read_examples(flags, read_prompts)
+    context = room(flags, start.config)
+    limit = context - flags.max_new_tokens
+    if limit < 1:
+        raise UsageError(f"max_new_tokens {flags.max_new_tokens} leaves no room for prompts in {context} tokens")
+    train, val = (encode_prompts(part, start.tokenizer, start.template, length=limit) for part in given)
+    told = [text_of(prompt) for part in given for prompt in part]
+    texts = dict(zip((*train, *val), told, strict=True))
+    length = max(map(len, texts))
+    scorer, about = open_scorer(flags, start, texts, length=length + flags.max_new_tokens)
+
+    def show(params: Any) -> None:
+        show_answers(flags, folder, start, val[:SHOWN], params)
+        show_curve(folder, next_command("generate", "--compare", flags.source, folder, "--prompts", "FILE"))
+
+    return job(
+        flags,
+        start,
+        about=[
+            f"data:  {flags.dataset}, {len(train):,} prompts to train on, {len(val):,} to validate on;",
+            f"       of up to {length} tokens",
+            about,
+        ],
+        task=partial(make_task, flags, folder, start, train, val, length, scorer),
+        show=show,
+        keeps_base=True,
+    )
+
+
+def text_of(prompt: Prompt) -> str:
+    """Return what a reward function is told of a prompt: the text, or the user's last message."""
+    return prompt.prompt if isinstance(prompt.prompt, str) else prompt.prompt[-1].content
+
+
+def make_task(
+    flags: PpoConfig, folder: Path, start: Start, train: Ids, val: Ids, length: int, scorer: Scorer, mesh: Mesh
+) -> Task:
+    """Return what the loop does: iterations of rollouts and updates."""
+    model = model_of(flags, start.config)
+    put = partial(put_batch, mesh)
+    each = flags.prompts_per_rollout
+
+    def prompts(iteration: int) -> Ids:
+        return [train[row] for row in epoch_rows(len(train), seed=flags.seed, step=iteration, batch_size=each)]
+
+    def val_prompts(iteration: int) -> Ids:
+        return [val[row % len(val)] for row in range(iteration * each, (iteration + 1) * each)]
+
+    def rollouts(prompts: Any, seed: int) -> Rollouts:
+        return Rollouts(
+            model=model,
+            config=flags,
+            prompts=prompts,
+            prompt_length=length,
+            scorer=scorer,
+            reference=reference,
+            seed=seed,
+            stop_ids=start.config.eos_token_ids,
+            vocab_size=start.tokenizer.vocab_size,
+            put=put,
+        )
+
+    # In memory of its own, which no update takes over.
+    reference = jax.tree.map(jnp.copy, start.params)
+    sample, judge = rollouts(prompts, flags.seed), rollouts(val_prompts, flags.seed + 1)
+
+    def policy(whole: Any) -> Any:
+        return whole if flags.lora is None else merge(whole, flags.lora)
+
+    def evaluate(whole: Any) -> dict[str, float]:
+        found = [judge(policy(whole), flags.kl_coef, i).metrics for i in range(flags.eval_iters)]
+        means = {name: float(np.mean([one[name] for one in found])) for name in MEASURED}
+        return {"loss": -means["score"], **means}
+
+    def watch(done: int, rollout: Rollout) -> None:
+        if done % flags.eval_interval == 0 or done == 1:
+            write_samples(folder / "samples" / f"{done}.md", start, rollout)
+
+    shape = (flags.minibatch_size, length + flags.max_new_tokens - 1)
+    rows, numbers = np.zeros(shape, np.int32), np.zeros(shape, np.float32)
+    values = (numbers, numbers) if flags.algorithm == "ppo" else ()
+    example = Experience(rows, rows, numbers, numbers, numbers, numbers, *values)
+    outer = OuterLoop(
+        run=lambda step, state, until: run_ppo(
+            step, state, sample, flags, seed=flags.seed, until=until, put=put, policy=policy, watch=watch
+        ),
+        evaluate=evaluate,
+        updates=flags.updates,
+        carried=carried(flags),
+    )
+    objective = ppo(model, flags, vocab_size=start.tokenizer.vocab_size)
+    return Task(
+        **trained_fields(flags, start),
+        objective=objective if flags.lora is None else adapted(objective, flags.lora),
+        batches=lambda step: example,
+        evaluation=lambda index: example,
+        evaluations=0,
+        outer=outer,
+    )
+
+
+def write_samples(file: Path, start: Start, rollout: Rollout, count: int = 8) -> None:
+    """Write some of a rollout's answers down as a table."""
+    rows = [
+        [start.tokenizer.decode(prompt), start.tokenizer.decode(response), f"{score:.3f}"]
+        for prompt, response, score in zip(rollout.prompts, rollout.responses, rollout.scores, strict=True)
+    ][:count]
+    lines = [[" ".join(cell.replace("|", "\\|").split()) for cell in row] for row in rows]
+    table = ["| prompt | response | score |", "|---|---|---|", *(f"| {' | '.join(line)} |" for line in lines)]
+    file.parent.mkdir(exist_ok=True)
+    file.write_text("\n".join(table) + "\n", encoding="utf-8")

@@ -1,0 +1,76 @@
+"""What answers are worth: the score of a reward model, or of a function of the user's."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from jaxgpt.cli.stage import Start, model_of
+from jaxgpt.errors import UsageError
+from jaxgpt.model.config import GPTConfig
+from jaxgpt.text.tokenizers import load_tokenizer
+from jaxgpt.train.outputs import last_scores
+from jaxgpt.train.reward_function import load_reward_function
+from jaxgpt.train.rollout import Scorer
+from jaxgpt.train.stages import PpoConfig
+from jaxgpt.train.weights import load_params
+
+
+def open_scorer(
+    flags: PpoConfig, start: Start, texts: Mapping[tuple[int, ...], str], *, length: int
+) -> tuple[Scorer, str]:
+    """Return what gives answers their scores, and a line about it.
+
+    Args:
+        flags: name a reward model or a function.
+        start: the policy.
+        texts: ids of each prompt → what a function is told of it.
+        length: of the longest prompt with the longest answer, in tokens.
+
+    Raises:
+        UsageError: there is no such model or function, or the model reads other tokens than the policy.
+    """
+    if flags.reward_model is not None:
+        return model_scorer(flags, start, Path(flags.reward_model), length), f"score: of {flags.reward_model}"
+    assert flags.reward_function is not None
+    function, tokenizer, ends = load_reward_function(flags.reward_function), start.tokenizer, start.config.eos_token_ids
+
+    def score(prompts: list[list[int]], responses: list[list[int]]) -> np.ndarray:
+        answers = [tokenizer.decode(ids[:-1] if ids[-1] in ends else ids) for ids in responses]
+        return function([texts[tuple(prompt)] for prompt in prompts], answers)
+
+    return score, f"score: of {flags.reward_function}"
+
+
+def model_scorer(flags: PpoConfig, start: Start, run: Path, length: int) -> Scorer:
+    """Return a reward model's scores at the answers' last tokens."""
+    config, params = load_params(run)
+    check_reward_model(config, start, run, length)
+    model = model_of(flags, config)
+    scores = jax.jit(lambda params, tokens, last: last_scores(model, params, tokens, last)[:, 0])
+
+    def score(prompts: list[list[int]], responses: list[list[int]]) -> np.ndarray:
+        tokens = np.zeros((len(prompts), length), np.int32)
+        last = np.zeros(len(prompts), np.int32)
+        for row, (prompt, response) in enumerate(zip(prompts, responses, strict=True)):
+            ids = [*prompt, *response]
+            tokens[row, : len(ids)], last[row] = ids, len(ids) - 1
+        size = flags.batch_size
+        parts = [scores(params, tokens[i : i + size], last[i : i + size]) for i in range(0, len(tokens), size)]
+        return np.concatenate([np.asarray(part) for part in parts])
+
+    return score
+
+
+def check_reward_model(config: GPTConfig, start: Start, run: Path, length: int) -> None:
+    """Make sure that a reward model can read what the policy writes."""
+    if config.labels is None or len(config.labels) != 1:
+        raise UsageError(f"--reward_model {run}: no reward model; train.py reward makes one")
+    if load_tokenizer(run).fingerprint != start.tokenizer.fingerprint:
+        raise UsageError(f"--reward_model {run}: its tokenizer is another than that of {start.name}")
+    if length > config.n_positions:
+        needed = f"prompts and answers have up to {length} tokens"
+        raise UsageError(f"--reward_model {run}: its context is {config.n_positions}, but {needed}")

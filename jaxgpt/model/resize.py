@@ -1,0 +1,35 @@
+"""A vocabulary that grows: rows for new tokens behind those that the embedding table and the LM head have."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax.traverse_util import flatten_dict
+from jax import Array
+
+from jaxgpt.model.atlas import Parameter, axes, map_parameters
+from jaxgpt.model.config import GPTConfig
+
+
+def extend_vocabulary(config: GPTConfig, params: Any, vocab_size: int, key: Array) -> tuple[GPTConfig, Any]:
+    """Return a model with at least `vocab_size` ids; existing rows are unchanged, bit for bit.
+
+    New rows are drawn around the mean of the existing ones, as far from it as initial weights are from zero, so that
+    new tokens are neither likelier nor less likely than others, and differ.
+    """
+    if vocab_size <= config.vocab_size:
+        return config, params
+    leaves: dict[Any, Any] = flatten_dict(params)
+    count = vocab_size - config.vocab_size
+
+    def extend(parameter: Parameter) -> Array:
+        leaf = leaves[parameter.path]
+        if axes(parameter.row.pattern)[0] != "V":
+            return leaf
+        noise = config.initializer_range * jax.random.normal(key, (count, config.n_embd))
+        return jnp.concatenate([leaf, (leaf.mean(0, dtype=jnp.float32) + noise).astype(leaf.dtype)])
+
+    return replace(config, vocab_size=vocab_size), map_parameters(config, extend)

@@ -1,0 +1,163 @@
+"""What the stages after pretraining are asked to do: frozen records whose fields are the flags of `train.py STAGE`.
+
+Nothing here imports JAX, so that flags are checked before it loads.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from jaxgpt.errors import UsageError
+from jaxgpt.flags import flag
+from jaxgpt.model.lora_config import LoRA
+from jaxgpt.train.config import RunConfig, check
+from jaxgpt.train.ppo_config import PPOConfig
+
+
+@dataclass(frozen=True)
+class StageConfig(RunConfig):
+    """A run that begins with a model and learns from the user's own examples.
+
+    Raises:
+        UsageError: a value out of range, or two that contradict each other.
+    """
+
+    init_from: str = flag(
+        "auto", "auto: go on with the run in out_dir, or begin with --base; resume; or the model to begin with"
+    )
+    base: str = flag("out", "with auto, the model to begin with: a run's folder, a folder of weights, a hub name")
+    dataset: str | None = flag(None, "the file with the examples: .jsonl or .json")
+    val_dataset: str | None = flag(None, "a file with examples to validate on; none: a part of the dataset")
+    val_fraction: float = flag(0.1, "of the examples, for validation where there is no val_dataset")
+
+    train_layers: str = flag("all", "what is trained: all, last_K for the last K blocks, or head for the scores alone")
+    lora_rank: int | None = flag(None, "train adapters of this rank (LoRA) instead of the weights; none: no adapters")
+    lora_alpha: float | None = flag(None, "weight of the adapters; none: twice their rank")
+    lora_dropout: float = flag(0.0, "dropout rate of the adapters' inputs")
+    lora_targets: str = flag("c_attn,c_proj,c_fc", "the matrices that get adapters, by HF's names")
+
+    max_iters: int = flag(500, "updates in the whole run")
+    learning_rate: float = flag(5e-5, "peak learning rate, reached after warmup")
+    warmup_iters: int = flag(20, "updates of linear warmup")
+    batch_size: int = flag(8, "rows of a micro-batch, over all devices")
+    eval_interval: int = flag(100, "updates between evaluations")
+    save_interval: int = flag(100, "updates between checkpoints")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.dataset is None:
+            raise UsageError("--dataset is missing: a file with the examples; see --help")
+        check(self, "val_fraction", lambda x: 0 < x < 1, "above 0 and below 1")
+        if self.lora is not None and self.train_layers != "all":
+            raise UsageError(f"--train_layers {self.train_layers}: not with --lora_rank, which freezes all layers")
+        if self.lora is None:
+            for name in ("lora_alpha", "lora_dropout", "lora_targets"):
+                if (value := getattr(self, name)) != getattr(StageConfig, name):
+                    raise UsageError(f"--{name} {value}: only with --lora_rank")
+
+    @property
+    def source(self) -> str:
+        """What a new run begins with."""
+        return self.base if self.init_from == "auto" else self.init_from
+
+    @property
+    def lora(self) -> LoRA | None:
+        """The adapters to train, if any."""
+        if self.lora_rank is None:
+            return None
+        alpha = 2 * self.lora_rank if self.lora_alpha is None else self.lora_alpha
+        targets = tuple(name.strip() for name in self.lora_targets.split(","))
+        return LoRA(rank=self.lora_rank, alpha=alpha, dropout=self.lora_dropout, targets=targets)
+
+
+@dataclass(frozen=True)
+class ClassifyConfig(StageConfig):
+    """Learning texts' labels."""
+
+    out_dir: str = flag("out-classify", "the run's folder")
+    dataset: str | None = flag(None, "the file with the examples: .jsonl, .json or .csv, with text and label")
+
+
+@dataclass(frozen=True)
+class SftConfig(StageConfig):
+    """Learning to answer from conversations (Ouyang et al. 2022, section 3.5)."""
+
+    out_dir: str = flag("out-sft", "the run's folder")
+    dataset: str | None = flag(None, "the file with the examples: .jsonl or .json, of messages or Alpaca's fields")
+    template: str | None = flag(None, "a chat template in Jinja; none: the model's own, or ours")
+    packing: bool = flag(True, "lay several conversations into a row, none seeing another")
+
+
+@dataclass(frozen=True)
+class RewardConfig(StageConfig):
+    """Learning which of two answers is the better one."""
+
+    out_dir: str = flag("out-reward", "the run's folder")
+    dataset: str | None = flag(None, "the file with the examples: .jsonl or .json, with prompt, chosen and rejected")
+    centring: float | None = flag(None, "coefficient that holds rewards around 0, such as 0.01; none: nothing does")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check(self, "centring", lambda x: x is None or 0 < x < float("inf"), "a positive number, or none")
+
+
+@dataclass(frozen=True)
+class DpoConfig(StageConfig):
+    """Learning from pairs of answers without a reward model (Rafailov et al. 2023)."""
+
+    out_dir: str = flag("out-dpo", "the run's folder")
+    dataset: str | None = flag(None, "the file with the examples: .jsonl or .json, with prompt, chosen and rejected")
+    learning_rate: float = flag(5e-6, "peak learning rate, reached after warmup")
+    loss: Literal["sigmoid", "robust", "hinge", "ipo"] = flag("sigmoid", "the loss of a pair")
+    beta: float = flag(0.1, "the higher, the closer the model stays to the reference")
+    label_smoothing: float = flag(0.0, "share of pairs that may be the wrong way round: for sigmoid and robust")
+    length_normalised: bool = flag(False, "take log-probabilities per token")
+    reference: Literal["precomputed", "live"] = flag(
+        "precomputed", "log-probabilities of the reference: computed once, or, with adapters, in every step"
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check(self, "beta", lambda x: 0 < x < float("inf"), "a positive number")
+        check(self, "label_smoothing", lambda x: 0 <= x < 0.5, "from 0 up and below 0.5")
+        if self.label_smoothing and self.loss not in ("sigmoid", "robust"):
+            raise UsageError(f"label_smoothing {self.label_smoothing}: only with the losses sigmoid and robust")
+        if self.reference == "live" and self.lora is None:
+            raise UsageError("--reference live: only with --lora_rank, where the reference is the model without it")
+
+
+@dataclass(frozen=True)
+class PpoConfig(PPOConfig, StageConfig):
+    """Learning from rewards for the model's own answers (Schulman et al. 2017), or by GRPO (Shao et al. 2024)."""
+
+    out_dir: str = flag("out-ppo", "the run's folder")
+    dataset: str | None = flag(None, "the file with the prompts: .jsonl or .json, or .txt with one a line")
+    reward_model: str | None = flag(None, "a run's folder of train.py reward, which scores the answers")
+    reward_function: str | None = flag(
+        None, "in its place, module:function or FILE.py:function of (prompts, answers) that gives a number for each"
+    )
+    max_iters: int = flag(100, "iterations in the whole run, each a rollout and epochs of updates")
+    learning_rate: float = flag(5e-6, "peak learning rate, reached after warmup")
+    warmup_iters: int = flag(2, "iterations of linear warmup")
+    eval_interval: int = flag(10, "iterations between evaluations")
+    eval_iters: int = flag(1, "rollouts in an evaluation, of validation prompts, always with the same seeds")
+    log_interval: int = flag(1, "iterations between rows of metrics")
+    save_interval: int = flag(10, "iterations between checkpoints")
+
+    def __post_init__(self) -> None:
+        PPOConfig.__post_init__(self)
+        StageConfig.__post_init__(self)
+        if (self.reward_model is None) == (self.reward_function is None):
+            raise UsageError("one of --reward_model and --reward_function must say what answers are worth")
+        if self.dropout:
+            raise UsageError(f"dropout is {self.dropout}; ppo compares probabilities, and drops nothing: leave it out")
+
+
+STAGES: dict[str, type[StageConfig]] = {
+    "classify": ClassifyConfig,
+    "sft": SftConfig,
+    "reward": RewardConfig,
+    "dpo": DpoConfig,
+    "ppo": PpoConfig,
+}

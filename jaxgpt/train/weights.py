@@ -1,0 +1,110 @@
+"""A model as a run's folder holds it: read whole, whatever part of it was trained, and written without a run.
+
+checkpoints/STEP/params/   what was trained: all weights, some layers, or adapters and a head
+base/                      a folder of weights: all that the run began with, where checkpoints don't have them
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+from flax.traverse_util import flatten_dict, unflatten_dict
+
+from jaxgpt.errors import UsageError
+from jaxgpt.model.atlas import Parameter, parameters, tree_of
+from jaxgpt.model.config import GPTConfig
+from jaxgpt.model.lora import adapter_parameters, merge
+from jaxgpt.model.lora_config import LoRA
+from jaxgpt.train.checkpoint import Checkpoints, read_items, stored_paths
+from jaxgpt.train.folder import read_record, write_record
+from jaxgpt.train.manifest import Progress, latest, read_manifest, steps
+
+Which = int | Literal["best", "last"]
+BASE = "base"
+
+
+def load_params(run: str | Path, which: Which = "best", *, dtype: Any = None) -> tuple[GPTConfig, Any]:
+    """Read a model from a run's folder, with its adapters merged.
+
+    Args:
+        run: the folder.
+        which: a step, "last", or "best" by validation loss (the last one if none was evaluated).
+        dtype: of the parameters; None for as they are stored, f32.
+
+    Returns:
+        The config and the tree of parameters.
+
+    Raises:
+        UsageError: there is no such checkpoint, or it is damaged.
+    """
+    config, params, lora = load_trained(run, which, dtype=dtype)
+    return config, params if lora is None else merge(params, lora)
+
+
+def load_trained(
+    run: str | Path, which: Which = "best", *, dtype: Any = None
+) -> tuple[GPTConfig, dict[str, Any], LoRA | None]:
+    """Read a model as `load_params` does, but with its adapters in the tree; and what they are, None if it has none."""
+    run = Path(run)
+    record = read_record(run)
+    config, lora = record["model"], _read_lora(run, record)
+    folder = _find(run, which)
+    rows = (*parameters(config), *(() if lora is None else adapter_parameters(config, lora)))
+    whole = not (run / BASE).is_dir()
+    there = set() if whole else stored_paths(folder / "params")
+    tree = _read(folder, [row for row in rows if whole or row.path in there], dtype)
+    if whole:
+        return config, tree, lora
+    _, base = load_params(run / BASE, dtype=dtype)
+    leaves = {**flatten_dict(base), **flatten_dict(tree)}
+    if missing := [row for row in rows if row.path not in leaves]:
+        raise UsageError(f"{run / BASE} does not fit {folder}: neither has {'/'.join(missing[0].path)}")
+    return config, unflatten_dict({row.path: leaves[row.path] for row in rows}), lora
+
+
+def save_params(run: str | Path, config: GPTConfig, params: Any, **record: Any) -> None:
+    """Write a model as a run's folder that holds weights only, as the checkpoint of step 0.
+
+    Args:
+        run: the folder; earlier weights in it are set aside.
+        config, params: the model.
+        record: more entries of config.json, such as where the weights come from.
+    """
+    run = Path(run)
+    run.mkdir(parents=True, exist_ok=True)
+    write_record(run, config, **record)
+    checkpoints = Checkpoints(run)
+    checkpoints.write(Progress(0), params=params)
+    checkpoints.wait()
+
+
+def _find(run: Path, which: Which) -> Path:
+    """Return the folder of an undamaged checkpoint."""
+    if not isinstance(which, int):
+        progress = latest(run)
+        if progress is None:
+            raise UsageError(f"every checkpoint in {run} is damaged" if steps(run) else f"{run} holds no checkpoint")
+        best = progress.best_step if which == "best" else None
+        which = progress.step if best is None else best
+    folder = (run / "checkpoints" / str(which)).resolve()
+    if not folder.is_dir():
+        raise UsageError(f"{run} has no checkpoint of step {which}; there are {sorted(steps(run))}")
+    read_manifest(folder)
+    return folder
+
+
+def _read(folder: Path, rows: list[Parameter], dtype: Any) -> dict[str, Any]:
+    device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    like = tree_of(rows, lambda p: jax.ShapeDtypeStruct(p.shape, dtype or jax.numpy.float32, sharding=device))
+    return read_items(folder, params=like)["params"]
+
+
+def _read_lora(run: Path, record: dict[str, Any]) -> LoRA | None:
+    if (fields := record.get("lora")) is None:
+        return None
+    try:
+        return LoRA(**{**fields, "targets": tuple(fields["targets"])})
+    except (TypeError, KeyError, UsageError) as error:
+        raise UsageError(f"{run / 'config.json'}: lora: {error}") from None

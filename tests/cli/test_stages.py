@@ -1,0 +1,202 @@
+"""Every stage from its command line: a stopped and resumed run is an uninterrupted one, and bad input is one line."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from benchmarks.soak import differences
+from jaxgpt.cli import convert, generate, train
+from jaxgpt.text import load_tokenizer
+from jaxgpt.train.folder import read_record
+from jaxgpt.train.metrics import read_rows
+from jaxgpt.train.stop import Stop
+from jaxgpt.train.weights import BASE, load_params
+
+TEXT = "Who is there? It is the king. What does he want? He wants bread and wine.\n" * 200
+SMALL = "--n_layer 2 --n_head 2 --n_embd 16 --block_size 48 --batch_size 4 --eval_iters 2".split()
+SHORT = "--max_iters 4 --warmup_iters 1 --log_interval 1 --tensorboard=false --learning_rate 1e-3".split()
+ASKED = [("Who is there?", "It is the king."), ("What does he want?", "He wants bread."), ("Who wants?", "The king.")]
+GRPO = ["--algorithm", "grpo", "--group_size", "4"]
+FUNCTION = ["--reward_function", "rewards.py:length"]
+PPO = "--rollout_size 8 --batch_size 4 --epochs 2 --max_new_tokens 6 --eval_iters 1".split()
+LORA = ["--lora_rank", "2", "--lora_dropout", "0.1"]
+# Name of a case → stage, the model that it begins with, flags.
+CASES: dict[str, tuple[str, str, list[str]]] = {
+    "classify": ("classify", "pretrained", ["--dropout", "0.1", "--gradient_accumulation_steps", "2"]),
+    "classify the last layer": ("classify", "pretrained", ["--train_layers", "last_1"]),
+    "sft": ("sft", "pretrained", []),
+    "sft with adapters": ("sft", "pretrained", [*LORA, "--packing=false"]),
+    "reward": ("reward", "sft", ["--centring", "0.01"]),
+    "dpo": ("dpo", "sft", []),
+    "dpo with adapters": ("dpo", "sft", [*LORA, "--reference", "live"]),
+    "ppo": ("ppo", "sft", [*PPO, "--kl_target", "0.1", "--reward_model", "reward"]),
+    "ppo with adapters": ("ppo", "sft", [*PPO, *LORA, *FUNCTION]),
+    "grpo": (
+        "ppo",
+        "sft",
+        [*PPO, *GRPO, *FUNCTION],
+    ),
+}
+
+
+class Workshop:
+    """A folder with examples, and the runs that were made of them."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        (folder / "text.txt").write_text(TEXT)
+        asked = ASKED * 4
+        records = {
+            "classify": [{"text": q, "label": "who" if q.startswith("Who") else "what"} for q, _ in asked],
+            "sft": [{"instruction": q, "output": a} for q, a in asked],
+            "reward": [
+                {"prompt": [{"role": "user", "content": q}], "chosen": a, "rejected": f"{a} {a}"} for q, a in asked
+            ],
+            "ppo": [{"messages": [{"role": "user", "content": q}]} for q, _ in asked],
+        }
+        records["dpo"] = records["reward"]
+        for name, rows in records.items():
+            (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        (folder / "rewards.py").write_text("def length(prompts, responses):\n    return [len(r) for r in responses]\n")
+
+    def pretrain(self) -> None:
+        places = ["--dataset", "text.txt", "--out_dir", "pretrained", "--cache_dir", "cache"]
+        train.main([*places, "--tokenizer", "bpe", "--bpe_vocab_size", "280", *SMALL, *SHORT, "--sample_tokens", "0"])
+
+    def run(self, name: str, out: str, *more: str) -> None:
+        stage, begin, flags = CASES[name]
+        begin_with = [] if "--init_from" in more else ["--init_from", begin]
+        words = [*begin_with, "--dataset", f"{stage}.jsonl", "--val_fraction", "0.25", "--out_dir", out]
+        train.main([stage, *words, *SHORT, "--save_interval", "2", *flags, *more])
+
+
+@pytest.fixture(scope="module")
+def workshop(tmp_path_factory) -> Workshop:
+    return Workshop(tmp_path_factory.mktemp("stages"))
+
+
+@pytest.fixture
+def here(workshop, monkeypatch) -> Workshop:
+    """The workshop as the working folder, with the runs that others begin with."""
+    monkeypatch.chdir(workshop.folder)
+    if not Path("pretrained").exists():
+        workshop.pretrain()
+        workshop.run("sft", "sft")
+        workshop.run("reward", "reward")
+    return workshop
+
+
+def stop_at(monkeypatch, step: int) -> None:
+    """Let runs stop at a step as if a signal had come."""
+
+    def requested(self: Stop, done: int) -> bool:
+        self.reason = "SIGTERM" if done == step else None
+        return done == step
+
+    monkeypatch.setattr(Stop, "requested", requested)
+
+
+def errors_of(capsys, run: Callable[[], None]) -> str:
+    with pytest.raises(SystemExit) as caught:
+        run()
+    error = capsys.readouterr().err
+    assert caught.value.code == 2 and error.startswith("error: ") and error.count("\n") == 1
+    return error
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", CASES)
+def test_resumed_is_uninterrupted_bit_for_bit(here, monkeypatch, name: str):
+    out = name.replace(" ", "-")
+    here.run(name, f"{out}-whole")
+    with monkeypatch.context() as patch:
+        stop_at(patch, 2)
+        here.run(name, f"{out}-parts")
+    assert max(row["step"] for row in read_rows(Path(f"{out}-parts/metrics.jsonl"))) == 2
+    here.run(name, f"{out}-parts", "--init_from", "resume")
+    assert differences(Path(f"{out}-whole"), Path(f"{out}-parts"), 4) == []
+
+
+def test_what_is_frozen_stays_and_what_is_not_moves(here):
+    here.run("classify the last layer", "last-layer")
+    _, before = load_params("pretrained")
+    config, after = load_params("last-layer", "last")
+    assert config.labels == ("what", "who")
+    for part in ("wte", "wpe", "h_0"):
+        for one, other in zip(jax.tree.leaves(before[part]), jax.tree.leaves(after[part]), strict=True):
+            np.testing.assert_array_equal(one, other)
+    for part in ("h_1", "ln_f"):
+        assert all((one != other).any() for one, other in
+                   zip(jax.tree.leaves(before[part]), jax.tree.leaves(after[part]), strict=True))  # fmt: skip
+    stored = [str(path) for path in Path("last-layer/checkpoints/4/params").rglob("*")]
+    assert not any("wte" in path for path in stored), "a checkpoint holds what is trained alone"
+
+
+def test_conversations_give_a_model_a_template_and_its_tokens_and_leave_other_rows_as_they_were(here, capsys):
+    here.run("sft with adapters", "templated")
+    _, before = load_params("pretrained")
+    config, params = load_params(Path("templated") / BASE)
+    tokenizer = load_tokenizer("templated")
+    assert config.vocab_size == tokenizer.vocab_size == 284
+    np.testing.assert_array_equal(params["wte"]["embedding"][:280], before["wte"]["embedding"])
+    assert config.eos_token_ids[0] == tokenizer.encode("<|end|>", allow_special=True)[0]
+    capsys.readouterr()
+    generate.main(["--init_from", "sft", "--start", "Who is there?", "--max_new_tokens", "8"])
+    assert "<|" not in capsys.readouterr().out, "an answer is printed without the template around it"
+
+
+def test_adapters_are_merged_when_a_model_is_read_and_go_to_peft_alone(here, capsys):
+    here.run("sft with adapters", "adapters")
+    assert read_record(Path("adapters"))["lora"]["rank"] == 2
+    config, params = load_params("adapters", "last")
+    base_config, base = load_params(Path("adapters") / BASE)
+    assert config == base_config
+    moved = params["h_0"]["attn"]["c_attn"]["kernel"] - base["h_0"]["attn"]["c_attn"]["kernel"]
+    assert np.linalg.matrix_rank(np.asarray(moved, np.float64), tol=1e-6) <= 2 and np.abs(moved).max() > 0
+    convert.main(["adapters", "for-peft", "--adapters"])
+    assert {file.name for file in Path("for-peft").iterdir()} >= {"adapter_config.json", "adapter_model.safetensors"}
+    convert.main(["for-peft", "merged", "--base", f"adapters/{BASE}"])
+    for one, other in zip(jax.tree.leaves(load_params("merged")[1]), jax.tree.leaves(params), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_answers_are_compared_side_by_side(here, capsys):
+    Path("prompts.txt").write_text("Who is there?\nWhat does he want?\n")
+    generate.main("--compare pretrained sft --prompts prompts.txt --temperature 0 --max_new_tokens 4".split())
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "prompts.txt:1: Who is there?" and "prompts.txt:2: What does he want?" in lines
+    assert lines[1].split() == ["pretrained", "|", "sft"]
+
+
+def test_a_dataset_is_asked_for(capsys):
+    assert "--dataset is missing" in errors_of(capsys, lambda: train.main(["sft"]))
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["sfft"], "there is no stage 'sfft'; valid are classify, sft, reward, dpo, ppo"),
+        (["sft", "--dataset", "no.jsonl"], "no.jsonl"),
+        (["dpo", "--reference", "live"], "--reference live: only with --lora_rank"),
+        (["sft", "--lora_alpha", "3"], "--lora_alpha 3.0: only with --lora_rank"),
+        (["sft", "--train_layers", "head"], "no head that scores"),
+        (["classify", "--train_layers", "last_3"], "from 1 to n_layer, 2"),
+        (["ppo"], "one of --reward_model and --reward_function"),
+        (["ppo", *PPO, "--init_from", "sft", "--reward_model", "sft"], "--reward_model sft: no reward model"),
+        (["ppo", *PPO, "--init_from", "sft", "--reward_function", "none.py:f"], "no file none.py"),
+        (["ppo", *PPO, *FUNCTION], "ppo.jsonl:1: messages need a chat template"),
+        (["reward", "--dataset", "sft.jsonl"], "sft.jsonl:1: no field 'chosen'"),
+        (["sft", "--out_dir", "reward", "--init_from", "resume"], "--out_dir reward holds a run of reward, not of sft"),
+        (["sft", "--block_size", "4"], "none of the 11 conversations"),
+    ],
+)
+def test_bad_input_is_one_line_before_anything_is_trained(here, capsys, words: list[str], message: str):
+    stage, *flags = words
+    given = {"--init_from": "pretrained", "--out_dir": "none", "--dataset": f"{stage}.jsonl"}
+    more = [word for name, value in given.items() if name not in flags for word in (name, value)]
+    assert message in errors_of(capsys, lambda: train.main([stage, *more, *flags]))
+    assert not Path("none/config.json").exists()
