@@ -8,11 +8,12 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from benchmarks import bpe, decode, layout, quality, report, train
+from benchmarks import bpe, decode, finetune, layout, quality, report, train
 from benchmarks.timing import measure
 from jaxgpt.errors import did_you_mean
 
-BENCHMARKS = (*train.benchmarks(), *decode.benchmarks(), *bpe.benchmarks(), *layout.benchmarks())
+MODULES = (train, decode, bpe, finetune, layout)
+BENCHMARKS = [benchmark for module in MODULES for benchmark in module.benchmarks()]
 NAMES = ("train", "decode", "layout", "quality", *(benchmark.name for benchmark in BENCHMARKS))
 AGAINST_OTHERS = ("train", "decode", "bpe", "quality")
 

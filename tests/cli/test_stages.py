@@ -172,6 +172,13 @@ def test_answers_are_compared_side_by_side(here, capsys):
     assert lines[1].split() == ["pretrained", "|", "sft"]
 
 
+def test_a_label_that_was_not_trained_on_is_named(here, capsys):
+    Path("val.csv").write_text("text,label\nWho is there?,who\nWhy?,why\n")
+    argv = ["classify", "--init_from", "pretrained", "--dataset", "classify.jsonl", "--val_dataset", "val.csv"]
+    error = errors_of(capsys, lambda: train.main([*argv, "--out_dir", "none"]))
+    assert error.startswith("error: val.csv:3: label 'why' is none of 'what', 'who'")
+
+
 def test_a_dataset_is_asked_for(capsys):
     assert "--dataset is missing" in errors_of(capsys, lambda: train.main(["sft"]))
 
