@@ -36,8 +36,10 @@ class Checkpoints:
         self.folder = (run / "checkpoints").resolve()  # orbax needs an absolute path
         self.keep = keep
         self._progress: Progress | None = None
+        # Weights hardly compress, and what is compressed is first held in memory whole.
+        plain = {name: ocp.PyTreeCheckpointHandler(use_compression=False) for name in ("params", "rest")}
         self._writer = ocp.AsyncCheckpointer(
-            ocp.CompositeCheckpointHandler(),
+            ocp.CompositeCheckpointHandler(**plain),
             async_options=ocp.options.AsyncOptions(post_finalization_callback=self._write_manifest),
         )
 
@@ -154,7 +156,8 @@ def read_items(folder: Path, **like: Any) -> dict[str, Any]:
     """Restore a checkpoint's items into the shapes, dtypes and shardings of `like`."""
     restored = {}
     # One by one: what orbax says of a checkpoint as a whole stands in the one file that the manifest can't guard.
-    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
+    # And a part at a time: what is being read is in memory twice.
+    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler(restore_concurrent_gb=1)) as reader:
         for name, tree in like.items():
             _check_shapes(folder, _metadata(reader, folder / name), tree)
             how = ocp.checkpoint_utils.construct_restore_args(tree)

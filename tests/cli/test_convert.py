@@ -1,4 +1,6 @@
 import json
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -142,3 +144,31 @@ def test_flags_for_the_other_direction(tmp_path, capsys):
 def test_same_folder(folder, capsys):
     assert exit_code(folder, folder, "--overwrite") == 2
     assert "SOURCE and DEST are both" in capsys.readouterr().err
+
+
+# The peak is measured above what the same commands take for a small model.
+MEASURE = """
+import sys
+from pathlib import Path
+from jaxgpt.cli.convert import main
+def memory(name):
+    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(name))
+    return int(line.split()[1]) * 1024
+small, large, out, size = sys.argv[1:]
+main([small, out + "-small"])
+before = memory("VmRSS")
+Path("/proc/self/clear_refs").write_text("5")
+main([large, out])
+print((memory("VmHWM") - before) / int(size))
+"""
+
+
+@pytest.mark.slow
+def test_weights_are_imported_without_a_second_copy_in_memory(folder, tmp_path):
+    config = GPTConfig(vocab_size=20_000, n_positions=512, n_embd=1024, n_layer=24, n_head=16)
+    params = init(config)
+    size = sum(leaf.nbytes for leaf in jax.tree.leaves(params))
+    save_pretrained(tmp_path / "large", config, params)
+    places = [str(place) for place in (folder, tmp_path / "large", tmp_path / "imported")]
+    command = [sys.executable, "-c", MEASURE, *places, str(size)]
+    assert float(subprocess.check_output(command, text=True).splitlines()[-1]) < 1.3
