@@ -14,7 +14,7 @@ from benchmarks.timing import Benchmark, Work, last
 from jaxgpt.devices import start_devices
 from jaxgpt.model.config import GPTConfig
 from jaxgpt.model.layers import GPT
-from jaxgpt.model.lora import init_adapters, is_adapter
+from jaxgpt.model.lora import init_adapters, is_beside
 from jaxgpt.model.lora_config import LoRA
 from jaxgpt.text.examples import Labelled
 from jaxgpt.train.classification import classify
@@ -47,7 +47,7 @@ def _step(which: str | None) -> Work:
     model, optimizer = GPT(CONFIG), adamw(OptimizerConfig(), CONFIG)
     params, objective = init_params(model, seed=0), classify(model)
     if which is None:
-        moves, objective = (lambda path: is_adapter(path) or path == ("score",)), adapted(objective, ADAPTERS)
+        moves, objective = is_beside, adapted(objective, ADAPTERS)
         adapters = init_adapters(CONFIG, ADAPTERS, jax.random.key(0))
         params = unflatten_dict({**flatten_dict(params), **flatten_dict(adapters)})
     else:

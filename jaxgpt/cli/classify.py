@@ -24,7 +24,8 @@ def prepare(flags: ClassifyConfig, folder: Path, record: Record | None) -> Job:
     texts, val_texts = read_examples(flags, read_labelled)
     start = open_start(flags, folder, record)
     if record is None:
-        names = label_names(texts)
+        # Where validation is a part of one file, a label may have come there alone.
+        names = label_names(texts if flags.val_dataset else (*texts, *val_texts))
         if len(names) < 2:
             raise UsageError(f"--dataset {flags.dataset}: all texts have one label, {texts[0].label!r}")
         start = with_labels(start, names, seed=flags.seed)

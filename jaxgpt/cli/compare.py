@@ -13,6 +13,7 @@ from jaxgpt.cli.sources import open_model
 from jaxgpt.decode.engine import stream
 from jaxgpt.decode.text import TextStream
 from jaxgpt.devices import compute_dtype, start_devices
+from jaxgpt.errors import UsageError
 from jaxgpt.text.records import Prompt, read_prompts
 
 GAP = " | "
@@ -26,7 +27,7 @@ def compare(options: Options) -> None:
     start_devices(options.device)
     answers = [answer(options, model, prompts) for model in options.compare]
     for prompt, *texts in zip(prompts, *answers, strict=True):
-        print(f"{prompt.where}: {said(prompt)}")
+        print(f"{prompt.where}: {' '.join(prompt.asked.split())}")
         print(columns(options.compare, texts), end="\n\n")
 
 
@@ -34,31 +35,32 @@ def answer(options: Options, model: str, prompts: Sequence[Prompt]) -> list[str]
     """Return a model's answers, each what it would be alone."""
     config, params, tokenizer = open_model(model, allow_pickle=options.allow_pickle)
     template = chat_template(options, tokenizer, model)
-    fitted = [fit(options, prompt_ids(tokenizer, template, prompt.prompt), config.n_positions) for prompt in prompts]
-    texts = [TextStream(tokenizer, end_ids=config.eos_token_ids) for _ in prompts]
-    pieces: list[list[str]] = [[] for _ in prompts]
-    steps = stream(
-        config,
-        params,
-        [ids for ids, _ in fitted],
-        max_new_tokens=min(count for _, count in fitted),
-        sampling=dataclasses.replace(options.sampling, vocab_size=tokenizer.vocab_size),
-        eos_token_id=config.eos_token_ids,
-        seed=options.seed,
-        dtype=compute_dtype(options.dtype),
-        overflow=options.overflow,
-    )
-    for tokens in steps:
-        for text, piece, token in zip(texts, pieces, tokens, strict=True):
-            if token is not None:
-                piece.append(text.push(token))
-    return ["".join([*piece, text.flush()]) for text, piece in zip(texts, pieces, strict=True)]
-
-
-def said(prompt: Prompt) -> str:
-    """Return a prompt in one line."""
-    text = prompt.prompt if isinstance(prompt.prompt, str) else prompt.prompt[-1].content
-    return " ".join(text.split())
+    # By how many tokens there is room for, so that a long prompt does not cut the others' answers short.
+    rows: dict[int, list[tuple[int, list[int]]]] = {}
+    for number, prompt in enumerate(prompts):
+        try:
+            ids, count = fit(options, prompt_ids(tokenizer, template, prompt.prompt), config.n_positions)
+        except UsageError as error:
+            raise UsageError(f"{prompt.where}: {error}") from None
+        rows.setdefault(count, []).append((number, ids))
+    answers = [""] * len(prompts)
+    for count, group in rows.items():
+        steps = stream(
+            config,
+            params,
+            [ids for _, ids in group],
+            max_new_tokens=count,
+            sampling=dataclasses.replace(options.sampling, vocab_size=tokenizer.vocab_size),
+            eos_token_id=config.eos_token_ids,
+            seed=options.seed,
+            dtype=compute_dtype(options.dtype),
+            overflow=options.overflow,
+        )
+        for (number, _), tokens in zip(group, zip(*steps, strict=True), strict=True):
+            text = TextStream(tokenizer, end_ids=config.eos_token_ids)
+            pieces = [text.push(token) for token in tokens if token is not None]
+            answers[number] = "".join([*pieces, text.flush()])
+    return answers
 
 
 def wrapped(text: str, width: int) -> Iterator[str]:

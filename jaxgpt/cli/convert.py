@@ -5,13 +5,13 @@ from __future__ import annotations
 import itertools
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from jaxgpt.errors import RunError, UsageError
 from jaxgpt.flags import command, flag, parse
-from jaxgpt.model.config import GPTConfig
+from jaxgpt.model.config import VALUE, GPTConfig
 from jaxgpt.text import Tokenizer
 
 DESCRIPTION = "Convert pretrained weights into a run's folder, or a run's folder into weights for PyTorch."
@@ -101,7 +101,7 @@ def export_run(run: Path, dest: Path, options: Options) -> None:
 
     if options.allow_pickle or options.revision is not None:
         raise UsageError(f"--allow_pickle and --revision are for pretrained weights, but {run} is a run's folder")
-    config, params = load_params(run, dtype=options.dtype)
+    config, params = without_values(*load_params(run, dtype=options.dtype))
     tokenizer = find_tokenizer(run, config.vocab_size)
     if tokenizer is not None and config.vocab_size > (real := tokenizer.vocab_size):
         print(f"note: ids {real} to {config.vocab_size - 1} stand for no text; left out", file=sys.stderr)
@@ -117,7 +117,7 @@ def export_run(run: Path, dest: Path, options: Options) -> None:
 def export_adapters(run: Path, dest: Path, options: Options) -> None:
     """Write what a run trained beside its weights as a folder for PEFT."""
     from jaxgpt.hf.peft import save_adapters
-    from jaxgpt.model.lora import is_adapter
+    from jaxgpt.model.lora import is_beside
     from jaxgpt.train.state import split
     from jaxgpt.train.weights import BASE, load_trained
 
@@ -126,9 +126,17 @@ def export_adapters(run: Path, dest: Path, options: Options) -> None:
         raise UsageError(f"--adapters: {run} trained no adapters")
     config.to_hf()  # raises, before anything is moved, if HF's model has no such architecture
     make_room(dest)
-    beside, _ = split(params, lambda path: is_adapter(path) or path == ("score",))
-    save_adapters(dest, config, lora, beside, base_model_name=str(run / BASE))
+    config, params = without_values(config, params)
+    beside, _ = split(params, is_beside)
+    save_adapters(dest, config, lora, beside)
     print(f"{run}'s adapters are now in {dest}; convert_weights.py {run / BASE} makes the folder that they belong to")
+
+
+def without_values(config: GPTConfig, params: Mapping[str, Any]) -> tuple[GPTConfig, Mapping[str, Any]]:
+    """Return a policy as the language model that it is, without the head that PPO trained beside it."""
+    if config.labels != VALUE:
+        return config, params
+    return replace(config, labels=None), {name: leaf for name, leaf in params.items() if name != "score"}
 
 
 def import_adapters(source: Path, dest: Path, options: Options) -> None:

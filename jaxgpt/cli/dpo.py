@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import zipfile
 from collections.abc import Mapping
 from dataclasses import replace
@@ -14,22 +15,21 @@ from jax.sharding import Mesh
 
 from jaxgpt.cli.pairs import PairData, open_pairs
 from jaxgpt.cli.run import Job, Record, next_command
-from jaxgpt.cli.stage import Start, job, model_of, open_start, show_answers, show_curve, task, without_labels
+from jaxgpt.cli.stage import SHOWN, Start, job, model_of, open_start, show_answers, show_curve, task, without_labels
 from jaxgpt.errors import UsageError
 from jaxgpt.model.layers import GPT
 from jaxgpt.model.lora import without_adapters
 from jaxgpt.train.objectives import Objective
 from jaxgpt.train.preferences import dpo, reference_log_probs, with_reference
-from jaxgpt.train.stages import DpoConfig
+from jaxgpt.train.stages import DPOConfig
 from jaxgpt.train.task import Task
 
 REFERENCE = "reference.npz"
-SHOWN = 3
 
 
-def prepare(flags: DpoConfig, folder: Path, record: Record | None) -> Job:
+def prepare(flags: DPOConfig, folder: Path, record: Record | None) -> Job:
     """Open the model and the pairs."""
-    start = without_labels(open_start(flags, folder, record))
+    start = without_labels(open_start(flags, folder, record, fixed=("reference",)))
     pairs = open_pairs(flags, start)
 
     @cache
@@ -59,7 +59,7 @@ def prepare(flags: DpoConfig, folder: Path, record: Record | None) -> Job:
 
     def show(params: Any) -> None:
         show_answers(flags, folder, start, pairs.prompts(SHOWN), params)
-        show_curve(folder, next_command("generate", "--compare", flags.source, folder, "--prompts", "FILE"))
+        show_curve(folder, next_command("generate", "--compare", start.name, folder, "--prompts", "FILE"))
 
     return job(
         flags,
@@ -76,7 +76,12 @@ def parts(pairs: PairData) -> dict[str, list[Any]]:
     return {"train": pairs.train, "val": pairs.val}
 
 
-def write_reference(flags: DpoConfig, file: Path, start: Start, pairs: PairData) -> None:
+def fingerprint(pairs: PairData) -> str:
+    """Return a hash of the pairs' tokens."""
+    return hashlib.sha256(repr(parts(pairs)).encode()).hexdigest()
+
+
+def write_reference(flags: DPOConfig, file: Path, start: Start, pairs: PairData) -> None:
     """Write down how likely the model that the run begins with finds each answer: once, for the run and its resumes."""
     if flags.reference == "live":
         return
@@ -85,7 +90,9 @@ def write_reference(flags: DpoConfig, file: Path, start: Start, pairs: PairData)
         reference_log_probs(model, start.params, examples.in_order(i, flags.batch_size))[:size]
         for i, size in enumerate(examples.sizes)
     )
-    np.savez(file, train=train, val=val)
+    unfinished = file.with_suffix(".part.npz")
+    np.savez(unfinished, train=train, val=val, pairs=fingerprint(pairs))
+    unfinished.replace(file)
 
 
 def read_reference(file: Path, pairs: PairData) -> dict[str, np.ndarray]:
@@ -96,9 +103,11 @@ def read_reference(file: Path, pairs: PairData) -> dict[str, np.ndarray]:
     """
     try:
         with np.load(file, allow_pickle=False) as found:
-            reference = {name: found[name] for name in parts(pairs)}
+            reference, of_pairs = {name: found[name] for name in parts(pairs)}, str(found["pairs"])
     except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
         raise UsageError(f"{file}: can't be read: {error}; a run of dpo needs it to go on") from None
+    if of_pairs != fingerprint(pairs):
+        raise UsageError(f"{file}: is of other pairs than those of this run; begin a new run with them")
     for name, part in parts(pairs).items():
         if reference[name].shape != (len(part), 2) or not np.isfinite(reference[name]).all():
             raise UsageError(f"{file}: {name} must have two finite numbers for each of {len(part)} pairs")

@@ -12,9 +12,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from jaxgpt.cli.rewards import open_scorer
+from jaxgpt.cli.rewards import open_scorer, reward_fingerprint
 from jaxgpt.cli.run import Job, Record, next_command
 from jaxgpt.cli.stage import (
+    SHOWN,
     Start,
     job,
     model_of,
@@ -28,48 +29,50 @@ from jaxgpt.cli.stage import (
     without_labels,
 )
 from jaxgpt.errors import UsageError
-from jaxgpt.mesh import put_batch
+from jaxgpt.mesh import parameter_shardings, put_batch
+from jaxgpt.model.atlas import parameters
+from jaxgpt.model.config import VALUE
 from jaxgpt.model.lora import merge
 from jaxgpt.text.encoded import encode_prompts
 from jaxgpt.text.examples import epoch_rows
-from jaxgpt.text.records import Prompt, read_prompts
+from jaxgpt.text.records import read_prompts
 from jaxgpt.train.experience import Experience
 from jaxgpt.train.objectives import adapted
 from jaxgpt.train.policy import ppo
 from jaxgpt.train.ppo import carried, run_ppo
 from jaxgpt.train.rollout import Rollout, Rollouts, Scorer
-from jaxgpt.train.stages import PpoConfig
+from jaxgpt.train.stages import PPOStageConfig
 from jaxgpt.train.task import OuterLoop, Task
 
-LABEL = ("value",)
-SHOWN = 3
 MEASURED = ("score", "kl", "response_length", "ended")
+# What makes an iteration; where a run goes on, iterations must be what they were.
+SHAPE = ("algorithm", "rollout_size", "group_size", "batch_size", "gradient_accumulation_steps", "epochs",
+         "max_new_tokens")  # fmt: skip
 Ids = Sequence[tuple[int, ...]]
 
 
-def prepare(flags: PpoConfig, folder: Path, record: Record | None) -> Job:
+def prepare(flags: PPOStageConfig, folder: Path, record: Record | None) -> Job:
     """Open the model, the prompts, and what rewards the answers."""
     if jax.process_count() > 1:
         raise UsageError("--distributed: ppo runs in one process, on all of its devices")
-    start = open_start(flags, folder, record)
+    start = open_start(flags, folder, record, fixed=SHAPE)
     if record is None:
-        start = without_labels(start)
-        if flags.algorithm == "ppo":
-            start = with_labels(start, LABEL, seed=flags.seed, zero=True)
+        ppo = flags.algorithm == "ppo"
+        start = with_labels(start, VALUE, seed=flags.seed, zero=True) if ppo else without_labels(start)
     given = read_examples(flags, read_prompts)
     context = room(flags, start.config)
     limit = context - flags.max_new_tokens
     if limit < 1:
         raise UsageError(f"max_new_tokens {flags.max_new_tokens} leaves no room for prompts in {context} tokens")
     train, val = (encode_prompts(part, start.tokenizer, start.template, length=limit) for part in given)
-    told = [text_of(prompt) for part in given for prompt in part]
+    told = [prompt.asked for part in given for prompt in part]
     texts = dict(zip((*train, *val), told, strict=True))
     length = max(map(len, texts))
     scorer, about = open_scorer(flags, start, texts, length=length + flags.max_new_tokens)
 
     def show(params: Any) -> None:
         show_answers(flags, folder, start, val[:SHOWN], params)
-        show_curve(folder, next_command("generate", "--compare", flags.source, folder, "--prompts", "FILE"))
+        show_curve(folder, next_command("generate", "--compare", start.name, folder, "--prompts", "FILE"))
 
     return job(
         flags,
@@ -82,16 +85,12 @@ def prepare(flags: PpoConfig, folder: Path, record: Record | None) -> Job:
         task=partial(make_task, flags, folder, start, train, val, length, scorer),
         show=show,
         keeps_base=True,
+        data={"reward": reward_fingerprint(flags)},
     )
 
 
-def text_of(prompt: Prompt) -> str:
-    """Return what a reward function is told of a prompt: the text, or the user's last message."""
-    return prompt.prompt if isinstance(prompt.prompt, str) else prompt.prompt[-1].content
-
-
 def make_task(
-    flags: PpoConfig, folder: Path, start: Start, train: Ids, val: Ids, length: int, scorer: Scorer, mesh: Mesh
+    flags: PPOStageConfig, folder: Path, start: Start, train: Ids, val: Ids, length: int, scorer: Scorer, mesh: Mesh
 ) -> Task:
     """Return what the loop does: iterations of rollouts and updates."""
     model = model_of(flags, start.config)
@@ -118,8 +117,9 @@ def make_task(
             put=put,
         )
 
-    # In memory of its own, which no update takes over.
-    reference = jax.tree.map(jnp.copy, start.params)
+    # In memory of its own, which no update takes over, and where the policy lies.
+    rows_of_the_model = tuple(parameters(start.config))
+    reference = jax.device_put(jax.tree.map(jnp.copy, start.params), parameter_shardings(mesh, rows_of_the_model))
     sample, judge = rollouts(prompts, flags.seed), rollouts(val_prompts, flags.seed + 1)
 
     def policy(whole: Any) -> Any:
@@ -128,7 +128,9 @@ def make_task(
     def evaluate(whole: Any) -> dict[str, float]:
         found = [judge(policy(whole), flags.kl_coef, i).metrics for i in range(flags.eval_iters)]
         means = {name: float(np.mean([one[name] for one in found])) for name in MEASURED}
-        return {"loss": -means["score"], **means}
+        # By what the run is after, not by the score alone, which a policy far from the reference may have at any price.
+        worth = means["score"] - (flags.missing_end_penalty or 0) * (1 - means["ended"]) - flags.kl_coef * means["kl"]
+        return {"loss": -worth, **means}
 
     def watch(done: int, rollout: Rollout) -> None:
         if done % flags.eval_interval == 0 or done == 1:

@@ -136,6 +136,7 @@ def task(flags: TrainConfig, config: GPTConfig, params: Any | None, corpus: Corp
         batches=batches,
         evaluation=evaluation,
         evaluations=flags.eval_iters,
+        counted=True,
     )
 
 

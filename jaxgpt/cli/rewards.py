@@ -12,15 +12,16 @@ from jaxgpt.cli.stage import Start, model_of
 from jaxgpt.errors import UsageError
 from jaxgpt.model.config import GPTConfig
 from jaxgpt.text.tokenizers import load_tokenizer
+from jaxgpt.train.manifest import sha256
 from jaxgpt.train.outputs import last_scores
 from jaxgpt.train.reward_function import load_reward_function
 from jaxgpt.train.rollout import Scorer
-from jaxgpt.train.stages import PpoConfig
-from jaxgpt.train.weights import load_params
+from jaxgpt.train.stages import PPOStageConfig
+from jaxgpt.train.weights import find_checkpoint, load_params
 
 
 def open_scorer(
-    flags: PpoConfig, start: Start, texts: Mapping[tuple[int, ...], str], *, length: int
+    flags: PPOStageConfig, start: Start, texts: Mapping[tuple[int, ...], str], *, length: int
 ) -> tuple[Scorer, str]:
     """Return what gives answers their scores, and a line about it.
 
@@ -45,7 +46,15 @@ def open_scorer(
     return score, f"score: of {flags.reward_function}"
 
 
-def model_scorer(flags: PpoConfig, start: Start, run: Path, length: int) -> Scorer:
+def reward_fingerprint(flags: PPOStageConfig) -> str:
+    """Return a hash of what rewards answers: a model's checkpoint or a function's file; a module's name as it is."""
+    if flags.reward_model is not None:
+        return sha256(find_checkpoint(Path(flags.reward_model), "best") / "manifest.json")
+    where, _, name = str(flags.reward_function).rpartition(":")
+    return f"{sha256(Path(where))}:{name}" if where.endswith(".py") else str(flags.reward_function)
+
+
+def model_scorer(flags: PPOStageConfig, start: Start, run: Path, length: int) -> Scorer:
     """Return a reward model's scores at the answers' last tokens."""
     config, params = load_params(run)
     check_reward_model(config, start, run, length)

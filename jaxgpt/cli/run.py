@@ -142,9 +142,11 @@ def record_start(flags: RunConfig, stage: str, folder: Path, job: Job, record: R
 
 def run_record(flags: RunConfig, job: Job) -> dict[str, Any]:
     """Return all that must be the same in every process of a run; paths may differ from host to host."""
-    own = {"out_dir", "cache_dir", "dataset", "device"}
-    record = {**dataclasses.asdict(flags), **dataclasses.asdict(job.config), **job.data, **versions()}
-    return {name: value for name, value in record.items() if name not in own}
+    own = {"out_dir", "cache_dir", "device", "dataset", "val_dataset", "base", "template", "reward_model",
+           "reward_function"}  # fmt: skip
+    record = {**dataclasses.asdict(flags), **dataclasses.asdict(job.config), **versions()}
+    hashes = {f"the hash of {name}": value for name, value in job.data.items()}
+    return {**{name: value for name, value in record.items() if name not in own}, **hashes}
 
 
 def describe(job: Job) -> None:

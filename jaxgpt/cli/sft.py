@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
-from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ import numpy as np
 
 from jaxgpt.cli.run import Job, Record, next_command
 from jaxgpt.cli.stage import (
+    SHOWN,
     Examples,
     Start,
     job,
@@ -28,18 +28,16 @@ from jaxgpt.cli.stage import (
 from jaxgpt.model.resize import extend_vocabulary
 from jaxgpt.text.batches import Batch
 from jaxgpt.text.chat import DEFAULT, ChatTemplate, Encoded, add_template
-from jaxgpt.text.encoded import encode_conversations, encode_prompts
+from jaxgpt.text.encoded import encode_conversations
 from jaxgpt.text.examples import conversation_batch, packed_conversations, take_rows
-from jaxgpt.text.records import Conversation, Prompt, read_conversations
+from jaxgpt.text.records import read_conversations
 from jaxgpt.train.objectives import pretrain
-from jaxgpt.train.stages import SftConfig
-
-SHOWN = 3
+from jaxgpt.train.stages import SFTConfig
 
 
-def prepare(flags: SftConfig, folder: Path, record: Record | None) -> Job:
+def prepare(flags: SFTConfig, folder: Path, record: Record | None) -> Job:
     """Open the model, give it a chat template, and open the conversations."""
-    start = without_labels(open_start(flags, folder, record))
+    start = without_labels(open_start(flags, folder, record, fixed=("template", "packing")))
     if record is None:
         start = with_template(start, flags)
     template = start.template
@@ -54,7 +52,8 @@ def prepare(flags: SftConfig, folder: Path, record: Record | None) -> Job:
     if flags.packing:
         length = limit
     rows, val_rows = (lay_out(part.conversations, length=length, packing=flags.packing) for part in (train, val))
-    prompts = encode_prompts(asked(val_conversations), start.tokenizer, template, length=start.config.n_positions)
+    shown = [one for one in val.conversations if one.turns()[0][0] > 0]
+    prompts = [one.ids[: one.turns()[0][0]] for one in shown[:SHOWN]]
     examples = Examples(
         sizes=(len(rows.tokens), len(val_rows.tokens)),
         batches=(partial(take_rows, rows), partial(take_rows, val_rows)),
@@ -80,17 +79,7 @@ def prepare(flags: SftConfig, folder: Path, record: Record | None) -> Job:
     )
 
 
-def asked(conversations: Sequence[Conversation]) -> list[Prompt]:
-    """Return what a few conversations begin with, up to the assistant's first answer."""
-    prompts = []
-    for one in conversations:
-        before = list(takewhile(lambda message: message.role != "assistant", one.messages))
-        if before:
-            prompts.append(Prompt(tuple(before), one.where))
-    return prompts[:SHOWN]
-
-
-def with_template(start: Start, flags: SftConfig) -> Start:
+def with_template(start: Start, flags: SFTConfig) -> Start:
     """Return the model with a chat template, the template's tokens, and an end of turn that ends a generation."""
     if flags.template is not None:
         template = ChatTemplate.read(flags.template)

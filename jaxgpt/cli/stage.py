@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -25,12 +25,12 @@ from jaxgpt.mesh import host_shard
 from jaxgpt.model.atlas import Parameter, count, parameters
 from jaxgpt.model.config import GPTConfig
 from jaxgpt.model.layers import GPT
-from jaxgpt.model.lora import adapter_parameters, init_adapters, is_adapter, merge
+from jaxgpt.model.lora import adapter_parameters, init_adapters, is_beside, merge
 from jaxgpt.text.chat import ChatTemplate
 from jaxgpt.text.examples import epoch_rows, eval_rows
 from jaxgpt.text.records import split
 from jaxgpt.text.tokenizers import Tokenizer, load_tokenizer
-from jaxgpt.train.manifest import sha256
+from jaxgpt.train.manifest import latest, sha256
 from jaxgpt.train.metrics import plot
 from jaxgpt.train.objectives import Objective, adapted
 from jaxgpt.train.partial import trains
@@ -38,7 +38,10 @@ from jaxgpt.train.stages import StageConfig
 from jaxgpt.train.task import Task
 from jaxgpt.train.weights import BASE, load_params, save_params
 
-SCORE = ("score",)
+FIXED = ("train_layers", "lora_rank", "lora_alpha", "lora_targets", "val_fraction", "block_size")
+"""Flags of every stage that may not change when a run goes on."""
+SHOWN = 3
+"""Prompts whose answers are shown at the end."""
 ANSWER = 200
 SEPARATOR = "---------------"
 _Any = TypeVar("_Any")
@@ -65,18 +68,29 @@ class Start:
         return ChatTemplate.of(self.tokenizer)
 
 
-def open_start(flags: StageConfig, folder: Path, record: Record | None) -> Start:
-    """Return the model to begin with, or that of a run that goes on."""
+def open_start(flags: StageConfig, folder: Path, record: Record | None, *, fixed: Sequence[str] = ()) -> Start:
+    """Return the model to begin with, or that of a run that goes on.
+
+    Args:
+        flags: the stage's.
+        folder: the run's.
+        record: of the run that goes on, None for a new one.
+        fixed: flags of the stage that may not change when a run goes on.
+    """
     if record is None:
         config, params, tokenizer = open_model(flags.source)
         config, params = cut_padding(config, params, tokenizer.vocab_size)
         return Start(flags.source, flags.model(config), tokenizer, params)
     begun, config = record["flags"], record["model"]
-    fixed = ("train_layers", "lora_rank", "lora_alpha", "lora_targets", "val_fraction", "block_size")
+    fixed = (*FIXED, *fixed)
     refuse_differences(folder, {name: begun.get(name) for name in fixed}, {n: getattr(flags, n) for n in fixed})
     refuse_differences(folder, config, flags.model(config))
-    base = folder / BASE
-    return Start(str(folder), config, load_tokenizer(folder), load_params(base)[1] if base.is_dir() else None)
+    params = None
+    if record.get("base"):
+        if not (folder / BASE).is_dir():
+            raise UsageError(f"{folder / BASE} is missing; without what the run began with it can't go on")
+        _, params = load_params(folder / BASE)
+    return Start(record["begun_from"], config, load_tokenizer(folder), params)
 
 
 def with_labels(start: Start, labels: tuple[str, ...], *, seed: int, zero: bool = False) -> Start:
@@ -88,19 +102,19 @@ def with_labels(start: Start, labels: tuple[str, ...], *, seed: int, zero: bool 
         seed: of a new head.
         zero: a new head's scores are all 0, as values should be that are to be learnt.
     """
-    if start.config.labels == labels or start.params is None:
+    if start.params is None or set(start.config.labels or ()) == set(labels):
         return start
     if start.config.labels is not None:
         print(f"note: the head for {', '.join(start.config.labels)} makes way for one for {', '.join(labels)}")
     shape = (len(labels), start.config.n_embd)
     deviation = 0.0 if zero else start.config.initializer_range
     score = deviation * jax.random.normal(jax.random.key(seed), shape)
-    return replace(start, config=replace(start.config, labels=labels), params={**start.params, SCORE[0]: score})
+    return replace(start, config=replace(start.config, labels=labels), params={**start.params, "score": score})
 
 
 def without_labels(start: Start) -> Start:
     """Return the model without a head that scores."""
-    params = start.params and {name: leaf for name, leaf in start.params.items() if name != SCORE[0]}
+    params = start.params and {name: leaf for name, leaf in start.params.items() if name != "score"}
     return replace(start, config=replace(start.config, labels=None), params=params)
 
 
@@ -109,7 +123,7 @@ def read_examples(flags: StageConfig, read: Callable[[str], Sequence[_Any]]) -> 
     assert flags.dataset is not None
     if flags.val_dataset is not None:
         return list(read(flags.dataset)), list(read(flags.val_dataset))
-    return split(read(flags.dataset), flags.val_fraction, seed=0)
+    return split(read(flags.dataset), flags.val_fraction or 0.1, seed=0)
 
 
 def room(flags: StageConfig, config: GPTConfig) -> int:
@@ -170,7 +184,7 @@ def trained(flags: StageConfig, config: GPTConfig) -> tuple[tuple[Parameter, ...
     if flags.lora is None:
         return tuple(parameters(config)), trains(config, flags.train_layers)
     rows = (*parameters(config), *adapter_parameters(config, flags.lora))
-    return rows, lambda path: is_adapter(path) or path == SCORE
+    return rows, is_beside
 
 
 def begin(flags: StageConfig, start: Start) -> Any:
@@ -190,6 +204,7 @@ def job(
     show: Callable[[Any], None],
     files: Callable[[Path], None] = lambda folder: None,
     keeps_base: bool = False,
+    data: Mapping[str, str] | None = None,
 ) -> Job:
     """Return a stage's job.
 
@@ -200,29 +215,49 @@ def job(
         show: the model's parameters at the end → what is printed.
         files: see `Job`.
         keeps_base: the run needs the weights that it began with, although all are trained.
+        data: hashes of what else decides what is learnt.
+
+    Raises:
+        UsageError: the tokenizer has ids that the model has not.
     """
-    lora = flags.lora
+    folder, lora = Path(flags.out_dir), flags.lora
+    if start.tokenizer.vocab_size > start.config.vocab_size:
+        ids, rows = start.tokenizer.vocab_size, start.config.vocab_size
+        raise UsageError(f"{start.name}: its tokenizer has {ids} ids, but its embedding table {rows} rows")
+    keeps_base = keeps_base or lora is not None or flags.train_layers != "all"
+    if keeps_base and jax.process_count() > 1:
+        raise UsageError("--distributed: only where all weights are trained; parts, adapters and ppo take one process")
 
     def write(folder: Path) -> None:
-        if keeps_base or lora is not None or flags.train_layers != "all":
+        if keeps_base:
             save_params(folder / BASE, start.config, start.params)
             start.tokenizer.save(folder / BASE)
         files(folder)
 
+    def show_best(params: Any) -> None:
+        """Show the model that whoever opens the folder gets."""
+        progress = latest(folder)
+        if progress is not None and progress.best_step not in (None, progress.step):
+            print(f"best:  step {progress.best_step}, by the loss on validation; what follows is its")
+            params = load_params(folder)[1]
+        elif lora is not None:
+            params = merge(params, lora)
+        show(params)
+
     return Job(
         config=start.config,
         tokenizer=start.tokenizer,
-        data=hashes(flags, start),
+        data={**hashes(flags, start), **(data or {})},
         about=(*about, *trained_share(flags, start.config)),
         task=task,
-        show=lambda params: show(params if lora is None else merge(params, lora)),
+        show=show_best,
         files=write,
-        record={} if lora is None else {"lora": asdict(lora)},
+        record={"begun_from": start.name, "base": keeps_base, "lora": None if lora is None else asdict(lora)},
     )
 
 
 def hashes(flags: StageConfig, start: Start) -> dict[str, str]:
-    """Return hashes of all that decides the batches."""
+    """Return hashes of the files with the examples, and of what makes tokens of them."""
     files = {name: getattr(flags, name) for name in ("dataset", "val_dataset")}
     template = "" if start.template is None else start.template.source
     return {

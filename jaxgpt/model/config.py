@@ -226,6 +226,8 @@ DEFAULTS: dict[str, Any] = {field.name: field.default for field in dataclasses.f
 OWN_FIELDS = ("bias", "position_embedding", "norm_position", "labels")
 HF_FIELDS = tuple(name for name in DEFAULTS if name not in OWN_FIELDS)
 SCORING = "GPT2ForSequenceClassification"
+VALUE = ("value",)
+"""Labels of a policy whose head gives values, as PPO trains it: what is exported is the language model alone."""
 CHOICES: dict[str, tuple[Any, ...]] = {
     "activation_function": get_args(Activation),
     "position_embedding": ("learned", "sinusoidal"),

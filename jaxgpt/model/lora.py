@@ -81,6 +81,11 @@ def is_adapter(path: tuple[str, ...]) -> bool:
     return path[-1] in (A, B)
 
 
+def is_beside(path: tuple[str, ...]) -> bool:
+    """Return whether a leaf is trained where adapters are: an adapter's, or the head that scores."""
+    return is_adapter(path) or path == ("score",)
+
+
 def without_adapters(params: Any) -> Any:
     """Return the tree of the model as it was before adapters came."""
     return unflatten_dict({path: leaf for path, leaf in flatten_dict(params).items() if not is_adapter(path)})

@@ -17,8 +17,9 @@ from jaxgpt.model.config import GPTConfig
 def extend_vocabulary(config: GPTConfig, params: Any, vocab_size: int, key: Array) -> tuple[GPTConfig, Any]:
     """Return a model with at least `vocab_size` ids; existing rows are unchanged, bit for bit.
 
-    New rows are drawn around the mean of the existing ones, as far from it as initial weights are from zero, so that
-    new tokens are neither likelier nor less likely than others, and differ.
+    New rows are drawn from a normal distribution with the mean and the spread of the existing ones, so that new tokens
+    begin as one more of them (Hewitt 2021): adapters and the last layers, which leave the table alone, can tell them
+    apart.
     """
     if vocab_size <= config.vocab_size:
         return config, params
@@ -29,7 +30,8 @@ def extend_vocabulary(config: GPTConfig, params: Any, vocab_size: int, key: Arra
         leaf = leaves[parameter.path]
         if axes(parameter.row.pattern)[0] != "V":
             return leaf
-        noise = config.initializer_range * jax.random.normal(key, (count, config.n_embd))
-        return jnp.concatenate([leaf, (leaf.mean(0, dtype=jnp.float32) + noise).astype(leaf.dtype)])
+        existing = leaf.astype(jnp.float32)
+        rows = existing.mean(0) + existing.std(0) * jax.random.normal(key, (count, config.n_embd))
+        return jnp.concatenate([leaf, rows.astype(leaf.dtype)])
 
     return replace(config, vocab_size=vocab_size), map_parameters(config, extend)

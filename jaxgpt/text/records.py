@@ -73,6 +73,11 @@ class Prompt:
     prompt: str | tuple[Message, ...]
     where: str
 
+    @property
+    def asked(self) -> str:
+        """The text, or the user's last message."""
+        return self.prompt if isinstance(self.prompt, str) else self.prompt[-1].content
+
 
 def read_labelled(path: str | Path) -> list[Text]:
     """Read texts with labels from a .jsonl, .json or .csv file with the fields `text` and `label`.

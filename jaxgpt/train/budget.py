@@ -57,7 +57,7 @@ def peak_flops() -> float | None:
     return PEAK_TFLOPS[max(names, key=len)] * 1e12 * jax.device_count() if names else None
 
 
-def table(config: GPTConfig, *, length: int, rows: int, compiled: Any) -> str:
+def table(config: GPTConfig, *, length: int, rows: int, compiled: Any, counted: bool) -> str:
     """Return what `--dry_run` prints.
 
     Args:
@@ -65,6 +65,7 @@ def table(config: GPTConfig, *, length: int, rows: int, compiled: Any) -> str:
         length: T, tokens in a row.
         rows: in one update, over all devices and micro-batches.
         compiled: the training step, for its memory on one device.
+        counted: whether the arithmetic is that of next tokens over all of the model; else it is left out.
     """
     parts = count(config)
     lines = [f"{'part':<14}{'parameters':>16}{'share':>9}"]
@@ -72,11 +73,12 @@ def table(config: GPTConfig, *, length: int, rows: int, compiled: Any) -> str:
     memory = compiled.memory_analysis()
     state, temporary = memory.argument_size_in_bytes, memory.temp_size_in_bytes
     flops = flops_per_token(config, length)
+    arithmetic = f"{flops / 1e6:,.2f} MFLOP a token, {flops * length * rows / 1e9:,.2f} GFLOP a step"
     figures = {
         "weights in f32": f"{4 * parts['total'] / 2**20:,.1f} MiB",
         "memory of a step, state and batch": f"{state / 2**20:,.1f} MiB a device",
         "memory of a step, temporary": f"{temporary / 2**20:,.1f} MiB a device",
-        "arithmetic": f"{flops / 1e6:,.2f} MFLOP a token, {flops * length * rows / 1e9:,.2f} GFLOP a step",
+        **({"arithmetic": arithmetic} if counted else {}),
         "tokens per step": f"{length * rows:,} ({rows} rows of {length})",
         "devices": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
     }

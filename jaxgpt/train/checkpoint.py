@@ -37,9 +37,9 @@ class Checkpoints:
         self.keep = keep
         self._progress: Progress | None = None
         # Weights hardly compress, and what is compressed is first held in memory whole.
-        plain = {name: ocp.PyTreeCheckpointHandler(use_compression=False) for name in ("params", "rest")}
+        params, rest = (ocp.PyTreeCheckpointHandler(use_compression=False) for _ in range(2))
         self._writer = ocp.AsyncCheckpointer(
-            ocp.CompositeCheckpointHandler(**plain),
+            ocp.CompositeCheckpointHandler(params=params, rest=rest),
             async_options=ocp.options.AsyncOptions(post_finalization_callback=self._write_manifest),
         )
 

@@ -34,7 +34,7 @@ class PPOConfig:
     missing_end_penalty: float | None = flag(None, "subtracted from the score of a response that does not end")
     kl_coef: float = flag(0.05, "weight of the divergence from the reference, with kl_target at the beginning")
     kl_target: float | None = flag(None, "divergence of a whole response, in nats, that kl_coef adapts to")
-    kl_horizon: float = flag(10_000.0, "responses over which kl_coef adapts")
+    kl_horizon: float | None = flag(None, "with kl_target, responses over which kl_coef adapts; none: 1000")
     kl_estimator: KLEstimator = flag("k1", "k1: unbiased; k3: also never negative, of less variance")
     whiten_rewards: bool = flag(False, "scale tokens' rewards to variance 1, keeping their mean")
     whiten_advantages: bool = flag(True, "scale and shift advantages to mean 0 and variance 1")
@@ -52,14 +52,14 @@ class PPOConfig:
         for name in ("rollout_size", "max_new_tokens", "epochs", "batch_size", "gradient_accumulation_steps"):
             check(self, name, lambda x: x >= 1, "a whole number from 1 up")
         check(self, "group_size", lambda x: x is None or x >= 1, "a whole number from 1 up, or none")
-        for name in ("temperature", "kl_horizon", "clip"):
+        for name in ("temperature", "clip"):
             check(self, name, lambda x: 0 < x < math.inf, "a positive number")
-        for name in ("kl_target", "value_clip"):
+        for name in ("kl_target", "kl_horizon", "value_clip"):
             check(self, name, lambda x: x is None or 0 < x < math.inf, "a positive number, or none")
         for name in ("kl_coef", "value_coef", "entropy_coef"):
             check(self, name, lambda x: 0 <= x < math.inf, "a number from 0 up")
-        penalty = "a number from 0 up, or none"
-        check(self, "missing_end_penalty", lambda x: x is None or 0 <= x < math.inf, penalty)
+        penalty = "a positive number, or none"
+        check(self, "missing_end_penalty", lambda x: x is None or 0 < x < math.inf, penalty)
         for name in ("gamma", "lam"):
             check(self, name, lambda x: 0 <= x <= 1, "from 0 to 1")
         update = "batch_size x gradient_accumulation_steps"
@@ -72,6 +72,8 @@ class PPOConfig:
                 )
         if self.algorithm == "grpo":
             self._check_grpo()
+        if self.kl_target is None and self.kl_horizon is not None:
+            raise UsageError(f"kl_horizon {self.kl_horizon}: only with kl_target, without which kl_coef is fixed")
         if self.kl_target is not None and self.kl_coef == 0:
             raise UsageError(f"kl_target {self.kl_target}: kl_coef is 0, and a factor can't adapt it; begin above 0")
 

@@ -29,7 +29,7 @@ class StageConfig(RunConfig):
     base: str = flag("out", "with auto, the model to begin with: a run's folder, a folder of weights, a hub name")
     dataset: str | None = flag(None, "the file with the examples: .jsonl or .json")
     val_dataset: str | None = flag(None, "a file with examples to validate on; none: a part of the dataset")
-    val_fraction: float = flag(0.1, "of the examples, for validation where there is no val_dataset")
+    val_fraction: float | None = flag(None, "of the examples, for validation; none: 0.1 where there is no val_dataset")
 
     train_layers: str = flag("all", "what is trained: all, last_K for the last K blocks, or head for the scores alone")
     lora_rank: int | None = flag(None, "train adapters of this rank (LoRA) instead of the weights; none: no adapters")
@@ -48,9 +48,13 @@ class StageConfig(RunConfig):
         super().__post_init__()
         if self.dataset is None:
             raise UsageError("--dataset is missing: a file with the examples; see --help")
-        check(self, "val_fraction", lambda x: 0 < x < 1, "above 0 and below 1")
+        check(self, "val_fraction", lambda x: x is None or 0 < x < 1, "above 0 and below 1, or none")
         if self.lora is not None and self.train_layers != "all":
             raise UsageError(f"--train_layers {self.train_layers}: not with --lora_rank, which freezes all layers")
+        if self.init_from != "auto" and self.base != StageConfig.base and self.init_from != "resume":
+            raise UsageError(f"--base {self.base}: only with --init_from auto, and --init_from is {self.init_from}")
+        if self.val_dataset is not None and self.val_fraction is not None:
+            raise UsageError(f"--val_fraction {self.val_fraction}: not with --val_dataset, which has the examples")
         if self.lora is None:
             for name in ("lora_alpha", "lora_dropout", "lora_targets"):
                 if (value := getattr(self, name)) != getattr(StageConfig, name):
@@ -80,7 +84,7 @@ class ClassifyConfig(StageConfig):
 
 
 @dataclass(frozen=True)
-class SftConfig(StageConfig):
+class SFTConfig(StageConfig):
     """Learning to answer from conversations (Ouyang et al. 2022, section 3.5)."""
 
     out_dir: str = flag("out-sft", "the run's folder")
@@ -95,6 +99,7 @@ class RewardConfig(StageConfig):
 
     out_dir: str = flag("out-reward", "the run's folder")
     dataset: str | None = flag(None, "the file with the examples: .jsonl or .json, with prompt, chosen and rejected")
+    dropout: float | None = flag(0.0, "all three dropout rates; none: the model's own")
     centring: float | None = flag(None, "coefficient that holds rewards around 0, such as 0.01; none: nothing does")
 
     def __post_init__(self) -> None:
@@ -103,11 +108,12 @@ class RewardConfig(StageConfig):
 
 
 @dataclass(frozen=True)
-class DpoConfig(StageConfig):
+class DPOConfig(StageConfig):
     """Learning from pairs of answers without a reward model (Rafailov et al. 2023)."""
 
     out_dir: str = flag("out-dpo", "the run's folder")
     dataset: str | None = flag(None, "the file with the examples: .jsonl or .json, with prompt, chosen and rejected")
+    dropout: float | None = flag(0.0, "all three dropout rates; none: the model's own")
     learning_rate: float = flag(5e-6, "peak learning rate, reached after warmup")
     loss: Literal["sigmoid", "robust", "hinge", "ipo"] = flag("sigmoid", "the loss of a pair")
     beta: float = flag(0.1, "the higher, the closer the model stays to the reference")
@@ -128,7 +134,7 @@ class DpoConfig(StageConfig):
 
 
 @dataclass(frozen=True)
-class PpoConfig(PPOConfig, StageConfig):
+class PPOStageConfig(PPOConfig, StageConfig):
     """Learning from rewards for the model's own answers (Schulman et al. 2017), or by GRPO (Shao et al. 2024)."""
 
     out_dir: str = flag("out-ppo", "the run's folder")
@@ -152,12 +158,14 @@ class PpoConfig(PPOConfig, StageConfig):
             raise UsageError("one of --reward_model and --reward_function must say what answers are worth")
         if self.dropout:
             raise UsageError(f"dropout is {self.dropout}; ppo compares probabilities, and drops nothing: leave it out")
+        if self.lora_dropout:
+            raise UsageError(f"lora_dropout is {self.lora_dropout}; ppo compares probabilities: leave it out")
 
 
 STAGES: dict[str, type[StageConfig]] = {
     "classify": ClassifyConfig,
-    "sft": SftConfig,
+    "sft": SFTConfig,
     "reward": RewardConfig,
-    "dpo": DpoConfig,
-    "ppo": PpoConfig,
+    "dpo": DPOConfig,
+    "ppo": PPOStageConfig,
 }

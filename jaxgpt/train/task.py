@@ -27,6 +27,7 @@ class Task:
         evaluation: index → one of the fixed batches on which the objective is evaluated.
         evaluations: how many of these there are.
         moves: for which paths a parameter is trained.
+        counted: whether an update's arithmetic is that of next tokens over all of the model, which is known.
         outer: an outer loop in the place of one that takes batch after batch, which then only show their shape.
     """
 
@@ -38,6 +39,7 @@ class Task:
     evaluation: Callable[[int], Any]
     evaluations: int
     moves: Callable[[LeafPath], bool] = lambda path: True
+    counted: bool = False
     outer: OuterLoop | None = None
 
 

@@ -72,7 +72,8 @@ class Trainer:
         batch = put_batch(self.mesh, self.task.batches(0))
         compiled = self.step.lower(self.abstract, batch).compile()
         length = batch.tokens.shape[-1]
-        return table(self.task.config, length=length, rows=batch.tokens.size // length, compiled=compiled)
+        rows = batch.tokens.size // length
+        return table(self.task.config, length=length, rows=rows, compiled=compiled, counted=self.task.counted)
 
     def start(self) -> TrainState:
         """Return the state at step 0, which takes over the memory of the task's parameters."""
@@ -183,13 +184,11 @@ class Trainer:
     def _meter(self, step: int) -> Meter:
         # Of this process's rows; all processes have as many.
         tokens = self.task.batches(step).tokens
-        # Of an update that moves a part of the model the arithmetic is not known.
-        whole = all(self.task.moves(parameter.path) for parameter in self.task.parameters)
         return Meter(
             step=step,
             until=self.flags.max_iters,
             tokens_per_step=tokens.size * host_shard(self.mesh)["num_shards"] * self.updates,
-            flops_per_token=flops_per_token(self.task.config, tokens.shape[-1]) if whole else None,
+            flops_per_token=flops_per_token(self.task.config, tokens.shape[-1]) if self.task.counted else None,
         )
 
     def _evaluate(self, state: TrainState, progress: Progress, log: MetricsLog | NoMetrics, meter: Meter) -> Progress:

@@ -50,12 +50,11 @@ def load_trained(
     run = Path(run)
     record = read_record(run)
     config, lora = record["model"], _read_lora(run, record)
-    folder = _find(run, which)
+    folder = find_checkpoint(run, which)
     rows = (*parameters(config), *(() if lora is None else adapter_parameters(config, lora)))
-    whole = not (run / BASE).is_dir()
-    there = set() if whole else stored_paths(folder / "params")
-    tree = _read(folder, [row for row in rows if whole or row.path in there], dtype)
-    if whole:
+    there = stored_paths(folder / "params") if record.get("base") else {row.path for row in rows}
+    tree = _read(folder, [row for row in rows if row.path in there], dtype)
+    if all(row.path in there for row in rows):
         return config, tree, lora
     _, base = load_params(run / BASE, dtype=dtype)
     leaves = {**flatten_dict(base), **flatten_dict(tree)}
@@ -80,7 +79,7 @@ def save_params(run: str | Path, config: GPTConfig, params: Any, **record: Any) 
     checkpoints.wait()
 
 
-def _find(run: Path, which: Which) -> Path:
+def find_checkpoint(run: Path, which: Which) -> Path:
     """Return the folder of an undamaged checkpoint."""
     if not isinstance(which, int):
         progress = latest(run)

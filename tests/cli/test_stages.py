@@ -1,6 +1,10 @@
 """Every stage from its command line: a stopped and resumed run is an uninterrupted one, and bad input is one line."""
 
 import json
+import os
+import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -8,7 +12,7 @@ import jax
 import numpy as np
 import pytest
 
-from benchmarks.soak import differences
+from benchmarks.soak import ENVIRONMENT, ROOT, differences
 from jaxgpt.cli import convert, generate, train
 from jaxgpt.text import load_tokenizer
 from jaxgpt.train.folder import read_record
@@ -33,8 +37,9 @@ CASES: dict[str, tuple[str, str, list[str]]] = {
     "reward": ("reward", "sft", ["--centring", "0.01"]),
     "dpo": ("dpo", "sft", []),
     "dpo with adapters": ("dpo", "sft", [*LORA, "--reference", "live"]),
+    "dpo of the last layer": ("dpo", "sft", ["--train_layers", "last_1", "--loss", "ipo"]),
     "ppo": ("ppo", "sft", [*PPO, "--kl_target", "0.1", "--reward_model", "reward"]),
-    "ppo with adapters": ("ppo", "sft", [*PPO, *LORA, *FUNCTION]),
+    "ppo with adapters": ("ppo", "sft", [*PPO, *LORA[:2], *FUNCTION, "--kl_target", "0.1"]),
     "grpo": (
         "ppo",
         "sft",
@@ -164,6 +169,56 @@ def test_adapters_are_merged_when_a_model_is_read_and_go_to_peft_alone(here, cap
         np.testing.assert_array_equal(one, other)
 
 
+def test_what_makes_a_run_may_not_change_when_it_goes_on(here, capsys, monkeypatch):
+    with monkeypatch.context() as patch:
+        stop_at(patch, 2)
+        here.run("ppo with adapters", "fixed")
+        here.run("dpo", "fixed-dpo")
+    capsys.readouterr()
+    for flag, difference in (("--epochs=1", "epochs is 1, was 2"), ("--lora_rank=3", "lora_rank is 3, was 2")):
+        error = errors_of(capsys, lambda flag=flag: here.run("ppo with adapters", "fixed", "--init_from=resume", flag))
+        assert difference in error
+    Path("rewards.py").write_text(Path("rewards.py").read_text() + "# another one\n")
+    error = errors_of(capsys, lambda: here.run("ppo with adapters", "fixed", "--init_from", "resume"))
+    assert "reward is " in error
+    shutil.rmtree(f"fixed/{BASE}")
+    error = errors_of(capsys, lambda: here.run("ppo with adapters", "fixed", "--init_from", "resume"))
+    assert f"fixed/{BASE} is missing" in error
+    pairs = Path("dpo.jsonl").read_text()
+    try:
+        Path("dpo.jsonl").write_text(
+            pairs.replace("chosen", "x").replace("rejected", "chosen").replace('"x"', '"rejected"')
+        )
+        more = ("--init_from", "resume", "--ignore_data_change")
+        assert "is of other pairs" in errors_of(capsys, lambda: here.run("dpo", "fixed-dpo", *more))
+    finally:
+        Path("dpo.jsonl").write_text(pairs)
+
+
+def test_a_policy_is_exported_as_the_language_model_that_it_is(here):
+    transformers = pytest.importorskip("transformers")
+    here.run("ppo", "policy")
+    convert.main(["policy", "policy-hf", "--check"])
+    assert json.loads(Path("policy-hf/config.json").read_text())["architectures"] == ["GPT2LMHeadModel"]
+    model = transformers.GPT2LMHeadModel.from_pretrained("policy-hf")
+    np.testing.assert_array_equal(
+        model.transformer.wte.weight.detach().numpy(), load_params("policy")[1]["wte"]["embedding"]
+    )
+
+
+@pytest.mark.slow
+def test_stages_run_on_two_devices_that_share_the_weights(here):
+    """PPO's rollouts, its reference and its reward model among them; losses are those of one device."""
+    argv = ["ppo", "--init_from", "sft", "--dataset", "ppo.jsonl", "--val_fraction", "0.25", *SHORT, *PPO]
+    argv += ["--reward_model", "reward", "--max_iters", "2"]
+    train.main([*argv, "--out_dir", "one"])
+    flags = f"{ENVIRONMENT['XLA_FLAGS']} --xla_force_host_platform_device_count=2"
+    command = [sys.executable, str(ROOT / "train.py"), *argv, "--out_dir", "two", "--fsdp", "2"]
+    subprocess.run(command, check=True, env={**os.environ, "XLA_FLAGS": flags})
+    one, two = ([row["loss"] for row in read_rows(Path(out) / "metrics.jsonl")] for out in ("one", "two"))
+    np.testing.assert_allclose(one, two, atol=1e-3)
+
+
 def test_answers_are_compared_side_by_side(here, capsys):
     Path("prompts.txt").write_text("Who is there?\nWhat does he want?\n")
     generate.main("--compare pretrained sft --prompts prompts.txt --temperature 0 --max_new_tokens 4".split())
@@ -199,6 +254,11 @@ def test_a_dataset_is_asked_for(capsys):
         (["reward", "--dataset", "sft.jsonl"], "sft.jsonl:1: no field 'chosen'"),
         (["sft", "--out_dir", "reward", "--init_from", "resume"], "--out_dir reward holds a run of reward, not of sft"),
         (["sft", "--block_size", "4"], "none of the 11 conversations"),
+        (["sft", "--base", "sft"], "--base sft: only with --init_from auto"),
+        (["sft", "--val_dataset", "sft.jsonl", "--val_fraction", "0.5"], "--val_fraction 0.5: not with --val_dataset"),
+        (["ppo", *PPO, *FUNCTION, *LORA], "lora_dropout is 0.1; ppo compares probabilities"),
+        (["ppo", *PPO, *FUNCTION, "--dropout", "0.1"], "dropout is 0.1; ppo compares probabilities"),
+        (["ppo", *PPO, *FUNCTION, "--kl_horizon", "9"], "kl_horizon 9.0: only with kl_target"),
     ],
 )
 def test_bad_input_is_one_line_before_anything_is_trained(here, capsys, words: list[str], message: str):

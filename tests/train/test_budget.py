@@ -65,7 +65,7 @@ def test_peak_is_that_of_the_longest_name_that_fits(monkeypatch, kind, tflops):
 @pytest.mark.usefixtures("unchecked_types")  # what is lowered keeps notes in the place of a batch's arrays
 def test_the_table_adds_up(tiny):
     compiled = tiny.step.lower(tiny.abstract, tiny.batches(0)).compile()
-    text = budget.table(tiny.config, length=8, rows=4, compiled=compiled)
+    text = budget.table(tiny.config, length=8, rows=4, compiled=compiled, counted=True)
     total = count(tiny.config)["total"]
     assert f"{total:,}" in text and "100.0%" in text
     assert "32 (4 rows of 8)" in text

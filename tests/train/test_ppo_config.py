@@ -31,7 +31,7 @@ def test_flags_are_read():
         ({"algorithm": "grpo", "lam": 0.9}, "lam 0.9: only with algorithm ppo"),
         ({"algorithm": "grpo", "kl_target": 6.0}, "kl_target 6.0: only with algorithm ppo"),
         ({"kl_target": 6.0, "kl_coef": 0.0}, "kl_target 6.0: kl_coef is 0"),
-        ({"missing_end_penalty": -1.0}, "missing_end_penalty is -1.0; it must be a number from 0 up, or none"),
+        ({"missing_end_penalty": -1.0}, "missing_end_penalty is -1.0; it must be a positive number, or none"),
     ],
 )
 def test_bad_values_are_refused(changes, message):
