@@ -32,7 +32,7 @@ def compare(options: Options) -> None:
 
 def answer(options: Options, model: str, prompts: Sequence[Prompt]) -> list[str]:
     """Return a model's answers, each what it would be alone."""
-    config, params, tokenizer = open_model(model, allow_pickle=options.allow_pickle)
+    config, params, tokenizer = open_model(model, checkpoint=options.checkpoint, allow_pickle=options.allow_pickle)
     template = chat_template(options, tokenizer, model)
     fitted = [fit(options, prompt_ids(tokenizer, template, prompt.prompt), config.n_positions) for prompt in prompts]
     texts = [TextStream(tokenizer, end_ids=config.eos_token_ids) for _ in prompts]

@@ -21,6 +21,7 @@ from jaxgpt.flags import command, flag, parse
 from jaxgpt.text import Tokenizer
 from jaxgpt.text.chat import ChatTemplate
 from jaxgpt.text.records import Message
+from jaxgpt.train.manifest import Which
 
 DESCRIPTION = "Continue a prompt with a trained or pretrained model."
 DEFAULT_COUNT = 200
@@ -34,6 +35,7 @@ class Options:
     """The command's flags."""
 
     init_from: str = flag("out", "a run's folder, a folder of pretrained weights, or a name on the Hugging Face hub")
+    checkpoint: Which | None = flag(None, "of a run, the checkpoint of this step; none: the best")
     start: str = flag("\n", "the prompt: text, FILE:PATH for a file's, or - for standard input")
     num_samples: int = flag(1, "continuations of the prompt")
     max_new_tokens: int | None = flag(None, f"tokens of a sample; none: {DEFAULT_COUNT}, or as many as fit")
@@ -95,7 +97,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     from jaxgpt.devices import compute_dtype, start_devices
 
     start_devices(options.device)
-    config, params, tokenizer = open_model(options.init_from, allow_pickle=options.allow_pickle)
+    config, params, tokenizer = open_model(
+        options.init_from, checkpoint=options.checkpoint, allow_pickle=options.allow_pickle
+    )
     template = chat_template(options, tokenizer, options.init_from)
     ids, count = fit(options, prompt_ids(tokenizer, template, prompt), config.n_positions)
     begin = partial(
