@@ -1,6 +1,8 @@
 """The flow of `train.py` in one process; stops, crashes and bad surroundings are tests/faults'."""
 
 import json
+import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +10,7 @@ import pytest
 
 from jaxgpt.cli import convert, generate, pretrain, stage, train
 from jaxgpt.train.config import TrainConfig
+from jaxgpt.train.manifest import read_manifest
 from jaxgpt.train.metrics import read_rows
 from jaxgpt.train.stages import SftConfig
 from jaxgpt.train.weights import load_params
@@ -50,6 +53,20 @@ def test_a_run_leaves_what_its_folder_promises(folder):
     assert (run / "curve.png").read_bytes().startswith(b"\x89PNG")
     assert (run / "samples" / "20.txt").read_text()
     assert json.loads((run / "config.json").read_text())["flags"]["bpe_vocab_size"] == 300
+
+
+def test_a_run_that_ended_before_it_was_shown_is_shown_by_the_next_call(folder, capsys):
+    run, words = shutil.copytree(folder / "run", folder / "unseen"), ["--init_from", "auto", *SHORT]
+    sample, checkpoint = (run / "samples" / "20.txt").read_text(), run / "checkpoints" / "20"
+    shutil.rmtree(run / "samples")
+    os.utime(run / "curve.png", (0, 0))  # left by an earlier stop
+    run_train(folder, *words, out="unseen")
+    assert f"curve: {run / 'curve.png'}" in capsys.readouterr().out
+    assert (run / "samples" / "20.txt").read_text() == sample
+    run_train(folder, *words, out="unseen")
+    assert capsys.readouterr().out == f"{run} is already done: step 20 of 20\n"
+    assert read_rows(run / "metrics.jsonl") == read_rows(folder / "run" / "metrics.jsonl")
+    assert read_manifest(checkpoint) == read_manifest(folder / "run" / "checkpoints" / "20")
 
 
 def test_a_trained_model_speaks_alike_here_and_in_transformers(folder, capsys):
