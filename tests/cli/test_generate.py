@@ -114,6 +114,8 @@ def test_a_stop_text_ends_a_sample_and_is_left_out(run, capsys):
     stop = whole[-2:]
     result = call(capsys, "--init_from", run, "--start=abc", "--max_new_tokens=60", "--stop", stop)
     assert result.out == "abc" + whole[3 : whole.index(stop, 3)] + "\n"
+    several = call(capsys, "--init_from", run, "--max_new_tokens=60", "--stop", "no such", stop, "--start=abc")
+    assert several.out == result.out
 
 
 def test_a_sliding_context_goes_on_past_its_end(run, capsys):
