@@ -49,7 +49,8 @@ def parse(
     Raises:
         UsageError: an unknown flag or key (the nearest name is suggested), or a value of the wrong type.
     """
-    fields = {field.name: field for field in dataclasses.fields(record)}  # pyright: ignore[reportArgumentType]
+    declared: Any = record  # a TypeVar has no bound that says "a dataclass"
+    fields = {field.name: field for field in dataclasses.fields(declared)}
     hints = get_type_hints(record)
     parser = _Parser(prog, description=description, allow_abbrev=False, argument_default=argparse.SUPPRESS)
     parser.add_argument("--config", metavar="FILE", help="JSON or TOML file of flags; flags given here win")
@@ -109,7 +110,9 @@ def command(main: Callable[..., None]) -> Callable[..., None]:
 
 class _Tuple(argparse.Action):
     def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
-        setattr(namespace, self.dest, tuple(values))
+        if None in values and len(values) > 1:
+            parser.error(f"{option_string}: none is no value beside others")
+        setattr(namespace, self.dest, None if None in values else tuple(values))
 
 
 class _Parser(argparse.ArgumentParser):
@@ -166,7 +169,8 @@ def _read_table(where: str, table: Mapping[str, Any], fields: dict[str, Any], hi
         if isinstance(value, dict | list):
             raise UsageError(f"{where}: {key} is {value!r}; it must be {_describe(hints[name])}")
         try:
-            values[name] = _read(name, hints[name], "none" if value is None else str(value))
+            found = _read(name, hints[name], "none" if value is None else str(value))
+            values[name] = (found,) if _is_tuple(hints[name]) and found is not None else found
         except argparse.ArgumentTypeError as error:
             raise UsageError(f"{where}: {key}: {error}") from None
     return values

@@ -57,6 +57,23 @@ def test_a_file_gives_flags_and_flags_win(tmp_path):
     assert read("--config", f"{tmp_path}/c.toml") == Flags("y", mode="slow")
 
 
+@dataclasses.dataclass(frozen=True)
+class Several:
+    stop: tuple[str, ...] | None = flag(None, "texts")
+
+
+def test_a_flag_may_have_several_values_also_in_a_file(tmp_path):
+    def stop(*argv: str) -> tuple[str, ...] | None:
+        return parse(Several, argv, prog="test", description="").stop
+
+    assert stop("--stop", "a", "") == ("a", "") and stop("--stop=a") == ("a",) and stop("--stop", "none") is None
+    for text, expected in (('["a", "b"]', ("a", "b")), ('"a"', ("a",)), ("null", None)):
+        (tmp_path / "c.json").write_text(f'{{"stop": {text}}}')
+        assert stop("--config", f"{tmp_path}/c.json") == expected
+    with pytest.raises(UsageError, match="--stop: none is no value beside others"):
+        stop("--stop", "none", "a")
+
+
 def test_a_runs_own_record_is_a_file_of_flags(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps({"flags": {"n_layer": 7}, "model": {}}))
     assert read("x", "--config", f"{tmp_path}/config.json").n_layer == 7

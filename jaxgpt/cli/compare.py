@@ -33,7 +33,7 @@ def compare(options: Options) -> None:
 
 def answer(options: Options, model: str, prompts: Sequence[Prompt]) -> list[str]:
     """Return a model's answers, each what it would be alone."""
-    config, params, tokenizer = open_model(model, allow_pickle=options.allow_pickle)
+    config, params, tokenizer = open_model(model, checkpoint=options.checkpoint, allow_pickle=options.allow_pickle)
     template = chat_template(options, tokenizer, model)
     # By how many tokens there is room for, so that a long prompt does not cut the others' answers short.
     rows: dict[int, list[tuple[int, list[int]]]] = {}

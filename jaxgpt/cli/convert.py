@@ -13,6 +13,7 @@ from jaxgpt.errors import RunError, UsageError
 from jaxgpt.flags import command, flag, parse
 from jaxgpt.model.config import VALUE, GPTConfig
 from jaxgpt.text import Tokenizer
+from jaxgpt.train.manifest import Which
 
 DESCRIPTION = "Convert pretrained weights into a run's folder, or a run's folder into weights for PyTorch."
 
@@ -29,6 +30,7 @@ class Options:
     dest: str = flag(
         help="the folder to write: a run's folder, or, where SOURCE is one, a folder for transformers", positional=True
     )
+    checkpoint: Which | None = flag(None, "of a run, the checkpoint of this step; none: the best")
     check: bool = flag(False, "compare what was written with PyTorch's model; exit with 1 if anything differs")
     report: str | None = flag(None, "also write what --check finds to a .json or .md file")
     allow_pickle: bool = flag(False, "also read pytorch_model.bin and ckpt.pt: tensors only, no code in them is run")
@@ -59,6 +61,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     from_run, from_peft = (source / "checkpoints").is_dir(), (source / "adapter_config.json").exists()
     if from_peft != (options.base is not None):
         raise UsageError(f"--base {options.base}: it goes with a SOURCE that is a folder of PEFT's adapters")
+    if options.checkpoint is not None and not from_run:
+        raise UsageError(f"--checkpoint {options.checkpoint}: SOURCE must be a run's folder, and {source} is none")
     if options.adapters and not from_run:
         raise UsageError(f"--adapters: SOURCE must be a run's folder, and {source} is none")
     if from_peft or options.adapters:
@@ -94,14 +98,14 @@ def import_weights(dest: Path, options: Options) -> None:
 
 
 def export_run(run: Path, dest: Path, options: Options) -> None:
-    """Read a run's best weights and write them as a folder for transformers, without padding of the vocabulary."""
+    """Read a run's weights and write them as a folder for transformers, without padding of the vocabulary."""
     from jaxgpt.cli.sources import find_tokenizer
     from jaxgpt.hf.convert import cut_padding, save_pretrained
     from jaxgpt.train.weights import load_params
 
     if options.allow_pickle or options.revision is not None:
         raise UsageError(f"--allow_pickle and --revision are for pretrained weights, but {run} is a run's folder")
-    config, params = without_values(*load_params(run, dtype=options.dtype))
+    config, params = without_values(*load_params(run, which(options), dtype=options.dtype))
     tokenizer = find_tokenizer(run, config.vocab_size)
     if tokenizer is not None and config.vocab_size > (real := tokenizer.vocab_size):
         print(f"note: ids {real} to {config.vocab_size - 1} stand for no text; left out", file=sys.stderr)
@@ -121,7 +125,7 @@ def export_adapters(run: Path, dest: Path, options: Options) -> None:
     from jaxgpt.train.state import split
     from jaxgpt.train.weights import BASE, load_trained
 
-    config, params, lora = load_trained(run, dtype=options.dtype)
+    config, params, lora = load_trained(run, which(options), dtype=options.dtype)
     if lora is None:
         raise UsageError(f"--adapters: {run} trained no adapters")
     config.to_hf()  # raises, before anything is moved, if HF's model has no such architecture
@@ -154,6 +158,11 @@ def import_adapters(source: Path, dest: Path, options: Options) -> None:
     save_params(dest, config, merge(join(params, adapters), lora), source=options.source, base=options.base)
     tokenizer.save(dest)
     print(f"{options.base} with the adapters of {source} is now in {dest}")
+
+
+def which(options: Options) -> Which:
+    """Return which of a run's checkpoints is asked for."""
+    return "best" if options.checkpoint is None else options.checkpoint
 
 
 def check(

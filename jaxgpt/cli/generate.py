@@ -21,6 +21,7 @@ from jaxgpt.flags import command, flag, parse
 from jaxgpt.text import Tokenizer
 from jaxgpt.text.chat import ChatTemplate
 from jaxgpt.text.records import Message
+from jaxgpt.train.manifest import Which
 
 DESCRIPTION = "Continue a prompt with a trained or pretrained model."
 DEFAULT_COUNT = 200
@@ -34,6 +35,7 @@ class Options:
     """The command's flags."""
 
     init_from: str = flag("out", "a run's folder, a folder of pretrained weights, or a name on the Hugging Face hub")
+    checkpoint: Which | None = flag(None, "of a run, the checkpoint of this step; none: the best")
     start: str = flag("\n", "the prompt: text, FILE:PATH for a file's, or - for standard input")
     num_samples: int = flag(1, "continuations of the prompt")
     max_new_tokens: int | None = flag(None, f"tokens of a sample; none: {DEFAULT_COUNT}, or as many as fit")
@@ -42,7 +44,7 @@ class Options:
     top_p: float | None = flag(None, "choose among the likeliest tokens with this much probability together")
     min_p: float | None = flag(None, "choose among tokens at least this fraction as likely as the likeliest")
     repetition_penalty: float | None = flag(None, "above 1 makes tokens that the text already has less likely")
-    stop: str | None = flag(None, "end a sample before this text")
+    stop: tuple[str, ...] | None = flag(None, "texts before the first of which a sample ends")
     seed: int = flag(1337, "of the samples")
     overflow: Overflow = flag("error", "beyond the model's context: an error, or slide: go on from its last half")
     truncate: Literal["none", "left"] = flag("none", "left: of a prompt that is too long, keep the end")
@@ -63,8 +65,8 @@ class Options:
             raise UsageError(f"max_new_tokens is {self.max_new_tokens}; it must be 0 or more, or none")
         if not 0 <= self.seed < 2**32:
             raise UsageError(f"seed is {self.seed}; it must be from 0 to 2^32 - 1")
-        if self.stop == "":
-            raise UsageError("stop is empty; it must be a text, or none")
+        if self.stop is not None and "" in self.stop:
+            raise UsageError("stop is empty; it must be one or more texts, or none")
         if (self.compare is None) != (self.prompts is None):
             raise UsageError("--compare RUN_A RUN_B and --prompts FILE go together")
         if self.compare is not None:
@@ -95,7 +97,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     from jaxgpt.devices import compute_dtype, start_devices
 
     start_devices(options.device)
-    config, params, tokenizer = open_model(options.init_from, allow_pickle=options.allow_pickle)
+    config, params, tokenizer = open_model(
+        options.init_from, checkpoint=options.checkpoint, allow_pickle=options.allow_pickle
+    )
     template = chat_template(options, tokenizer, options.init_from)
     ids, count = fit(options, prompt_ids(tokenizer, template, prompt), config.n_positions)
     begin = partial(
@@ -111,8 +115,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         overflow=options.overflow,
     )
     meter = Meter(begin) if options.verbose else None
-    stop = () if options.stop is None else (options.stop,)
-    texts = [TextStream(tokenizer, stop, config.eos_token_ids) for _ in range(options.num_samples)]
+    texts = [TextStream(tokenizer, options.stop or (), config.eos_token_ids) for _ in range(options.num_samples)]
     # An answer is printed alone, a continuation with what it continues.
     print_samples(prompt if template is None else "", texts, iter(meter or begin()))
     if meter is not None and count > 0:

@@ -26,6 +26,7 @@ from jaxgpt.train.checkpoint import Checkpoints, quiet_traces, sweep
 from jaxgpt.train.config import RunConfig
 from jaxgpt.train.folder import hold, holds_run, move_aside, read_record, versions, write_record
 from jaxgpt.train.manifest import Progress, latest, steps
+from jaxgpt.train.metrics import plot
 from jaxgpt.train.task import Task
 from jaxgpt.train.trainer import Trainer
 
@@ -73,7 +74,8 @@ def train(flags: RunConfig, stage: str, prepare: Stage) -> None:
     with use_folder(flags, folder) as begun:
         if begun is not None and begun.step >= flags.max_iters:
             print(f"{folder} is already done: step {begun.step} of {flags.max_iters}")
-            return
+            if flags.dry_run or begun.step > flags.max_iters or gather(is_shown(folder, begun.step))[0]:
+                return
         with together():
             record = None if begun is None else read_record(folder)
             job = prepare(flags, folder, record)
@@ -95,6 +97,8 @@ def train(flags: RunConfig, stage: str, prepare: Stage) -> None:
         state, progress = trainer.fit(folder, state, begun or Progress(0), checkpoints)
         if progress.step == flags.max_iters:
             job.show(state.whole)
+        elif jax.process_index() == 0:
+            print(f"curve: {plot(folder)}")
 
 
 @contextmanager
@@ -127,6 +131,12 @@ def find_begun(flags: RunConfig, folder: Path) -> Progress | None:
             raise UsageError(f"--init_from resume: {folder} holds no checkpoint; begin anew with --overwrite or auto")
         print(f"note: {folder} holds no checkpoint yet; starting from {flags.source}")
     return begun
+
+
+def is_shown(folder: Path, step: int) -> bool:
+    """Return whether what came of a run was shown, too, and not only saved: the curve is what is written last."""
+    curve, manifest = folder / "curve.png", folder / "checkpoints" / str(step) / "manifest.json"
+    return curve.exists() and curve.stat().st_mtime >= manifest.stat().st_mtime
 
 
 def record_start(flags: RunConfig, stage: str, folder: Path, job: Job, record: Record | None) -> None:

@@ -12,18 +12,22 @@ from jaxgpt.hf.hub import locate
 from jaxgpt.model.config import GPTConfig
 from jaxgpt.text import Tokenizer, load_tokenizer
 from jaxgpt.text.tokenizers import TOKENIZER_FILES
+from jaxgpt.train.manifest import Which
 from jaxgpt.train.weights import load_params
 
 # The hub's models without an owner in their name; any other name without a slash is a folder that is not there.
 HUB_NAMES = ("gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl", "distilgpt2")
 
 
-def open_model(source: str, *, allow_pickle: bool = False) -> tuple[GPTConfig, Any, Tokenizer]:
+def open_model(
+    source: str, *, checkpoint: Which | None = None, allow_pickle: bool = False
+) -> tuple[GPTConfig, Any, Tokenizer]:
     """Open a model by path or name.
 
     Args:
-        source: a run's folder, whose best checkpoint is read; another folder, or nanoGPT's ckpt.pt; or a name on
-            the hub. What exists here comes first.
+        source: a run's folder; another folder, or nanoGPT's ckpt.pt; or a name on the hub. What exists here comes
+            first.
+        checkpoint: which of a run's; None for the best.
         allow_pickle: see `load_pretrained`.
 
     Returns:
@@ -34,7 +38,9 @@ def open_model(source: str, *, allow_pickle: bool = False) -> tuple[GPTConfig, A
     """
     path = Path(source)
     if (path / "checkpoints").is_dir():
-        return *load_params(path), load_tokenizer(path)
+        return *load_params(path, "best" if checkpoint is None else checkpoint), load_tokenizer(path)
+    if checkpoint is not None:
+        raise UsageError(f"--checkpoint {checkpoint}: only of a run's folder, and {source} is none")
     if not path.exists() and "/" not in source and source not in HUB_NAMES:
         raise UsageError(
             f"{source}: no such folder; train.py writes one, and the hub's models are {', '.join(HUB_NAMES)} "

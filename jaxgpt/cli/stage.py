@@ -78,7 +78,7 @@ def open_start(flags: StageConfig, folder: Path, record: Record | None, *, fixed
         fixed: flags of the stage that may not change when a run goes on.
     """
     if record is None:
-        config, params, tokenizer = open_model(flags.source)
+        config, params, tokenizer = open_model(flags.source, allow_pickle=flags.allow_pickle)
         config, params = cut_padding(config, params, tokenizer.vocab_size)
         return Start(flags.source, flags.model(config), tokenizer, params)
     begun, config = record["flags"], record["model"]

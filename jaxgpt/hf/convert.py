@@ -139,6 +139,11 @@ def open_pretrained(path: Path, *, allow_pickle: bool = False) -> tuple[GPTConfi
     checkpoint = path / "ckpt.pt" if path.is_dir() else path
     if path.is_dir() and ((path / "config.json").exists() or not checkpoint.exists()):
         values = read_json(path / "config.json")
+        if (path / "checkpoints").is_dir():
+            raise UsageError(
+                f"{path} is a run's folder, which jaxgpt.train.weights.load_params reads; convert_weights.py makes a "
+                "folder of pretrained weights from it"
+            )
         try:
             config = GPTConfig.from_hf(values)
         except UsageError as error:

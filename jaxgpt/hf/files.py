@@ -71,7 +71,7 @@ def open_safetensors(file: Path) -> list[Tensor]:
     try:
         # By reads, not by a memory map: a map's pages count as ours, and would double the peak.
         handle = safe_open(file, "np", backend="pread")
-        parts = {name: handle.get_slice(name) for name in handle.keys()}  # noqa: SIM118 (not a dict)
+        parts = {name: handle.get_slice(name) for name in handle.keys()}
     except (SafetensorError, OSError) as error:
         raise UsageError(f"{file}: not a whole safetensors file: {error}") from None
 

@@ -9,7 +9,16 @@ from pathlib import Path
 from jaxgpt.errors import UsageError
 
 NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?", re.ASCII)
-FILES = ("config.json", "model*.safetensors", "model.safetensors.index.json", "vocab.json", "merges.txt", "tokenizer*")
+FILES = (
+    "config.json",
+    "model*.safetensors",
+    "model.safetensors.index.json",
+    "vocab.json",
+    "merges.txt",
+    "tokenizer*",
+    "special_tokens_map.json",
+    "chat_template.jinja",
+)
 
 
 def locate(source: str | Path, *, revision: str | None, allow_pickle: bool) -> Path:

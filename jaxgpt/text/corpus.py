@@ -32,6 +32,7 @@ _SPLITS: tuple[Split, Split] = ("train", "val")
 _LEARN_FROM = 1 << 28  # characters
 _PARALLEL_FROM = 1 << 26  # bytes; below, starting processes takes longer than the work
 _UNFINISHED = ".unfinished-"
+_NOTES = "notes.txt"
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ class Corpus:
         train: ids to train on.
         val: ids to evaluate on.
         tokenizer: made the ids.
-        notes: what was left out of the text when it was read, for people; empty for what comes from the cache.
+        notes: what was left out of the text when it was read, for people; kept in the cache with the ids.
     """
 
     name: str
@@ -159,6 +160,7 @@ def _open_cached(
         with _unfinished(folder.parent) as place:
             try:
                 _encode_into(place / "new", source, tokenizer, bpe_vocab_size, workers, progress)
+                (place / "new" / _NOTES).write_text("\n".join(source.notes), encoding="utf-8", errors="replace")
                 (place / "new").rename(folder)
             except OSError as error:
                 if not folder.exists():  # else another process was first, with the same
@@ -166,7 +168,9 @@ def _open_cached(
     train, val = (TokenFile(folder / f"{split}.bin") for split in _SPLITS)
     if isinstance(tokenizer, str | Path):
         tokenizer = load_tokenizer(folder)
-    return Corpus(source.name, train, val, tokenizer, tuple(source.notes))
+    kept = folder / _NOTES  # not in what earlier versions left
+    notes = kept.read_text(encoding="utf-8", errors="replace") if kept.exists() else ""
+    return Corpus(source.name, train, val, tokenizer, tuple(notes.splitlines()))
 
 
 @contextlib.contextmanager

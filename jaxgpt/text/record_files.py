@@ -9,6 +9,8 @@ from __future__ import annotations
 import codecs
 import csv
 import json
+import re
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,7 @@ from jaxgpt.errors import UsageError
 Record = tuple[str, dict[str, Any]]
 """Where a record stands, for messages, and what it holds."""
 
+_SURROGATES = re.compile("[\ud800-\udfff]")
 _MAX_LINE = 1 << 24  # bytes; refused before more is read into memory
 _MAX_JSON = 1 << 28  # bytes of a .json file, which is read whole
 
@@ -43,15 +46,18 @@ def read_records(path: str | Path, suffixes: tuple[str, ...], column: str = "") 
     }
     if path.suffix.lower() not in suffixes:
         raise UsageError(f"{path}: must be a file that ends in {', '.join(suffixes)}")
-    empty = True
+    empty, lone = True, 0
     try:
         for record in readers[path.suffix.lower()](path):
             empty = False
+            lone += _lone_surrogates(record[1])
             yield record
     except OSError as error:
         raise UsageError(f"{path}: cannot be read: {error.strerror}") from None
     if empty:
         raise UsageError(f"{path}: no records in it")
+    if lone:
+        print(f"note: {path}: {lone} lone surrogates, which are no characters, are read as U+FFFD", file=sys.stderr)
 
 
 def _jsonl(path: Path) -> Iterator[Record]:
@@ -129,6 +135,18 @@ def _object(value: Any, where: str) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise UsageError(f"{where}: must be an object, not {_named(value)}")
     return value
+
+
+def _lone_surrogates(record: dict[str, Any]) -> int:
+    """Count them in a record's texts: JSON can spell what UTF-8 can't hold, and pairs are characters by now."""
+    count, left = 0, list(record.values())
+    while left:
+        value = left.pop()
+        if isinstance(value, str):
+            count += len(_SURROGATES.findall(value))
+        elif isinstance(value, dict | list):
+            left.extend(value.values() if isinstance(value, dict) else value)
+    return count
 
 
 def _named(value: Any) -> str:

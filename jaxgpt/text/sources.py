@@ -160,7 +160,7 @@ def read_text(path: Path, notes: list[str]) -> Iterator[str]:
     utf8 = codecs.getincrementaldecoder("utf-8")("strict")
     # Also turns a carriage return at the end of one piece and a line feed at the start of the next into one line end.
     newlines = io.IncrementalNewlineDecoder(None, translate=True)
-    offset = 0
+    offset = returns = 0
     with _open(path) as file:
         data = file.read(_READ_BYTES)
         if data.startswith(codecs.BOM_UTF8):
@@ -174,14 +174,15 @@ def read_text(path: Path, notes: list[str]) -> Iterator[str]:
                 text = utf8.decode(data, final=not data)
             except UnicodeDecodeError as error:
                 raise UsageError(f"{path}: not UTF-8 at byte {offset - held + error.start}: {error.reason}") from None
+            returns += text.count("\r")
             if piece := newlines.decode(text, final=not data):
                 yield piece
             if not data:
                 break
             offset += len(data)
             data = file.read(_READ_BYTES)
-    if newlines.newlines not in (None, "\n"):
-        notes.append(f"{path}: read its carriage returns as line ends")
+    if returns:
+        notes.append(f"{path}: read {returns} carriage returns as line ends")
 
 
 def _characters(pieces: Iterator[str], start: int, stop: int) -> Iterator[str]:

@@ -75,6 +75,7 @@ class RunConfig(OptimizerConfig):
     init_from: str = flag(
         "scratch", "scratch; resume: the run in out_dir; auto: resume if there is one; or a model: gpt2 …, a folder"
     )
+    allow_pickle: bool = flag(False, "also begin with a pytorch_model.bin or ckpt.pt: no code in them is run")
     ignore_data_change: bool = flag(False, "resume although the data is not what the run began with")
     block_size: int | None = flag(None, "tokens in a row of a batch, and the context of a new model")
     dropout: float | None = flag(None, "all three dropout rates")

@@ -1,6 +1,6 @@
 """A run's folder: its lock, its record, and where everything in it stands.
 
-config.json  metrics.jsonl  curve.png  tokenizer files  samples/  tensorboard/  checkpoints/STEP/
+config.json  metrics.jsonl  curve.png  tokenizer files  samples/  tensorboard/  wandb_id.txt  checkpoints/STEP/
 """
 
 from __future__ import annotations

@@ -10,11 +10,13 @@ import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from jaxgpt.errors import UsageError
 from jaxgpt.train.folder import FORMAT, write_json
 
+Which = int | Literal["best", "last"]
+"""A checkpoint of a run: by its step, the best by validation loss, or the newest."""
 TEMPORARY = ".orbax-checkpoint-tmp"
 """What orbax appends to the name of a folder that it has not finished."""
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import math
 import os
+import secrets
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -35,7 +37,7 @@ class MetricsLog:
         if tensorboard:
             self._open("tensorboard", lambda: _TensorBoard(folder / "tensorboard", step))
         if wandb is not None:
-            self._open("wandb", lambda: _Wandb(wandb, folder))
+            self._open("wandb", lambda: _Wandb(wandb, folder, step))
 
     def write(self, step: int, split: str, **values: float | int | None) -> None:
         """Add a row; what is None or not finite is null, as JSON has no NaN."""
@@ -117,7 +119,8 @@ class _TensorBoard:
     def __init__(self, folder: Path, step: int) -> None:
         from tensorboardX import SummaryWriter
 
-        self._writer = SummaryWriter(str(folder), purge_step=step or None)
+        # Hides what a process that died wrote of this step and later ones; a run at step 0 writes that one again, too.
+        self._writer = SummaryWriter(str(folder), purge_step=step + 1 if step else 0)
 
     def write(self, row: Row) -> None:
         for key, value in row.items():
@@ -129,10 +132,18 @@ class _TensorBoard:
 
 
 class _Wandb:
-    def __init__(self, project: str, folder: Path) -> None:
-        import wandb  # pyright: ignore[reportMissingImports]
-
-        self._run = wandb.init(project=project, name=folder.resolve().name, dir=str(folder), resume="allow")
+    def __init__(self, project: str, folder: Path, step: int) -> None:
+        wandb = importlib.import_module("wandb")
+        known = folder / "wandb_id.txt"
+        if step == 0 or not known.exists():
+            known.write_text(secrets.token_hex(8), encoding="utf-8")
+        self._run = wandb.init(
+            project=project,
+            id=known.read_text(encoding="utf-8"),  # without which a run that goes on would be another one
+            name=folder.resolve().name,
+            dir=str(folder),
+            resume="allow",
+        )
 
     def write(self, row: Row) -> None:
         values = {f"{row['split']}/{key}": value for key, value in row.items() if key not in ("step", "split")}

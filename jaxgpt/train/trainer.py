@@ -115,7 +115,7 @@ class Trainer:
         saved, streak, state = time.monotonic(), int(begin.streak), begin
         with (
             one_for_all(),
-            clear_errors(checkpoints.last_good),
+            clear_errors(checkpoints.finish),
             contextlib.closing(self._open_log(folder, begun)) as log,
             stop_on_signal() as stop,
         ):

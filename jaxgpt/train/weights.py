@@ -6,8 +6,9 @@ base/                      a folder of weights: all that the run began with, whe
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import jax
 from flax.traverse_util import flatten_dict, unflatten_dict
@@ -19,9 +20,8 @@ from jaxgpt.model.lora import adapter_parameters, merge
 from jaxgpt.model.lora_config import LoRA
 from jaxgpt.train.checkpoint import Checkpoints, read_items, stored_paths
 from jaxgpt.train.folder import read_record, write_record
-from jaxgpt.train.manifest import Progress, latest, read_manifest, steps
+from jaxgpt.train.manifest import Progress, Which, latest, read_manifest, steps
 
-Which = int | Literal["best", "last"]
 BASE = "base"
 
 
@@ -30,7 +30,8 @@ def load_params(run: str | Path, which: Which = "best", *, dtype: Any = None) ->
 
     Args:
         run: the folder.
-        which: a step, "last", or "best" by validation loss (the last one if none was evaluated).
+        which: a step, "last", or "best" by validation loss (the last one if none was evaluated, or if that one is
+            damaged, with a warning).
         dtype: of the parameters; None for as they are stored, f32.
 
     Returns:
@@ -81,17 +82,22 @@ def save_params(run: str | Path, config: GPTConfig, params: Any, **record: Any) 
 
 def find_checkpoint(run: Path, which: Which) -> Path:
     """Return the folder of an undamaged checkpoint."""
-    if not isinstance(which, int):
-        progress = latest(run)
-        if progress is None:
-            raise UsageError(f"every checkpoint in {run} is damaged" if steps(run) else f"{run} holds no checkpoint")
-        best = progress.best_step if which == "best" else None
-        which = progress.step if best is None else best
-    folder = (run / "checkpoints" / str(which)).resolve()
-    if not folder.is_dir():
-        raise UsageError(f"{run} has no checkpoint of step {which}; there are {sorted(steps(run))}")
-    read_manifest(folder)
-    return folder
+    folder = (run / "checkpoints").resolve()  # orbax needs an absolute path
+    if isinstance(which, int):
+        if not (folder / str(which)).is_dir():
+            raise UsageError(f"{run} has no checkpoint of step {which}; there are {sorted(steps(run))}")
+        read_manifest(folder / str(which))
+        return folder / str(which)
+    newest = latest(run)
+    if newest is None:
+        raise UsageError(f"every checkpoint in {run} is damaged" if steps(run) else f"{run} holds no checkpoint")
+    if which == "best" and newest.best_step not in (None, newest.step):
+        try:
+            read_manifest(folder / str(newest.best_step))
+            return folder / str(newest.best_step)
+        except UsageError as error:
+            print(f"warning: {error}; the newest, of step {newest.step}, takes the place of the best", file=sys.stderr)
+    return folder / str(newest.step)
 
 
 def _read(folder: Path, rows: list[Parameter], dtype: Any) -> dict[str, Any]:

@@ -111,7 +111,7 @@ def test_a_failed_conversion_moves_nothing(folder, tmp_path):
 
 def test_a_failed_check_is_a_failed_run(folder, tmp_path, monkeypatch, capsys):
     other = jax.tree.map(lambda leaf: leaf + 1, init(CONFIG))
-    monkeypatch.setattr("jaxgpt.train.checkpoint.load_params", lambda run, dtype: (CONFIG, other))
+    monkeypatch.setattr("jaxgpt.train.weights.load_params", lambda run, dtype: (CONFIG, other))
     assert exit_code(folder, tmp_path / "run", "--check") == 1
     captured = capsys.readouterr()
     assert "the check failed: round trip; logits" in captured.err
@@ -127,12 +127,23 @@ def test_a_failed_check_is_a_failed_run(folder, tmp_path, monkeypatch, capsys):
         (["--dtype", "int8"], "--dtype"),
         (["--allow_pickl"], "did you mean '--allow_pickle'"),
         (["--revision", "main"], "revision 'main'"),
+        (["--checkpoint", "3"], "--checkpoint 3: SOURCE must be a run's folder, and"),
+        (["--checkpoint", "newest"], "--checkpoint: 'newest' is not INT|best|last|none"),
     ],
 )
 def test_bad_flags(folder, tmp_path, capsys, flags, message):
     assert exit_code(folder, tmp_path / "run", *flags) == 2
     assert message in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
+
+
+def test_a_checkpoint_is_chosen_by_its_step(tmp_path, capsys):
+    params = init(CONFIG)
+    save_params(tmp_path / "run", CONFIG, params)
+    main([str(tmp_path / "run"), str(tmp_path / "hf"), "--checkpoint", "0"])
+    assert_equal(load_pretrained(tmp_path / "hf")[1], params)
+    assert exit_code(tmp_path / "run", tmp_path / "other", "--checkpoint", "3") == 2
+    assert "has no checkpoint of step 3; there are [0]" in capsys.readouterr().err
 
 
 def test_flags_for_the_other_direction(tmp_path, capsys):

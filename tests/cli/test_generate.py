@@ -17,6 +17,9 @@ from jaxgpt.hf.convert import save_pretrained
 from jaxgpt.model.config import GPTConfig
 from jaxgpt.model.layers import GPT
 from jaxgpt.text import CharTokenizer
+from jaxgpt.train.checkpoint import Checkpoints
+from jaxgpt.train.folder import write_record
+from jaxgpt.train.manifest import Progress, Which
 from jaxgpt.train.weights import load_params, save_params
 
 TOKENIZER = CharTokenizer("\nabcdefghijklmnopqrstuvwxyz")
@@ -43,8 +46,8 @@ def call(capsys, *argv: str) -> SimpleNamespace:
     return SimpleNamespace(code=code, out=captured.out, err=captured.err)
 
 
-def expected(run: str, prompt: str, count: int, samples: int = 1, **options) -> list[str]:
-    config, params = load_params(run)
+def expected(run: str, prompt: str, count: int, samples: int = 1, which: Which = "best", **options) -> list[str]:
+    config, params = load_params(run, which)
     ids = [TOKENIZER.encode(prompt)] * samples
     options = {"temperature": 0.8, "top_k": 200, "seed": 1337, "vocab_size": 27} | options
     rows = generate(config, params, ids, max_new_tokens=count, **options)
@@ -55,6 +58,25 @@ def test_a_run_is_continued_out_of_the_box(run, capsys):
     result = call(capsys, "--init_from", run)
     assert result.out == expected(run, "\n", 63)[0] + "\n"
     assert result.err == "note: the context of 64 is full; --overflow slide goes on\n"
+
+
+def test_a_checkpoint_is_chosen_by_its_step(capsys, tmp_path):
+    config = GPTConfig(32, 64, 16, 1, 2, bos_token_id=None, eos_token_id=None)
+    checkpoints = Checkpoints(tmp_path)
+    for step in (1, 2, 3):
+        params = GPT(config).init(jax.random.key(step), jnp.zeros((1, 1), jnp.int32))["params"]
+        checkpoints.write(Progress(step, best_step=1, best_loss=1.0), params=params)
+    checkpoints.wait()
+    write_record(tmp_path, config)
+    TOKENIZER.save(tmp_path)
+    for flags, step in (([], 1), (["--checkpoint=best"], 1), (["--checkpoint=last"], 3), (["--checkpoint=2"], 2)):
+        result = call(capsys, "--init_from", str(tmp_path), "--max_new_tokens=9", *flags)
+        assert result.out == expected(str(tmp_path), "\n", 9, which=step)[0] + "\n"
+    result = call(capsys, "--init_from", str(tmp_path), "--checkpoint=7")
+    assert result.code == 2 and "has no checkpoint of step 7; there are [1, 2, 3]" in result.err
+    save_pretrained(tmp_path / "hf", config, load_params(tmp_path)[1])
+    result = call(capsys, "--init_from", str(tmp_path / "hf"), "--checkpoint=last")
+    assert result.code == 2 and "--checkpoint last: only of a run's folder, and" in result.err
 
 
 def test_an_end_of_text_ends_a_sample_and_is_left_out(run, capsys, tmp_path):
@@ -92,6 +114,8 @@ def test_a_stop_text_ends_a_sample_and_is_left_out(run, capsys):
     stop = whole[-2:]
     result = call(capsys, "--init_from", run, "--start=abc", "--max_new_tokens=60", "--stop", stop)
     assert result.out == "abc" + whole[3 : whole.index(stop, 3)] + "\n"
+    several = call(capsys, "--init_from", run, "--max_new_tokens=60", "--stop", "no such", stop, "--start=abc")
+    assert several.out == result.out
 
 
 def test_a_sliding_context_goes_on_past_its_end(run, capsys):

@@ -1,13 +1,18 @@
 """The flow of `train.py` in one process; stops, crashes and bad surroundings are tests/faults'."""
 
 import json
+import os
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from jaxgpt.cli import convert, generate, train
+from jaxgpt.cli import convert, generate, pretrain, stage, train
+from jaxgpt.train.config import TrainConfig
+from jaxgpt.train.manifest import read_manifest
 from jaxgpt.train.metrics import read_rows
+from jaxgpt.train.stages import SftConfig
 from jaxgpt.train.weights import load_params
 
 TEXT = "To be, or not to be, that is the question.\n" * 200
@@ -50,6 +55,20 @@ def test_a_run_leaves_what_its_folder_promises(folder):
     assert json.loads((run / "config.json").read_text())["flags"]["bpe_vocab_size"] == 300
 
 
+def test_a_run_that_ended_before_it_was_shown_is_shown_by_the_next_call(folder, capsys):
+    run, words = shutil.copytree(folder / "run", folder / "unseen"), ["--init_from", "auto", *SHORT]
+    sample, checkpoint = (run / "samples" / "20.txt").read_text(), run / "checkpoints" / "20"
+    shutil.rmtree(run / "samples")
+    os.utime(run / "curve.png", (0, 0))  # left by an earlier stop
+    run_train(folder, *words, out="unseen")
+    assert f"curve: {run / 'curve.png'}" in capsys.readouterr().out
+    assert (run / "samples" / "20.txt").read_text() == sample
+    run_train(folder, *words, out="unseen")
+    assert capsys.readouterr().out == f"{run} is already done: step 20 of 20\n"
+    assert read_rows(run / "metrics.jsonl") == read_rows(folder / "run" / "metrics.jsonl")
+    assert read_manifest(checkpoint) == read_manifest(folder / "run" / "checkpoints" / "20")
+
+
 def test_a_trained_model_speaks_alike_here_and_in_transformers(folder, capsys):
     torch, transformers = pytest.importorskip("torch"), pytest.importorskip("transformers")
     convert.main([str(folder / "run"), str(folder / "hf"), "--check"])
@@ -72,6 +91,20 @@ def test_a_converted_model_is_trained_further_from_its_own_weights(folder):
     )  # fmt: skip
     (_, before), (_, after) = load_params(folder / "run", "best"), load_params(folder / "tuned", "last")
     np.testing.assert_allclose(after["wte"]["embedding"], before["wte"]["embedding"], atol=1e-6)
+
+
+def test_a_pickle_is_trained_further_where_that_is_allowed(capsys, folder, tmp_path):
+    torch, safetensors = pytest.importorskip("torch"), pytest.importorskip("safetensors.torch")
+    convert.main([str(folder / "run"), str(tmp_path / "hf")])
+    torch.save(safetensors.load_file(tmp_path / "hf" / "model.safetensors"), tmp_path / "hf" / "pytorch_model.bin")
+    (tmp_path / "hf" / "model.safetensors").unlink()
+    given = {"init_from": str(tmp_path / "hf"), "dataset": str(folder / "text.txt")}
+    error = fails(capsys, "--out_dir", str(tmp_path / "x"), *(f"--{name}={value}" for name, value in given.items()))
+    assert "pytorch_model.bin is a pickle, not safetensors; allow_pickle (--allow_pickle) reads" in error
+    config, params, _ = pretrain.open_new(TrainConfig(**given, cache_dir=str(tmp_path), allow_pickle=True))
+    start = stage.open_start(SftConfig(**given, allow_pickle=True), tmp_path, None)
+    assert config == start.config
+    np.testing.assert_array_equal(params["wte"]["embedding"], start.params["wte"]["embedding"])
 
 
 # Lowering a program puts other things than arrays into a Batch.

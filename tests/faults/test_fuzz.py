@@ -21,8 +21,12 @@ from jaxgpt.model.layers import GPT
 from jaxgpt.text import load_tokenizer
 from jaxgpt.text.token_files import TokenFile, write_token_file
 from jaxgpt.text.tokenizers import BPETokenizer, CharTokenizer, Tokenizer
-from jaxgpt.train.config import TrainConfig
+from jaxgpt.train.checkpoint import Checkpoints
+from jaxgpt.train.config import OptimizerConfig, TrainConfig
 from jaxgpt.train.folder import write_record
+from jaxgpt.train.manifest import Progress
+from jaxgpt.train.optimizer import adamw
+from jaxgpt.train.state import TrainState
 from jaxgpt.train.weights import load_params, save_params
 
 pytestmark = pytest.mark.usefixtures("unchecked_types")
@@ -129,6 +133,32 @@ def test_checkpoints(run_folder, tmp_path, data):
         assert str(folder) in str(error)
     else:
         assert_same(params, init())
+
+
+@pytest.fixture(scope="module")
+def state() -> TrainState:
+    return TrainState.create(init(), adamw(OptimizerConfig(), CONFIG))
+
+
+@pytest.fixture(scope="module")
+def stopped_folder(state, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("stopped")
+    checkpoints = Checkpoints(folder)
+    checkpoints.save(state, Progress(0))
+    checkpoints.wait()
+    return folder
+
+
+@fuzz
+@given(data=st.data())
+def test_states_to_resume(stopped_folder, state, tmp_path, data):
+    folder = broken(data, stopped_folder, tmp_path / "run")
+    try:
+        restored = Checkpoints(folder).restore(state, 0)
+    except (UsageError, RunError) as error:
+        assert str(folder) in str(error)
+    else:
+        assert_same(restored, state)
 
 
 @fuzz

@@ -72,6 +72,7 @@ def test_a_signal_ends_the_step_saves_and_exits_0(chain, name, step):
     code, text, steps, _ = chain[name]
     assert code == 0 and steps[-1] == step
     assert f"{name}: stopped and saved at step {step}; --init_from resume goes on from here" in text
+    assert "curve: " in text
 
 
 def test_kill_9_in_mid_step_costs_the_steps_since_the_last_checkpoint(chain):

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from jaxgpt.cli import train
-from jaxgpt.train.trainer import clear_errors
+from jaxgpt.train.manifest import read_manifest
 
 SHRINK = """
 import os, sys
@@ -21,6 +21,18 @@ def watched(*args, **kwargs):
             os.truncate({path!r}, 1000)
         yield done, state, metrics
 trainer.run = watched
+"""
+EXHAUST = """
+import jax
+from jaxgpt.train import trainer
+run = trainer.run
+def exhausted(step, *args, **kwargs):
+    def update(state, batch):
+        if int(state.step) == {step}:
+            raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 1 bytes\\nand much more")
+        return step(state, batch)
+    return run(update, *args, **kwargs)
+trainer.run = exhausted
 """
 QUICK = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
 DEVICES = "--xla_force_host_platform_device_count="
@@ -156,14 +168,15 @@ def test_a_device_that_is_not_there_is_named(workshop):
     assert code == 2 and errors.splitlines()[-1].startswith("error: --device cuda: ")
 
 
-def test_memory_that_runs_out_is_a_line_with_advice():
-    import jax
-
-    from jaxgpt.errors import RunError
-
-    with pytest.raises(RunError) as caught, clear_errors(lambda: "the last good checkpoint is out/checkpoints/5"):
-        raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 1 bytes\nand much more")
-    assert str(caught.value) == (
-        "out of device memory: RESOURCE_EXHAUSTED: Out of memory allocating 1 bytes; try a smaller --batch_size with"
-        " more --gradient_accumulation_steps, or --remat; the last good checkpoint is out/checkpoints/5"
+def test_memory_that_runs_out_is_a_line_with_advice_and_costs_the_steps_since_the_last_checkpoint(workshop, whole):
+    code, _, errors = workshop.train("memory", "--init_from=auto", before=EXHAUST.format(step=7))
+    last = workshop.folder / "memory" / "checkpoints" / str(workshop.steps("memory")[-1])
+    assert code == 1
+    assert errors == (
+        "error: out of device memory: RESOURCE_EXHAUSTED: Out of memory allocating 1 bytes; try a smaller --batch_size"
+        f" with more --gradient_accumulation_steps, or --remat; the last good checkpoint is {last}\n"
     )
+    assert read_manifest(last).step == 5
+    code, _, errors = workshop.train("memory", "--init_from=auto")
+    assert code == 0, errors
+    workshop.assert_equal("memory", whole)

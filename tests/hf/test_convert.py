@@ -1,5 +1,6 @@
 import json
 import pickle
+import re
 import socket
 import subprocess
 import sys
@@ -367,6 +368,12 @@ def test_remote_code_is_ignored(folder):
     load_pretrained(folder)
 
 
+def test_a_runs_folder_is_none_of_pretrained_weights(folder):
+    (folder / "checkpoints").mkdir()
+    with pytest.raises(UsageError, match=r"is a run's folder, which jaxgpt.train.weights.load_params reads; convert_w"):
+        load_pretrained(folder)
+
+
 def test_folder_without_weights(folder):
     (folder / "model.safetensors").rename(folder / "flax_model.msgpack")
     with pytest.raises(UsageError, match="flax_model.msgpack can't be read"):
@@ -412,6 +419,18 @@ def test_bad_dtype(folder, dtype):
         load_pretrained(folder, dtype=dtype)
 
 
+@pytest.mark.parametrize("version", ["2.9.1", "1.13.0+cu117", "2.0"])
+def test_an_old_torch_reads_no_pickle(folder, tmp_path, monkeypatch, version):
+    """Its weights_only can be got around, so nothing is opened."""
+    monkeypatch.setattr(torch, "__version__", version)
+    monkeypatch.setattr(torch, "load", None)
+    (folder / "model.safetensors").unlink()
+    torch.save({"transformer.wte.weight": Payload(tmp_path / "ran")}, folder / "pytorch_model.bin")
+    with pytest.raises(UsageError, match=rf"takes torch 2\.10; installed is {re.escape(version)}"):
+        load_pretrained(folder, allow_pickle=True)
+    assert not (tmp_path / "ran").exists()
+
+
 # The hub.
 
 
@@ -437,6 +456,7 @@ def test_hub_name(folder, monkeypatch):
     assert load_pretrained("owner/model", revision="v1", allow_pickle=True)[0] == CONFIG
     assert [call[:2] for call in asked] == [("owner/model", "v1")]
     assert not any(".bin" in pattern for pattern in asked[0][2])
+    assert {"special_tokens_map.json", "chat_template.jinja"} <= set(asked[0][2])
     (folder / "model.safetensors").unlink()
     with pytest.raises(UsageError, match="no model.safetensors"):
         load_pretrained("owner/model", allow_pickle=True)

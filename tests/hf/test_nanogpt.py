@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from transformers import GPT2LMHeadModel
 
+from jaxgpt.cli import convert
 from jaxgpt.errors import UsageError
 from jaxgpt.hf.convert import cut_padding, load_pretrained, save_pretrained
 from jaxgpt.hf.verify import verify
@@ -82,6 +83,21 @@ def test_folder_and_padded_vocabulary(tmp_path):
     config, params = load_pretrained(tmp_path, allow_pickle=True)
     assert (config.vocab_size, config.eos_token_id) == (50304, 50256)
     assert params["wte"]["embedding"].shape == (50304, 12)
+
+
+def test_a_checkpoint_is_converted_into_a_runs_folder_and_from_there_for_transformers(tmp_path, capsys):
+    state = make_checkpoint(tmp_path)
+    checkpoint, run, hf = tmp_path / "ckpt.pt", tmp_path / "run", tmp_path / "hf"
+    with pytest.raises(SystemExit):
+        convert.main([str(checkpoint), str(run)])
+    assert "ckpt.pt is a pickle" in capsys.readouterr().err and not run.exists()
+    convert.main([str(checkpoint), str(run), "--allow_pickle"])
+    convert.main([str(run), str(hf), "--check"])
+    assert "FAIL" not in capsys.readouterr().out
+    loaded = GPT2LMHeadModel.from_pretrained(hf)
+    tokens = torch.arange(12).reshape(1, 12)
+    with torch.no_grad():
+        torch.testing.assert_close(loaded(tokens).logits, nanogpt(state, tokens), atol=2e-4, rtol=2e-4)
 
 
 def test_padding_is_cut_at_export(tmp_path):

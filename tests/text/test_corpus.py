@@ -50,6 +50,18 @@ def test_the_split_is_that_of_nanogpt(tmp_path: Path):
     assert corpus.tokenizer.decode(corpus.val[:]) == TEXT[cut:]
 
 
+def test_what_was_taken_out_is_said_also_of_a_text_that_comes_from_the_cache(tmp_path: Path, monkeypatch):
+    (tmp_path / "x.txt").write_bytes(b"\xef\xbb\xbf" + b"some words\r\n" * 100)
+    first = load_corpus(tmp_path / "x.txt", cache_dir=tmp_path, block_size=8)
+    monkeypatch.setattr(corpus_module, "_encode_into", None)
+    again = load_corpus(tmp_path / "x.txt", cache_dir=tmp_path, block_size=8)
+    assert [note.removeprefix(f"{tmp_path / 'x.txt'}: ") for note in again.notes] == [
+        "left out the byte order mark",
+        "read 100 carriage returns as line ends",
+    ]
+    assert first.notes == again.notes
+
+
 @pytest.mark.parametrize("workers", [0, 2])
 def test_ids_are_those_of_the_whole_text(tmp_path: Path, workers: int, bpe: BPETokenizer):
     (tmp_path / "x.txt").write_text(TEXT * 30)

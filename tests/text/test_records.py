@@ -55,6 +55,15 @@ def test_byte_order_marks_and_carriage_returns_are_no_text(tmp_path: Path, suffi
     assert [(text.text, text.label) for text in read_labelled(path)] == [("x", "y")]
 
 
+def test_lone_surrogates_are_counted(tmp_path: Path, capsys):
+    messages = [{"role": "user", "content": "\ud800 and \udc00"}, {"role": "assistant", "content": "\U0001f600"}]
+    path = write(tmp_path / "a.jsonl", {"messages": messages}, {"messages": [USER, {**ANSWER, "content": "\udfff"}]})
+    assert len(read_conversations(path)) == 2
+    assert capsys.readouterr().err == f"note: {path}: 3 lone surrogates, which are no characters, are read as U+FFFD\n"
+    read_conversations(write(tmp_path / "b.jsonl", {"messages": [USER, ANSWER]}))
+    assert capsys.readouterr().err == ""
+
+
 def test_conversations_are_openais_or_alpacas(tmp_path: Path):
     path = write(
         tmp_path / "a.jsonl",

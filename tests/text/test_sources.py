@@ -49,10 +49,10 @@ def test_what_is_no_text_is_named_with_its_place(
 
 
 def test_what_is_taken_out_is_said(tmp_path: Path):
-    (tmp_path / "x.txt").write_bytes(b"\xef\xbb\xbfa\r\nb")
+    (tmp_path / "x.txt").write_bytes(b"\xef\xbb\xbfa\r\nb\rc\nd")
     notes: list[str] = []
-    assert "".join(read_text(tmp_path / "x.txt", notes)) == "a\nb"
-    assert "byte order mark" in notes[0] and "carriage returns" in notes[1]
+    assert "".join(read_text(tmp_path / "x.txt", notes)) == "a\nb\nc\nd"
+    assert "byte order mark" in notes[0] and notes[1].endswith("x.txt: read 2 carriage returns as line ends")
 
 
 @given(texts=st.lists(st.text("ab c\n", max_size=9), min_size=1, max_size=5), fraction=st.floats(0.01, 0.99))

@@ -188,6 +188,16 @@ def test_params_are_loaded_by_step_or_as_the_last_or_best(tiny, saved, states):
         load_params(saved, 7)
 
 
+@pytest.mark.parametrize("damage", [flip, lambda file: shutil.rmtree(file.parents[2])])
+def test_in_place_of_a_damaged_best_one_the_newest_is_loaded_with_a_warning(folder, states, capsys, damage):
+    damage(data_files(folder, 2)[0])
+    assert_same_bits(load_params(folder)[1], states[3].params)
+    err = capsys.readouterr().err
+    assert err.startswith("warning: ") and "; the newest, of step 3, takes the place of the best\n" in err
+    with pytest.raises(UsageError, match="2 is damaged: |no checkpoint of step 2"):
+        load_params(folder, 2)
+
+
 def test_params_may_be_loaded_in_half_precision(saved, states):
     _, params = load_params(saved, "last", dtype=jnp.bfloat16)
     assert_same_bits(params, jax.tree.map(lambda x: x.astype(jnp.bfloat16), states[3].params))

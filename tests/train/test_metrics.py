@@ -2,6 +2,7 @@
 
 import json
 import sys
+from types import SimpleNamespace
 
 import pytest
 from tensorboardX.proto import event_pb2
@@ -97,16 +98,42 @@ def test_a_dashboard_that_is_not_there_is_warned_of(tmp_path, monkeypatch, capsy
     assert capsys.readouterr().err.startswith("warning: wandb could not be started and is off: ")
 
 
+def shown(folder):
+    """Return what TensorBoard shows of a run's event files: the start of a session hides its step and later ones."""
+    found = []
+    for events in sorted((folder / "tensorboard").iterdir()):
+        data = events.read_bytes()
+        while data:
+            length = int.from_bytes(data[:8], "little")
+            event = event_pb2.Event.FromString(data[12 : 12 + length])
+            if event.session_log.status == event_pb2.SessionLog.START:
+                found = [point for point in found if point[0] < event.step]
+            found += [(event.step, value.tag, value.simple_value) for value in event.summary.value]
+            data = data[16 + length :]
+    return found
+
+
 def test_tensorboard_gets_what_the_file_gets(tmp_path):
     write(tmp_path, [1, 2], tensorboard=True)
-    (events,) = (tmp_path / "tensorboard").iterdir()
-    found, data = [], events.read_bytes()
-    while data:
-        length = int.from_bytes(data[:8], "little")
-        event = event_pb2.Event.FromString(data[12 : 12 + length])
-        found += [(event.step, value.tag, value.simple_value) for value in event.summary.value]
-        data = data[16 + length :]
-    assert found == [(1, "train/loss", 0.5), (2, "train/loss", pytest.approx(1 / 3))]
+    assert shown(tmp_path) == [(1, "train/loss", 0.5), (2, "train/loss", pytest.approx(1 / 3))]
+
+
+@pytest.mark.parametrize(("died_at", "went_on_from"), [(3, 2), (3, 3), (3, 0), (0, 0)])
+def test_tensorboard_shows_each_step_of_a_resumed_run_once(tmp_path, monkeypatch, died_at, went_on_from):
+    monkeypatch.setattr("time.time", iter(range(1_800_000_000, 1_900_000_000)).__next__)  # event files are named by it
+    write(tmp_path, range(died_at + 1), tensorboard=True)
+    again = range(went_on_from + 1 if went_on_from else 0, 6)
+    write(tmp_path, again, step=went_on_from, tensorboard=True)
+    assert [step for step, *_ in shown(tmp_path)] == steps(tmp_path) == list(range(6))
+
+
+def test_wandb_goes_on_with_the_run_that_the_folder_names(tmp_path, monkeypatch):
+    runs, run = [], SimpleNamespace(log=lambda values, step: None, finish=lambda: None)
+    monkeypatch.setitem(sys.modules, "wandb", SimpleNamespace(init=lambda **how: runs.append(how["id"]) or run))
+    for step in (0, 3, 5, 0):
+        write(tmp_path, [step + 1], step=step, wandb="project")
+    first, second, third, anew = runs
+    assert first == second == third != anew, "from step 0 it is another run"
 
 
 def test_a_curve_is_drawn_also_of_nan_and_of_nothing(tmp_path):
