@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 Row = dict[str, Any]
+STYLES: dict[str, Any] = {"train": {"linewidth": 0.8, "alpha": 0.6}, "val": {"linewidth": 2, "marker": "o"}}
+UNITS = {"loss": "loss (nats)", "kl": "KL from the reference (nats a response)"}
 
 
 class MetricsLog:
@@ -89,21 +91,24 @@ def read_rows(path: Path) -> list[Row]:
 
 
 def plot(folder: Path) -> Path:
-    """Draw the losses of metrics.jsonl over the steps; returns the picture's path."""
+    """Draw the losses of metrics.jsonl over the steps, and what else a stage measures; returns the picture's path."""
     from matplotlib.figure import Figure  # slow to import, and needed once a run
 
     rows = read_rows(folder / "metrics.jsonl")
-    figure = Figure(figsize=(7, 4), layout="constrained")
-    axes = figure.add_subplot()
-    styles: dict[str, Any] = {"train": {"linewidth": 0.8, "alpha": 0.6}, "val": {"linewidth": 2, "marker": "o"}}
-    for split, style in styles.items():
-        points = [(row["step"], row["loss"]) for row in rows if row["split"] == split and row.get("loss") is not None]
-        if points:
-            axes.plot(*zip(*points, strict=True), label=f"{split}, last {points[-1][1]:.3f}", **style)
-    axes.set(xlabel="step", ylabel="loss (nats per token)", title=folder.resolve().name)
-    axes.grid(alpha=0.3)
-    if axes.lines:
-        axes.legend()
+    # PPO's two losses are of different things; its score and its divergence tell how it goes.
+    known = [name for name in ("accuracy", "score", "kl") if any(name in row for row in rows)]
+    names = known if "score" in known else ["loss", *known]
+    figure = Figure(figsize=(7, 1 + 3 * len(names)), layout="constrained")
+    figure.suptitle(folder.resolve().name)
+    for axes, name in zip(figure.subplots(len(names), squeeze=False)[:, 0], names, strict=True):
+        for split, style in STYLES.items():
+            points = [(row["step"], row[name]) for row in rows if row["split"] == split and row.get(name) is not None]
+            if points:
+                axes.plot(*zip(*points, strict=True), label=f"{split}, last {points[-1][1]:.3f}", **style)
+        axes.set(xlabel="step", ylabel=UNITS.get(name, name))
+        axes.grid(alpha=0.3)
+        if axes.lines:
+            axes.legend()
     figure.savefig(folder / "curve.png", dpi=120)
     return folder / "curve.png"
 
