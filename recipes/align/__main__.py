@@ -1,0 +1,93 @@
+"""`python -m recipes.align`: data, every stage, the figures, the page; called again, it goes on where it stopped."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from jaxgpt.errors import RunError
+from jaxgpt.flags import command, flag, parse
+from recipes.align.commands import Stage, stages
+from recipes.align.data import write_data
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the recipe is asked."""
+
+    out_dir: str = flag("out-align", "folder of the data, the runs and the page; another one to begin anew")
+    page: str | None = flag(None, "folder for the page and its pictures; none: out_dir")
+
+
+@command
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the recipe; exit with 1 if a stage fails or a bar is not cleared."""
+    options = parse(Options, argv, prog="python -m recipes.align", description="Pretrain, SFT, reward, DPO, PPO.")
+    folder = Path(options.out_dir)
+    clock = Clock(folder / "seconds.json")
+    for file, count in write_data(folder / "data").items():
+        print(f"{folder / 'data' / file}.jsonl: {count:,}")
+    runs = {stage.name: stage for stage in stages(folder)}
+    for stage in runs.values():
+        run(stage, folder, clock)
+
+    print("\n== evaluation: answers to prompts that no stage has seen", flush=True)
+    from recipes.align.page import write_page
+    from recipes.align.results import bars, measure
+
+    with clock.measures("evaluation", anew=True):
+        results = measure(folder, runs)
+    page = write_page(Path(options.page or folder), folder, results, list(runs.values()), clock.seconds)
+    print()
+    for bar in (found := bars(results)):
+        print(f"{'pass' if bar.passed else 'FAIL'}  {bar.what}: {bar.measured} ({bar.asked})")
+    print(f"\npage: {page}, after {sum(clock.seconds.values()) / 60:.1f} minutes")
+    sys.exit(0 if all(bar.passed for bar in found) else 1)
+
+
+class Clock:
+    """How long each part has taken, over all calls of the recipe on a folder."""
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+        self.seconds: dict[str, float] = json.loads(file.read_text()) if file.exists() else {}
+
+    @contextmanager
+    def measures(self, name: str, *, anew: bool = False) -> Iterator[None]:
+        """Add the time of what is done inside, or put it in the place of what was there."""
+        before, begin = 0.0 if anew else self.seconds.get(name, 0.0), time.monotonic()
+        try:
+            yield
+        finally:
+            self.seconds[name] = before + time.monotonic() - begin
+            self._file.write_text(json.dumps(self.seconds))
+
+
+def run(stage: Stage, folder: Path, clock: Clock) -> None:
+    """Run a stage in a process of its own, as a user would.
+
+    Raises:
+        RunError: it failed, and has said why.
+    """
+    print(f"\n== {stage.name}: {stage.about}", flush=True)
+    if stage.done(folder):
+        print(f"done before, in {clock.seconds.get(stage.name, 0):.0f} s")
+        return
+    print(stage, flush=True)
+    with clock.measures(stage.name):
+        code = subprocess.run([sys.executable, "train.py", *stage.words]).returncode
+    if code:
+        raise RunError(f"{stage.name} ended with {code}; the same command goes on from here")
+    if not stage.done(folder):
+        raise RunError(f"{stage.name} was stopped; the same command goes on from here")
+    print(f"== {stage.name}: {clock.seconds[stage.name]:.0f} s", flush=True)
+
+
+if __name__ == "__main__":
+    main()
