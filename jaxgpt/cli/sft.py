@@ -30,7 +30,7 @@ from jaxgpt.text.batches import Batch
 from jaxgpt.text.chat import DEFAULT, ChatTemplate, Encoded, add_template
 from jaxgpt.text.encoded import encode_conversations, encode_prompts
 from jaxgpt.text.examples import conversation_batch, packed_conversations, take_rows
-from jaxgpt.text.records import Conversation, Prompt, read_conversations
+from jaxgpt.text.records import Conversation, Message, Prompt, read_conversations
 from jaxgpt.train.objectives import pretrain
 from jaxgpt.train.stages import SftConfig
 
@@ -81,13 +81,13 @@ def prepare(flags: SftConfig, folder: Path, record: Record | None) -> Job:
 
 
 def asked(conversations: Sequence[Conversation]) -> list[Prompt]:
-    """Return what a few conversations begin with, up to the assistant's first answer."""
-    prompts = []
+    """Return a few different beginnings of conversations, up to the assistant's first answer."""
+    prompts: dict[tuple[Message, ...], Prompt] = {}
     for one in conversations:
-        before = list(takewhile(lambda message: message.role != "assistant", one.messages))
+        before = tuple(takewhile(lambda message: message.role != "assistant", one.messages))
         if before:
-            prompts.append(Prompt(tuple(before), one.where))
-    return prompts[:SHOWN]
+            prompts.setdefault(before, Prompt(before, one.where))
+    return list(prompts.values())[:SHOWN]
 
 
 def with_template(start: Start, flags: SftConfig) -> Start:

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from benchmarks.soak import differences
-from jaxgpt.cli import convert, generate, train
+from jaxgpt.cli import convert, generate, sft, train
 from jaxgpt.text import load_tokenizer
+from jaxgpt.text.records import Conversation, Message
 from jaxgpt.train.folder import read_record
 from jaxgpt.train.metrics import read_rows
 from jaxgpt.train.stop import Stop
@@ -170,6 +171,11 @@ def test_answers_are_compared_side_by_side(here, capsys):
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "prompts.txt:1: Who is there?" and "prompts.txt:2: What does he want?" in lines
     assert lines[1].split() == ["pretrained", "|", "sft"]
+
+
+def test_what_sft_shows_are_answers_to_different_prompts():
+    asked = [Conversation((Message("user", q), Message("assistant", a)), a) for q, a in [*ASKED[:2], *ASKED]]
+    assert [prompt.prompt for prompt in sft.asked(asked)] == [(Message("user", q),) for q, _ in ASKED]
 
 
 def test_a_dataset_is_asked_for(capsys):
