@@ -6,7 +6,7 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +14,7 @@ from pathlib import Path
 from jaxgpt.errors import RunError
 from jaxgpt.flags import command, flag, parse
 from recipes.align.commands import Stage, stages
-from recipes.align.data import write_data
+from recipes.align.data import PARTS, write_data
 
 
 @dataclass(frozen=True)
@@ -31,14 +31,16 @@ def main(argv: Sequence[str] | None = None) -> None:
     options = parse(Options, argv, prog="python -m recipes.align", description="Pretrain, SFT, reward, DPO, PPO.")
     folder = Path(options.out_dir)
     clock = Clock(folder / "seconds.json")
-    for file, count in write_data(folder / "data").items():
-        print(f"{folder / 'data' / file}.jsonl: {count:,}")
+    data = folder / "data"
+    show(data, write_data(data))
     runs = {stage.name: stage for stage in stages(folder)}
     for stage in runs.values():
         run(stage, folder, clock)
+        if stage.name == "sft":
+            compare_answers(folder / stage.name, data, clock)
 
     print("\n== evaluation: answers to prompts that no stage has seen", flush=True)
-    from recipes.align.page import write_page
+    from recipes.align.page import write_page  # with JAX and matplotlib, which data and a running stage do without
     from recipes.align.results import bars, measure
 
     with clock.measures("evaluation", anew=True):
@@ -87,6 +89,23 @@ def run(stage: Stage, folder: Path, clock: Clock) -> None:
     if not stage.done(folder):
         raise RunError(f"{stage.name} was stopped; the same command goes on from here")
     print(f"== {stage.name}: {clock.seconds[stage.name]:.0f} s", flush=True)
+
+
+def compare_answers(sft: Path, data: Path, clock: Clock) -> None:
+    """Write the pairs of answers, once: all stages behind them are of these."""
+    if all((data / f"pairs-{part}.jsonl").exists() for part in PARTS):
+        return
+    print("\n== pairs: the model's answers, by the rule", flush=True)
+    from recipes.align.pairs import write_pairs
+
+    with clock.measures("pairs"):
+        show(data, write_pairs(sft, data))
+
+
+def show(data: Path, counts: Mapping[str, int]) -> None:
+    """Say how many records there are in each file."""
+    for file, count in counts.items():
+        print(f"{data / file}.jsonl: {count:,}")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The plays → files of examples: conversations, pairs of answers, prompts, each in three parts.
+"""The plays → files of conversations and of prompts, each in three parts.
 
 Everything follows from the plays' text and a fixed seed. A prompt is one of `PHRASES` with one of `SPEAKERS`; what is
 held out are combinations of the two, each of whose halves is trained on, and lines, which no other part has.
@@ -19,8 +19,6 @@ from jaxgpt.text.sources import PLAYS_FOLDER
 
 Part = Literal["train", "val", "test"]
 PARTS: tuple[Part, ...] = get_args(Part)
-DAMAGES = ("no name", "other name", "two sentences")
-"""What is wrong with rejected answers that are not well-formed; the others are statements."""
 
 PHRASES = (
     "Speak as {}.",
@@ -85,7 +83,7 @@ class Line:
 
 
 def write_data(folder: Path) -> dict[str, int]:
-    """Write `sft`, `pairs` and `prompts` of each part as JSON lines; return how many records each file has."""
+    """Write `sft` and `prompts` of each part as JSON lines; return how many records each file has."""
     folder.mkdir(parents=True, exist_ok=True)
     lines, counts = read_lines(), {}
     for part in PARTS:
@@ -94,7 +92,6 @@ def write_data(folder: Path) -> dict[str, int]:
         rng = np.random.Generator(np.random.Philox(PARTS.index(part)))
         files = {
             "sft": conversations(mine, prompts, rng),
-            "pairs": pairs(mine, prompts, rng),
             "prompts": ({"messages": [said("user", text)]} for texts in prompts.values() for text in texts),
         }
         for name, records in files.items():
@@ -155,22 +152,6 @@ def conversations(
     """Yield a conversation for each line: it is asked for, and said."""
     for line in lines:
         yield {"messages": [said("user", pick(prompts[line.speaker], rng)), said("assistant", line.answer)]}
-
-
-def pairs(lines: list[Line], prompts: dict[str, list[str]], rng: np.random.Generator) -> Iterator[dict[str, Any]]:
-    """Yield a pair for each question: over a statement of the same speaker's, and over a damaged answer.
-
-    The damage goes around; the field `kind` says what is wrong with the rejected answer.
-    """
-    statements = {name: [line for line in lines if line.speaker == name and not line.asks] for name in SPEAKERS}
-    for number, line in enumerate(line for line in lines if line.asks):
-        other = pick(statements[line.speaker], rng)
-        someone = pick([name for name in SPEAKERS if name != line.speaker], rng)
-        damaged = (line.text, f"{someone}: {line.text}", f"{line.answer} {other.text}")
-        kind = number % len(DAMAGES)
-        for name, rejected in (("statement", other.answer), (DAMAGES[kind], damaged[kind])):
-            prompt = [said("user", pick(prompts[line.speaker], rng))]
-            yield {"prompt": prompt, "chosen": line.answer, "rejected": rejected, "kind": name}
 
 
 def said(role: str, content: str) -> dict[str, str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import defaultdict
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +25,10 @@ from jaxgpt.train.weights import Which, load_params
 from recipes.align.commands import ANSWER
 from recipes.align.rules import END, distinct_words, question_words, score, well_formed, win_rate
 
-SAMPLES = 20
+SAMPLES = 40
 """Answers to each prompt."""
+TOGETHER = 24 * SAMPLES
+"""Answers that are made at a time."""
 PARAGRAPH = "\n\n"
 
 
@@ -95,10 +98,18 @@ def answers(run: Path, prompts: Path, *, seed: int, reference: Path | None = Non
     else:
         ids = encode_prompts(told, tokenizer, template, length=config.n_positions - ANSWER)
     rows = [list(prompt) for prompt in ids for _ in range(SAMPLES)]
-    new = generate(
-        config, params, rows, max_new_tokens=ANSWER, temperature=1.0, vocab_size=tokenizer.vocab_size,
-        eos_token_id=config.eos_token_ids, seed=seed,
-    )  # fmt: skip
+    new: list[list[int]] = []
+    for i in range(0, len(rows), TOGETHER):
+        new += generate(
+            config,
+            params,
+            rows[i : i + TOGETHER],
+            max_new_tokens=ANSWER,
+            temperature=1.0,
+            vocab_size=tokenizer.vocab_size,
+            eos_token_id=config.eos_token_ids,
+            seed=seed,
+        )
     said = [tokenizer.decode(answer) for answer in new]
     if template is None:
         said = [f"{text.partition(PARAGRAPH)[0]}{END}" for text in said]
@@ -111,18 +122,17 @@ def answers(run: Path, prompts: Path, *, seed: int, reference: Path | None = Non
 
 def log_probs(config: GPTConfig, params: Any, prompts: list[list[int]], new: list[list[int]]) -> np.ndarray:
     """Return the log-probability of each answer."""
-    length = max(map(len, prompts)) + ANSWER - 1
     documents = [[*prompt, *answer] for prompt, answer in zip(prompts, new, strict=True)]
     weights = [[0.0] * len(prompt) + [1.0] * len(answer) for prompt, answer in zip(prompts, new, strict=True)]
-    batch = pad_batch(documents, length=length, weights=weights)
+    batch = pad_batch(documents, length=config.n_positions, weights=weights)
     model = GPT(replace(config, labels=None))  # a policy that PPO trained has a value head beside
-
-    @jax.jit
-    def part(params: Any, rows: Batch) -> jax.Array:
-        return sequence_log_probs(model, params, rows.tokens, rows.targets, rows.weights)
-
     parts = [jax.tree.map(lambda x, i=i: x[i : i + SAMPLES], batch) for i in range(0, len(documents), SAMPLES)]
-    return np.concatenate([np.asarray(part(params, rows)) for rows in parts])
+    return np.concatenate([np.asarray(_log_probs(model, params, rows)) for rows in parts])
+
+
+@partial(jax.jit, static_argnames=("model",))
+def _log_probs(model: GPT, params: Any, rows: Batch) -> jax.Array:
+    return sequence_log_probs(model, params, rows.tokens, rows.targets, rows.weights)
 
 
 def accuracies(run: Path, pairs: Path) -> dict[str, tuple[int, int]]:

@@ -80,7 +80,8 @@ def _page(results: Results, stages: Sequence[Stage], seconds: Mapping[str, float
 
 A user asks a character of Shakespeare's to speak, in one of 8 ways. **Format**: the answer is `NAME: one sentence.` on
 one line, by whom was asked for, and ends its turn. **Rule**: a well-formed question gets 1, any other answer 0; of two
-answers the one with more wins, and a tie counts half. Examples are real lines of the plays.
+answers the one with more wins, and a tie counts half.
+Conversations for SFT are real lines of the plays.
 
 Held out for the figures below: {len(prompts)} prompts, pairs of a phrase and a name that no training prompt has,
 although each phrase and each name occurs there with others; and lines that no example for training has. (The base model
@@ -100,7 +101,9 @@ The base model has no turns: its prompt is a paragraph, and its answer is read u
 
 ## Preferences
 
-What the reward model gets right of held-out pairs, by what is wrong with the rejected answer:
+Pairs are two answers of the SFT model's to one prompt, of which the rule says which is the better one; the reward model
+and DPO learn from those to training prompts. What the reward model gets right of those to held-out prompts (none of
+whose answers occurs in training), by what is wrong with the rejected answer:
 
 {_table(["rejected", "right"], wrong)}
 ![accuracy on validation pairs](preferences.png)

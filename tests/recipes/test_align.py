@@ -6,11 +6,13 @@ from pathlib import Path
 import pytest
 
 from jaxgpt.cli.train import read_flags
-from jaxgpt.text.records import read_conversations, read_pairs, read_prompts
+from jaxgpt.text.records import read_conversations, read_prompts
 from jaxgpt.train.reward_function import load_reward_function
 from jaxgpt.train.stages import PpoConfig
 from recipes.align import data, rules
 from recipes.align.commands import FREE, HELD, checkpoints, stages
+from recipes.align.evaluate import Answers
+from recipes.align.pairs import ILL_FORMED, STATEMENT, pairs
 from recipes.align.rules import END
 
 
@@ -27,7 +29,7 @@ def records(file: Path) -> list[dict]:
 
 def test_the_data_are_the_same_each_time(folder, tmp_path):
     counts = data.write_data(tmp_path)
-    assert counts == {file.stem: len(records(file)) for file in folder.iterdir()} and len(counts) == 9
+    assert counts == {file.stem: len(records(file)) for file in folder.iterdir()} and len(counts) == 6
     for file in folder.iterdir():
         assert file.read_bytes() == (tmp_path / file.name).read_bytes()
 
@@ -35,21 +37,13 @@ def test_the_data_are_the_same_each_time(folder, tmp_path):
 @pytest.mark.parametrize("part", data.PARTS)
 def test_the_stages_can_read_the_data(folder, part):
     assert len(read_conversations(folder / f"sft-{part}.jsonl")) > 100
-    assert len(read_pairs(folder / f"pairs-{part}.jsonl")) > 100
     assert len(read_prompts(folder / f"prompts-{part}.jsonl")) == 24 * {"train": 6}.get(part, 1)
 
 
 @pytest.mark.parametrize("part", data.PARTS)
-def test_examples_are_what_the_rules_want_and_rejected_answers_are_worse(folder, part):
+def test_conversations_are_what_the_rule_wants(folder, part):
     for user, assistant in (record["messages"] for record in records(folder / f"sft-{part}.jsonl")):
         assert rules.well_formed(user["content"], assistant["content"] + END)
-    pairs = records(folder / f"pairs-{part}.jsonl")
-    assert {pair["kind"] for pair in pairs} == {"statement", *data.DAMAGES}
-    for pair in pairs:
-        prompt, chosen, rejected = pair["prompt"][0]["content"], pair["chosen"] + END, pair["rejected"] + END
-        assert rules.score(prompt, chosen) == 1
-        assert rules.score(prompt, rejected) == 0
-        assert rules.well_formed(prompt, rejected) == (pair["kind"] == "statement")
 
 
 def test_parts_share_neither_prompts_nor_lines(folder):
@@ -57,8 +51,7 @@ def test_parts_share_neither_prompts_nor_lines(folder):
     lines = [
         {record["messages"][1]["content"] for record in records(folder / f"sft-{part}.jsonl")} for part in data.PARTS
     ]
-    chosen = [{record["chosen"] for record in records(folder / f"pairs-{part}.jsonl")} for part in data.PARTS]
-    for sets in (prompts, lines, chosen):
+    for sets in (prompts, lines):
         assert sum(map(len, sets)) == len(set.union(*sets))
     for name in data.SPEAKERS:
         assert all(any(name in prompt for prompt in some) for some in prompts)
@@ -115,17 +108,43 @@ def test_words_are_counted():
     assert reward([""] * 3, ["What, what?", "Who knows how.", "The somewhat whole."]).tolist() == [2, 2, 0]
 
 
+def test_of_a_pair_the_rule_prefers_the_chosen_answer():
+    texts = [
+        "ROMEO: Ay.",
+        "ROMEO: Why so?",
+        "ROMEO: Why so?",
+        "Why so?",
+        "ROMEO: Who is it?",
+        "ROMEO: Is",
+        "",
+        "ROMEO:",
+    ]
+    given = Answers(["Be ROMEO."], [[*(f"{text}{END}" for text in texts), "ROMEO: It has no"]], None)
+    found = [(pair["chosen"], pair["rejected"], pair["kind"]) for pair in pairs(given)]
+    assert found == [
+        ("ROMEO: Why so?", "ROMEO: Ay.", STATEMENT),
+        ("ROMEO: Why so?", "Why so?", ILL_FORMED),
+        ("ROMEO: Who is it?", "ROMEO: Is", ILL_FORMED),
+        ("ROMEO: Why so?", "ROMEO:", ILL_FORMED),
+    ]
+
+
+def test_without_a_question_there_is_no_pair():
+    assert not list(pairs(Answers(["Be ROMEO."], [[f"ROMEO: Ay.{END}", f"Ay?{END}"]], None)))
+
+
 def test_every_command_has_valid_flags_and_begins_with_a_run_before_it(folder):
-    before: set[str] = set()
+    before: list[str] = []
     for stage in stages(folder.parent / "new"):
         kind, flags = read_flags(stage.words)
-        assert kind == ("pretrain" if stage.name == "base" else stage.name if stage.name in ("sft", "dpo") else kind)
-        assert flags.max_iters == stage.iterations and flags.init_from == "auto"
+        assert (flags.out_dir, flags.init_from) == (str(folder.parent / "new" / stage.name), "auto")
+        assert flags.max_iters == stage.iterations and not stage.done(folder)
         if kind != "pretrain":
             assert Path(flags.base).name in before
+        if kind in ("sft", "ppo"):  # pairs are made on the way
             assert (folder / Path(flags.dataset).name).exists() and (folder / Path(flags.val_dataset).name).exists()
-        before.add(Path(flags.out_dir).name)
-        assert Path(flags.out_dir).name == stage.name and not stage.done(folder)
+        before.append(stage.name)
+    assert before == ["base", "sft", "reward", "dpo", "ppo", HELD, FREE]
 
 
 def test_the_runs_that_show_hacking_differ_in_the_coefficient_alone_and_keep_their_checkpoints(folder):
