@@ -14,8 +14,8 @@ PREFERENCE = 0.90
 WINS = 0.75
 KL = 8.0
 """Nats for an answer: how far a policy may be from the SFT model, measured on the policy's own answers."""
-DEGENERATE = 0.50
-"""Well-formed answers: what a flawed reward without a divergence in it must bring a policy below."""
+DEGENERATE, HELD_FORMAT = 0.50, 0.85
+"""Well-formed answers under a flawed reward: below the first without a KL coefficient, above the second with one."""
 
 MODELS = ("base", "sft", "dpo", "ppo")
 
@@ -90,11 +90,13 @@ def bars(results: Results) -> list[Bar]:
         found.append(_bar(f"{name.upper()}'s win rate over SFT", model.wins(sft), above=WINS))
         found.append(Bar(f"{name.upper()}'s divergence from SFT", f"{model.kl:.2f} nats", f"< {KL}", model.kl < KL))
     held, free = (list(results.hacking[name].values())[-1] for name in (HELD, FREE))
-    found.append(_bar("flawed reward, held by KL: well-formed answers", held.format, above=FORMAT_AFTER))
-    found.append(_bar("flawed reward, KL free: well-formed answers", free.format, below=DEGENERATE))
+    found.append(_bar("well-formed under a flawed reward, KL coefficient on", held.format, above=HELD_FORMAT))
+    found.append(_bar("well-formed under a flawed reward, KL coefficient 0", free.format, below=DEGENERATE))
     return found
 
 
-def _bar(what: str, measured: float, *, above: float = 0.0, below: float = 1.0) -> Bar:
-    asked = f"≥ {above:.0%}" if above else f"< {below:.0%}"
-    return Bar(what, f"{measured:.1%}", asked, above <= measured < below or (above > 0 and measured == 1))
+def _bar(what: str, measured: float, *, above: float | None = None, below: float | None = None) -> Bar:
+    asked = [f"≥ {above:.0%}"] if above is not None else []
+    asked += [f"< {below:.0%}"] if below is not None else []
+    passed = (above is None or measured >= above) and (below is None or measured < below)
+    return Bar(what, f"{measured:.1%}", ", ".join(asked), passed)
