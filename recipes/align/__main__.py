@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
 import time
@@ -82,13 +83,23 @@ def run(stage: Stage, folder: Path, clock: Clock) -> None:
         print(f"done before, in {clock.seconds.get(stage.name, 0):.0f} s")
         return
     print(stage, flush=True)
-    with clock.measures(stage.name):
+    with clock.measures(stage.name), interrupts_left_to_the_stage():
         code = subprocess.run([sys.executable, "train.py", *stage.words]).returncode
     if code:
         raise RunError(f"{stage.name} ended with {code}; the same command goes on from here")
     if not stage.done(folder):
         raise RunError(f"{stage.name} was stopped; the same command goes on from here")
     print(f"== {stage.name}: {clock.seconds[stage.name]:.0f} s", flush=True)
+
+
+@contextmanager
+def interrupts_left_to_the_stage() -> Iterator[None]:
+    """Let Ctrl-C, which the stage gets too, end the stage alone: it saves, where it would be killed before it has."""
+    before = signal.signal(signal.SIGINT, lambda *_: None)  # SIG_IGN would be inherited
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def compare_answers(sft: Path, data: Path, clock: Clock) -> None:

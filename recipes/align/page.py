@@ -76,7 +76,7 @@ def _page(results: Results, stages: Sequence[Stage], seconds: Mapping[str, float
     commands = "\n".join(f"{stage}   # {stage.about}" for stage in stages)
     return f"""# From text to preferred answers, on a laptop
 
-`make align` made this page: {_machine()}; {total / 60:.1f} minutes in all.
+`make align` made this page in {total / 60:.1f} minutes, on {_machine()}.
 
 A user asks a character of Shakespeare's to speak, in one of 8 ways. **Format**: the answer is `NAME: one sentence.` on
 one line, by whom was asked for, and ends its turn. **Rule**: a well-formed question gets 1, any other answer 0; of two
@@ -129,8 +129,12 @@ The same run twice, with the divergence from the SFT model in the reward and wit
 
 def _machine() -> str:
     packages = ", ".join(f"{name} {version(name)}" for name in ("jax", "flax", "numpy"))
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return f"{cores} {platform.machine()} cores, {platform.system()}, Python {platform.python_version()}, {packages}"
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    load = os.getloadavg()[2]
+    # The recipe itself keeps no more than its cores busy.
+    busy = f", shared with other work (load {load:.1f}), without which it takes less time" if load > cores + 0.5 else ""
+    system = f"{platform.system()}, Python {platform.python_version()}, {packages}"
+    return f"{cores} {platform.machine()} cores{busy}; {system}"
 
 
 def _nats(kl: float | None) -> str:

@@ -3,14 +3,19 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from jaxgpt.cli.train import read_flags
+from jaxgpt.errors import RunError
+from jaxgpt.model.config import GPTConfig
 from jaxgpt.text.records import read_conversations, read_prompts
 from jaxgpt.train.reward_function import load_reward_function
 from jaxgpt.train.stages import PpoConfig
+from jaxgpt.train.weights import save_params
 from recipes.align import data, rules
-from recipes.align.commands import FREE, HELD, checkpoints, stages
+from recipes.align.__main__ import Clock, run
+from recipes.align.commands import FREE, HELD, Stage, checkpoints, stages
 from recipes.align.evaluate import Answers
 from recipes.align.pairs import ILL_FORMED, STATEMENT, pairs
 from recipes.align.rules import END
@@ -154,3 +159,20 @@ def test_the_runs_that_show_hacking_differ_in_the_coefficient_alone_and_keep_the
     differing = {name for name, value in vars(held).items() if value != getattr(free, name)}
     assert differing == {"out_dir", "kl_coef"} and free.kl_coef == 0 < held.kl_coef
     assert len(checkpoints(runs[HELD])) <= held.keep
+
+
+def test_a_stage_that_fails_ends_the_recipe_and_its_time_counts(tmp_path, capfd):
+    clock = Clock(tmp_path / "seconds.json")
+    for code in (1, 2):
+        with pytest.raises(RunError, match="base ended with 2"):
+            run(Stage("base", ("--max_iters", "none"), "it fails"), tmp_path, clock)
+        assert "python train.py --max_iters none" in capfd.readouterr().out
+        assert Clock(tmp_path / "seconds.json").seconds["base"] > code * 0.01
+
+
+def test_a_stage_that_is_done_is_left_alone(tmp_path, capfd):
+    save_params(tmp_path / "base", GPTConfig(n_embd=12), {"nothing": np.zeros(1)})
+    stage = Stage("base", ("--max_iters", "0"), "it is done")
+    assert stage.done(tmp_path) and not Stage("sft", stage.words, "").done(tmp_path)
+    run(stage, tmp_path, Clock(tmp_path / "seconds.json"))
+    assert "done before" in capfd.readouterr().out
