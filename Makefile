@@ -1,13 +1,17 @@
-# make train: from nothing to a trained model that speaks. make test: what CI runs. make bench: against PyTorch.
+# make train: from nothing to a trained model that speaks. make align: on to one that answers as is preferred.
+# make test: what CI runs. make bench: against PyTorch.
 PYTHON ?= python3
 BIN := .venv/bin
 # The lock file holds the exact versions that were tested.
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint requirements.lock
 
-.PHONY: train test bench clean
+.PHONY: train align test bench clean
 
 train: .venv/installed
 	$(BIN)/python train.py $(ARGS)
+
+align: .venv/installed
+	$(BIN)/python -m recipes.align $(ARGS)
 
 test: .venv/installed-test
 	$(BIN)/ruff check .

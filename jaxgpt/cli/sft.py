@@ -52,8 +52,9 @@ def prepare(flags: SFTConfig, folder: Path, record: Record | None) -> Job:
     if flags.packing:
         length = limit
     rows, val_rows = (lay_out(part.conversations, length=length, packing=flags.packing) for part in (train, val))
-    shown = [one for one in val.conversations if one.turns()[0][0] > 0]
-    prompts = [one.ids[: one.turns()[0][0]] for one in shown[:SHOWN]]
+    # Of different beginnings: many conversations may have the same.
+    begun = [one.ids[: one.turns()[0][0]] for one in val.conversations]
+    prompts = [ids for ids in dict.fromkeys(begun) if ids][:SHOWN]
     examples = Examples(
         sizes=(len(rows.tokens), len(val_rows.tokens)),
         batches=(partial(take_rows, rows), partial(take_rows, val_rows)),
