@@ -8,14 +8,14 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from benchmarks import bpe, decode, finetune, layout, quality, report, train
+from benchmarks import bpe, decode, finetune, layout, overhead, quality, report, train
 from benchmarks.timing import measure
 from jaxgpt.errors import did_you_mean
 
-MODULES = (train, decode, bpe, finetune, layout)
+MODULES = (train, decode, bpe, overhead, finetune, layout)
 BENCHMARKS = [benchmark for module in MODULES for benchmark in module.benchmarks()]
-NAMES = ("train", "decode", "layout", "quality", *(benchmark.name for benchmark in BENCHMARKS))
-AGAINST_OTHERS = ("train", "decode", "bpe", "quality")
+NAMES = ("train", "decode", "overhead", "layout", "quality", *(benchmark.name for benchmark in BENCHMARKS))
+BY_DEFAULT = ("train", "decode", "bpe", "overhead", "finetune", "quality")
 
 
 def main(argv: Sequence[str]) -> None:
@@ -47,7 +47,7 @@ def parts(argv: Sequence[str], options: argparse.Namespace) -> Iterator[tuple[st
 def parse(argv: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser("python -m benchmarks", description=__doc__)
     parser.add_argument(
-        "names", nargs="*", metavar="NAME", help=f"{', '.join(NAMES)} (default: {' '.join(AGAINST_OTHERS)})"
+        "names", nargs="*", metavar="NAME", help=f"{', '.join(NAMES)} (default: {' '.join(BY_DEFAULT)})"
     )
     parser.add_argument("--repeats", type=int, metavar="N", default=10, help="rounds of each contestant (default: 10)")
     parser.add_argument(
@@ -64,7 +64,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
             parser.error(f"no benchmark {name!r}{did_you_mean(name, NAMES)}")
     if min(options.repeats, options.updates) < 1:
         parser.error("--repeats and --updates must be at least 1")
-    options.names = options.names or AGAINST_OTHERS
+    options.names = options.names or BY_DEFAULT
     if options.quick:
         options.repeats, options.updates = 2, 100
     return options

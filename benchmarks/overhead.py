@@ -1,0 +1,81 @@
+"""What training costs beside the step: the whole loop of `train.py`, against a bare jitted step on the same batches.
+
+The loop checks that losses and gradients are finite, skips and counts, watches its data, listens for signals, logs, and
+saves a checkpoint with its manifest once a round; the bare step does none of this. Both end with the same evaluation.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import replace
+from functools import partial
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import jax
+import optax
+from jax import Array
+
+from benchmarks import train
+from benchmarks.timing import Benchmark, Work
+from jaxgpt.devices import start_devices
+from jaxgpt.mesh import put_batch
+from jaxgpt.train.checkpoint import Checkpoints
+from jaxgpt.train.config import TrainConfig
+from jaxgpt.train.manifest import Progress
+from jaxgpt.train.trainer import Trainer
+
+
+def benchmarks() -> list[Benchmark]:
+    return [_benchmark("overhead-cpu", train.CPU, 200), _benchmark("overhead-char", train.CHAR, 10)]
+
+
+def _benchmark(name: str, flags: TrainConfig, steps: int) -> Benchmark:
+    flags = replace(flags, eval_iters=1, eval_interval=10**9, save_interval=10**9, tensorboard=False)
+    makes = {"train.py's loop": partial(_loop, flags, steps), "bare jitted step": partial(_bare, flags, steps)}
+    tokens = flags.batch_size * train.sizes(flags)[1]
+    return Benchmark(name, train.describe(flags), "step", steps, makes, tokens=tokens)
+
+
+def _loop(flags: TrainConfig, steps: int) -> Work:
+    """Return a round of `Trainer.fit`."""
+    start_devices("cpu")
+    folder = Path(tempfile.mkdtemp())
+    task, mesh = train.begin(flags)
+    trainer, checkpoints = Trainer(flags, task, mesh), Checkpoints(folder)
+    state, progress = trainer.start(), Progress(0)
+
+    def work() -> None:
+        nonlocal state, progress
+        trainer.flags = replace(flags, max_iters=progress.step + steps)
+        state, progress = trainer.fit(folder, state, progress, checkpoints)
+
+    return work
+
+
+def _bare(flags: TrainConfig, steps: int) -> Work:
+    """Return a round of a step without anything around it."""
+    start_devices("cpu")
+    task, mesh = train.begin(flags)
+    trainer = Trainer(flags, task, mesh)
+    state, numbers = trainer.start(), count()
+    params, opt_state = state.params, state.opt_state
+
+    def loss(params: Any, batch: Any, key: Array) -> Array:
+        sums = task.objective(params, batch, key)
+        return sums.loss / sums.weight
+
+    @partial(jax.jit, donate_argnums=(0, 1))
+    def step(params: Any, opt_state: Any, batch: Any, number: int) -> tuple[Any, Any]:
+        grads = jax.grad(loss)(params, batch, jax.random.fold_in(jax.random.key(flags.seed), number))
+        updates, opt_state = trainer.optimizer.update(grads, opt_state, params)
+        return optax.apply_updates(params, updates), opt_state
+
+    def work() -> None:
+        nonlocal params, opt_state
+        for number in (next(numbers) for _ in range(steps)):
+            params, opt_state = step(params, opt_state, put_batch(mesh, task.batches(number)), number)
+        trainer.evaluate(params)
+
+    return work
