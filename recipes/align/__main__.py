@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import signal
 import subprocess
 import sys
@@ -17,6 +18,8 @@ from jaxgpt.flags import command, flag, parse
 from recipes.align.commands import Stage, stages
 from recipes.align.data import PARTS, write_data
 
+PROGRAM = "python -m recipes.align"
+
 
 @dataclass(frozen=True)
 class Options:
@@ -29,7 +32,7 @@ class Options:
 @command
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the recipe; exit with 1 if a stage fails or a bar is not cleared."""
-    options = parse(Options, argv, prog="python -m recipes.align", description="Pretrain, SFT, reward, DPO, PPO.")
+    options = parse(Options, argv, prog=PROGRAM, description="Pretrain, SFT, reward, DPO, PPO.")
     folder = Path(options.out_dir)
     clock = Clock(folder / "seconds.json")
     data = folder / "data"
@@ -46,7 +49,8 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     with clock.measures("evaluation", anew=True):
         results = measure(folder, runs)
-    page = write_page(Path(options.page or folder), folder, results, list(runs.values()), clock.seconds)
+    called = shlex.join([*PROGRAM.split(), *(sys.argv[1:] if argv is None else argv)])
+    page = write_page(Path(options.page or folder), folder, results, list(runs.values()), clock.seconds, called)
     print()
     for bar in (found := bars(results)):
         print(f"{'pass' if bar.passed else 'FAIL'}  {bar.what}: {bar.measured} ({bar.asked})")

@@ -1,7 +1,7 @@
-"""The plays → files of conversations and of prompts, each in three parts.
+"""The plays → files of conversations and of prompts: to train on, to validate on, and prompts to test on.
 
 Everything follows from the plays' text and a fixed seed. A prompt is one of `PHRASES` with one of `SPEAKERS`; what is
-held out are combinations of the two, each of whose halves is trained on, and lines, which no other part has.
+held out are combinations of the two, each of whose halves is trained on.
 """
 
 from __future__ import annotations
@@ -83,22 +83,25 @@ class Line:
 
 
 def write_data(folder: Path) -> dict[str, int]:
-    """Write `sft` and `prompts` of each part as JSON lines; return how many records each file has."""
+    """Write `prompts` of each part, and `sft` of all but tests; return how many records each file has."""
     folder.mkdir(parents=True, exist_ok=True)
     lines, counts = read_lines(), {}
     for part in PARTS:
         prompts = prompts_of(part)
-        mine = [line for name in SPEAKERS for line in lines_of(part, lines[name])]
-        rng = np.random.Generator(np.random.Philox(PARTS.index(part)))
-        files = {
-            "sft": conversations(mine, prompts, rng),
-            "prompts": ({"messages": [said("user", text)]} for texts in prompts.values() for text in texts),
-        }
-        for name, records in files.items():
-            rows = [json.dumps(record) + "\n" for record in records]
-            (folder / f"{name}-{part}.jsonl").write_text("".join(rows), encoding="utf-8")
-            counts[f"{name}-{part}"] = len(rows)
+        asked = [{"messages": [said("user", text)]} for texts in prompts.values() for text in texts]
+        counts |= write(folder / f"prompts-{part}.jsonl", asked)
+        if part != "test":
+            mine = [line for name in SPEAKERS for line in lines_of(part, lines[name])]
+            rng = np.random.Generator(np.random.Philox(PARTS.index(part)))
+            counts |= write(folder / f"sft-{part}.jsonl", conversations(mine, prompts, rng))
     return counts
+
+
+def write(file: Path, records: Iterable[dict[str, Any]]) -> dict[str, int]:
+    """Write records as JSON lines; return how many there are, by the file's name."""
+    rows = [json.dumps(record) + "\n" for record in records]
+    file.write_text("".join(rows), encoding="utf-8")
+    return {file.stem: len(rows)}
 
 
 def read_lines() -> dict[str, list[Line]]:
@@ -140,10 +143,9 @@ def prompts_of(part: Part) -> dict[str, list[str]]:
     return found
 
 
-def lines_of(part: Part, lines: list[Line]) -> list[Line]:
-    """Return a part of a speaker's lines: of ten one is for tests, one for validation, eight for training."""
-    ends = {"test": (0,), "val": (5,), "train": (1, 2, 3, 4, 6, 7, 8, 9)}[part]
-    return [line for number, line in enumerate(lines) if number % 10 in ends]
+def lines_of(part: Literal["train", "val"], lines: list[Line]) -> list[Line]:
+    """Return a part of a speaker's lines: of ten one is for validation, the others for training."""
+    return [line for number, line in enumerate(lines) if (number % 10 == 5) == (part == "val")]
 
 
 def conversations(

@@ -23,7 +23,7 @@ RUNS = {HELD: f"KL coefficient {KL_COEF}", FREE: "KL coefficient 0"}
 
 
 def write_page(
-    folder: Path, runs: Path, results: Results, stages: Sequence[Stage], seconds: Mapping[str, float]
+    folder: Path, runs: Path, results: Results, stages: Sequence[Stage], seconds: Mapping[str, float], command: str
 ) -> Path:
     """Write README.md and its pictures into `folder`.
 
@@ -33,6 +33,7 @@ def write_page(
         results: what was measured.
         stages: what was run.
         seconds: how long each part took.
+        command: what was called.
     """
     folder.mkdir(parents=True, exist_ok=True)
     pictures = {
@@ -45,11 +46,11 @@ def write_page(
     for name, figure in pictures.items():
         figure.savefig(folder / f"{name}.png", dpi=90)
     page = folder / "README.md"
-    page.write_text(_page(results, stages, seconds), encoding="utf-8")
+    page.write_text(_page(results, stages, seconds, command), encoding="utf-8")
     return page
 
 
-def _page(results: Results, stages: Sequence[Stage], seconds: Mapping[str, float]) -> str:
+def _page(results: Results, stages: Sequence[Stage], seconds: Mapping[str, float], command: str) -> str:
     sft, prompts = results.sft, results.sft.prompts
     outcome = [
         [name, f"{model.format:.1%}", f"{model.rule:.1%}", f"{model.wins(sft):.1%}", _nats(model.kl)]
@@ -73,20 +74,19 @@ def _page(results: Results, stages: Sequence[Stage], seconds: Mapping[str, float
     ]
     total = sum(seconds.values())
     took = [[name, f"{value:.0f} s"] for name, value in seconds.items()] + [["all", f"{total / 60:.1f} min"]]
-    commands = "\n".join(f"{stage}   # {stage.about}" for stage in stages)
+    commands = "\n".join(f"# {stage.about}\n{stage}" for stage in stages)
     return f"""# From text to preferred answers, on a laptop
 
-`make align` made this page in {total / 60:.1f} minutes, on {_machine()}.
+`{command}` made this page in {total / 60:.1f} minutes, on
+{_machine()}.
 
 A user asks a character of Shakespeare's to speak, in one of 8 ways. **Format**: the answer is `NAME: one sentence.` on
 one line, by whom was asked for, and ends its turn. **Rule**: a well-formed question gets 1, any other answer 0; of two
-answers the one with more wins, and a tie counts half.
-Conversations for SFT are real lines of the plays.
+answers the one with more wins, and a tie counts half. Conversations for SFT are real lines of the plays.
 
-Held out for the figures below: {len(prompts)} prompts, pairs of a phrase and a name that no training prompt has,
-although each phrase and each name occurs there with others; and lines that no example for training has. (The base model
-has read the plays as text, most of these lines included.) Of each model {SAMPLES} answers to each prompt at temperature
-1; KL is the mean of log p(answer) - log p(answer by SFT) over a policy's own answers.
+Figures are of {len(prompts)} held-out prompts: pairs of a phrase and a name that no prompt for training or validation
+has, although each phrase and each name occurs there with others. Each model gives {SAMPLES} answers to each prompt, at
+temperature 1; KL is the mean of log p(answer) - log p(answer by SFT) over a policy's own answers.
 
 {_table(["bar", "measured", "asked", ""], checks)}
 ## Before and after
@@ -188,7 +188,11 @@ def _outcome(results: Results) -> Figure:
 
 def _ppo(runs: Path) -> Figure:
     figure, axes = _figure(3)
-    names = {"score": "reward model's score", "kl": "KL from SFT (nats per answer)", "ended": "answers that end"}
+    names = {
+        "score": "reward model's score",
+        "kl": "KL from SFT (nats per answer)",
+        "response_length": "tokens in an answer",
+    }
     for place, (metric, title) in zip(axes, names.items(), strict=True):
         _curve(place, runs / "ppo", metric, "train", color="tab:orange", linewidth=0.8, alpha=0.6, label="rollouts")
         _curve(place, runs / "ppo", metric, "val", color="tab:orange", marker="o", markersize=3, label="validation")
@@ -205,8 +209,11 @@ def _hacking(results: Results) -> Figure:
         values = [[one.flawed, one.format, one.wins(results.sft), one.distinct] for one in found.values()]
         for place, title, line in zip(axes, titles, zip(*values, strict=True), strict=True):
             place.plot(list(found), line, color=color, marker="o", markersize=3, label=RUNS[name])
-            place.set(title=title, xlabel="iteration", ylim=(0, None if title == titles[0] else 1.03))
+            place.set(title=title, xlabel="iteration")
+    axes[0].set_yscale("log")
     axes[0].legend()
+    for place in axes[1:]:
+        place.set_ylim(0, 1.03)
     return figure
 
 

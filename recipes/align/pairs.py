@@ -6,13 +6,12 @@ without pulling all else along: from pairs of lines out of the plays the same mo
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from itertools import cycle
 from pathlib import Path
 from typing import Any
 
-from recipes.align.data import PARTS, Part, said
+from recipes.align.data import PARTS, Part, said, write
 from recipes.align.evaluate import Answers, answers
 from recipes.align.rules import END, score, well_formed
 
@@ -33,14 +32,13 @@ def write_pairs(run: Path, data: Path) -> dict[str, int]:
     Returns:
         How many records each file has.
     """
-    counts, seen = {}, set()
+    counts: dict[str, int] = {}
+    seen: set[str] = set()
     for part in PARTS:
         given = answers(run, data / f"prompts-{part}.jsonl", seed=SEEDS[part])
         records = [one for one in pairs(given) if part == "train" or not seen & {one["chosen"], one["rejected"]}]
         seen |= {one[answer] for one in records for answer in ("chosen", "rejected")}
-        rows = [json.dumps(record) + "\n" for record in records]
-        (data / f"pairs-{part}.jsonl").write_text("".join(rows), encoding="utf-8")
-        counts[f"pairs-{part}"] = len(rows)
+        counts |= write(data / f"pairs-{part}.jsonl", records)
     return counts
 
 

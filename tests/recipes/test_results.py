@@ -57,8 +57,10 @@ def test_the_page_shows_what_was_measured(tmp_path):
         (runs / stage.name).mkdir(parents=True)
         rows = [{"step": 0, "split": split, "loss": 1.0, "accuracy": 0.5, "score": 0.0} for split in ("train", "val")]
         (runs / stage.name / "metrics.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
-    text = write_page(tmp_path, runs, GOOD, stages(Path("out-align")), {"base": 90.0, "sft": 30.0}).read_text()
-    assert "2.0 minutes" in text and "**FAIL**" not in text
+    seconds = {"base": 90.0, "sft": 30.0}
+    page = write_page(tmp_path, runs, GOOD, stages(Path("out-align")), seconds, "python -m recipes.align")
+    text = page.read_text()
+    assert "`python -m recipes.align` made this page in 2.0 minutes" in text and "**FAIL**" not in text
     assert "| dpo | 100.0% | 90.0% | 85.0% | 2.00 |" in text and "| not well-formed | 8 of 10 |" in text
     assert "`ROMEO: Why so?`" in text and str(tmp_path) not in text
     for stage in stages(Path("out-align")):
