@@ -8,6 +8,7 @@ from jaxgpt.cli.convert import Options as ConvertOptions
 from jaxgpt.cli.generate import Options as GenerateOptions
 from jaxgpt.flags import parse
 from jaxgpt.train.config import TrainConfig
+from jaxgpt.train.stages import STAGES
 
 README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
 
@@ -24,7 +25,7 @@ def test_pretraining_in_ten_lines_learns(capsys, tmp_path, monkeypatch):
 
 def test_every_file_that_the_readme_names_exists():
     root = Path(__file__).parents[1]
-    named = re.findall(r"`((?:jaxgpt|configs|benchmarks|docs)/[\w./]*)`|\]\((docs/[\w.]+)\)", README)
+    named = re.findall(r"`((?:jaxgpt|configs|benchmarks|docs|recipes)/[\w./]*)`|\]\((docs/[\w./]+)\)", README)
     missing = [path for pair in named for path in pair if path and not (root / path).exists()]
     assert not missing
 
@@ -35,4 +36,6 @@ COMMANDS = re.findall(r"^\.venv/bin/python (\w+\.py) ([^#\n]*)", README, re.M)
 
 @pytest.mark.parametrize(("script", "arguments"), COMMANDS)
 def test_every_command_that_the_readme_shows_has_right_flags(script, arguments):
-    parse(FLAGS[script], shlex.split(arguments), prog=script, description="")
+    words = shlex.split(arguments)
+    record = STAGES[words.pop(0)] if script == "train.py" and words[0] in STAGES else FLAGS[script]
+    parse(record, words, prog=script, description="")
