@@ -33,6 +33,7 @@ ROOT = Path(__file__).parents[1]
 RATES = {"embd_pdrop": 0.1, "attn_pdrop": 0.0, "resid_pdrop": 0.0}
 # The width is the context: parameters of one shape that lie differently on the mesh.
 CONFIG = GPTConfig(vocab_size=31, n_positions=16, n_embd=16, n_layer=1, n_head=2, bias=False, **RATES)
+DEVICES = "--xla_force_host_platform_device_count=8"
 MESHES = {"data 8": {}, "data 2, fsdp 4": {"fsdp": 4}, "data 2, fsdp 2, tensor 2": {"fsdp": 2, "tensor": 2}}
 STEPS = 3
 
@@ -105,7 +106,7 @@ def trained(one: Run, tmp_path_factory):
     subprocess.run(
         [sys.executable, "-m", "tests.test_mesh", folder],
         cwd=ROOT,
-        env={**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": "--xla_force_host_platform_device_count=8"},
+        env={**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": f"{os.environ['XLA_FLAGS']} {DEVICES}"},
         check=True,
     )
     return folder, flat(jax.device_get(state)), losses

@@ -12,7 +12,7 @@ from jaxgpt.cli import convert, generate, pretrain, stage, train
 from jaxgpt.train.config import TrainConfig
 from jaxgpt.train.manifest import read_manifest
 from jaxgpt.train.metrics import read_rows
-from jaxgpt.train.stages import SftConfig
+from jaxgpt.train.stages import SFTConfig
 from jaxgpt.train.weights import load_params
 
 TEXT = "To be, or not to be, that is the question.\n" * 200
@@ -102,7 +102,7 @@ def test_a_pickle_is_trained_further_where_that_is_allowed(capsys, folder, tmp_p
     error = fails(capsys, "--out_dir", str(tmp_path / "x"), *(f"--{name}={value}" for name, value in given.items()))
     assert "pytorch_model.bin is a pickle, not safetensors; allow_pickle (--allow_pickle) reads" in error
     config, params, _ = pretrain.open_new(TrainConfig(**given, cache_dir=str(tmp_path), allow_pickle=True))
-    start = stage.open_start(SftConfig(**given, allow_pickle=True), tmp_path, None)
+    start = stage.open_start(SFTConfig(**given, allow_pickle=True), tmp_path, None)
     assert config == start.config
     np.testing.assert_array_equal(params["wte"]["embedding"], start.params["wte"]["embedding"])
 

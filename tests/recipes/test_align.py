@@ -11,7 +11,7 @@ from jaxgpt.errors import RunError
 from jaxgpt.model.config import GPTConfig
 from jaxgpt.text.records import read_conversations, read_prompts
 from jaxgpt.train.reward_function import load_reward_function
-from jaxgpt.train.stages import PpoConfig
+from jaxgpt.train.stages import PPOStageConfig
 from jaxgpt.train.weights import save_params
 from recipes.align import data, rules
 from recipes.align.__main__ import Clock, run
@@ -154,7 +154,7 @@ def test_every_command_has_valid_flags_and_begins_with_a_run_before_it(folder):
 def test_the_runs_that_show_hacking_differ_in_the_coefficient_alone_and_keep_their_checkpoints(folder):
     runs = {stage.name: stage for stage in stages(folder)}
     held, free = (read_flags(runs[name].words)[1] for name in (HELD, FREE))
-    assert isinstance(held, PpoConfig) and isinstance(free, PpoConfig)
+    assert isinstance(held, PPOStageConfig) and isinstance(free, PPOStageConfig)
     differing = {name for name, value in vars(held).items() if value != getattr(free, name)}
     assert differing == {"out_dir", "kl_coef"} and free.kl_coef == 0 < held.kl_coef
     assert len(checkpoints(runs[HELD])) <= held.keep
