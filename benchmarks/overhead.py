@@ -6,6 +6,8 @@ saves a checkpoint with its manifest once a round; the bare step does none of th
 
 from __future__ import annotations
 
+import contextlib
+import io
 import tempfile
 from dataclasses import replace
 from functools import partial
@@ -49,7 +51,8 @@ def _loop(flags: TrainConfig, steps: int) -> Work:
     def work() -> None:
         nonlocal state, progress
         trainer.flags = replace(flags, max_iters=progress.step + steps)
-        state, progress = trainer.fit(folder, state, progress, checkpoints)
+        with contextlib.redirect_stdout(io.StringIO()):
+            state, progress = trainer.fit(folder, state, progress, checkpoints)
 
     return work
 
