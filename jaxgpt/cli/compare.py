@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import dataclasses
 import shutil
 import textwrap
 from collections.abc import Iterator, Sequence
 from itertools import zip_longest
 
-from jaxgpt.cli.generate import Options, chat_template, fit, prompt_ids
+from jaxgpt.cli.generate import Options, chat_template, fit, how, prompt_ids
 from jaxgpt.cli.sources import open_model
 from jaxgpt.decode.engine import stream
 from jaxgpt.decode.text import TextStream
-from jaxgpt.devices import compute_dtype, start_devices
+from jaxgpt.devices import start_devices
 from jaxgpt.errors import UsageError
 from jaxgpt.text.records import Prompt, read_prompts
 
@@ -50,11 +49,7 @@ def answer(options: Options, model: str, prompts: Sequence[Prompt]) -> list[str]
             params,
             [ids for _, ids in group],
             max_new_tokens=count,
-            sampling=dataclasses.replace(options.sampling, vocab_size=tokenizer.vocab_size),
-            eos_token_id=config.eos_token_ids,
-            seed=options.seed,
-            dtype=compute_dtype(options.dtype),
-            overflow=options.overflow,
+            **how(options, config, tokenizer),
         )
         for (number, _), tokens in zip(group, zip(*steps, strict=True), strict=True):
             text = TextStream(tokenizer, end_ids=config.eos_token_ids)

@@ -11,13 +11,14 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from jaxgpt.decode.rows import Overflow
 from jaxgpt.decode.sampling import Sampling
 from jaxgpt.decode.text import TextStream
 from jaxgpt.errors import UsageError
 from jaxgpt.flags import command, flag, parse
+from jaxgpt.model.config import GPTConfig
 from jaxgpt.text import Tokenizer
 from jaxgpt.text.chat import ChatTemplate
 from jaxgpt.text.records import Message
@@ -94,7 +95,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     # Only now what waits for JAX.
     from jaxgpt.cli.sources import open_model
     from jaxgpt.decode.engine import stream
-    from jaxgpt.devices import compute_dtype, start_devices
+    from jaxgpt.devices import start_devices
 
     start_devices(options.device)
     config, params, tokenizer = open_model(
@@ -108,11 +109,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         params,
         [ids] * options.num_samples,
         max_new_tokens=count,
-        sampling=dataclasses.replace(options.sampling, vocab_size=tokenizer.vocab_size),
-        eos_token_id=config.eos_token_ids,
-        seed=options.seed,
-        dtype=compute_dtype(options.dtype),
-        overflow=options.overflow,
+        **how(options, config, tokenizer),
     )
     meter = Meter(begin) if options.verbose else None
     texts = [TextStream(tokenizer, options.stop or (), config.eos_token_ids) for _ in range(options.num_samples)]
@@ -122,6 +119,19 @@ def main(argv: Sequence[str] | None = None) -> None:
         print(meter.report(len(ids) * options.num_samples), file=sys.stderr)
     if options.max_new_tokens is None and count < DEFAULT_COUNT and not all(text.ended for text in texts):
         print(f"note: the context of {config.n_positions} is full; --overflow slide goes on", file=sys.stderr)
+
+
+def how(options: Options, config: GPTConfig, tokenizer: Tokenizer) -> dict[str, Any]:
+    """Return the arguments of `stream` that say how to continue, whatever it is."""
+    from jaxgpt.devices import compute_dtype
+
+    return {
+        "sampling": dataclasses.replace(options.sampling, vocab_size=tokenizer.vocab_size),
+        "eos_token_id": config.eos_token_ids,
+        "seed": options.seed,
+        "dtype": compute_dtype(options.dtype),
+        "overflow": options.overflow,
+    }
 
 
 def read_prompt(start: str) -> str:

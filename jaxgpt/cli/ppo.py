@@ -37,7 +37,6 @@ from jaxgpt.text.encoded import encode_prompts
 from jaxgpt.text.examples import epoch_rows
 from jaxgpt.text.records import read_prompts
 from jaxgpt.train.experience import Experience
-from jaxgpt.train.objectives import adapted
 from jaxgpt.train.policy import ppo
 from jaxgpt.train.ppo import carried, run_ppo
 from jaxgpt.train.rollout import Rollout, Rollouts, Scorer
@@ -53,8 +52,6 @@ Ids = Sequence[tuple[int, ...]]
 
 def prepare(flags: PPOStageConfig, folder: Path, record: Record | None) -> Job:
     """Open the model, the prompts, and what rewards the answers."""
-    if jax.process_count() > 1:
-        raise UsageError("--distributed: ppo runs in one process, on all of its devices")
     start = open_start(flags, folder, record, fixed=SHAPE)
     if record is None:
         ppo = flags.algorithm == "ppo"
@@ -148,10 +145,8 @@ def make_task(
         updates=flags.updates,
         carried=carried(flags),
     )
-    objective = ppo(model, flags, vocab_size=start.tokenizer.vocab_size)
     return Task(
-        **trained_fields(flags, start),
-        objective=objective if flags.lora is None else adapted(objective, flags.lora),
+        **trained_fields(flags, start, ppo(model, flags, vocab_size=start.tokenizer.vocab_size)),
         batches=lambda step: example,
         evaluation=lambda index: example,
         evaluations=0,

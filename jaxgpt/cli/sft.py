@@ -48,9 +48,8 @@ def prepare(flags: SFTConfig, folder: Path, record: Record | None) -> Job:
         encode_conversations(part, start.tokenizer, template, length=limit)
         for part in (conversations, val_conversations)
     )
-    length = min(limit, max(len(one.ids) for part in (train, val) for one in part.conversations) - 1)
-    if flags.packing:
-        length = limit
+    longest = max(len(one.ids) for part in (train, val) for one in part.conversations)
+    length = limit if flags.packing else longest - 1  # the last token is only a target
     rows, val_rows = (lay_out(part.conversations, length=length, packing=flags.packing) for part in (train, val))
     # Of different beginnings: many conversations may have the same.
     begun = [one.ids[: one.turns()[0][0]] for one in val.conversations]

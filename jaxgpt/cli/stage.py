@@ -163,20 +163,24 @@ def task(
     part = host_shard(mesh)
     rows = flags.batch_size * flags.gradient_accumulation_steps
     (size, val_size), (draw, take) = examples.sizes, examples.batches
-    inner = objective(model_of(flags, start.config))
     return Task(
-        **trained_fields(flags, start),
-        objective=inner if flags.lora is None else adapted(inner, flags.lora),
+        **trained_fields(flags, start, objective(model_of(flags, start.config))),
         batches=lambda step: draw(epoch_rows(size, seed=flags.seed, step=step, batch_size=rows, **part)),
         evaluation=lambda i: take(eval_rows(val_size, index=i, batch_size=flags.batch_size, **part)),
         evaluations=min(-(-val_size // flags.batch_size), flags.eval_iters),
     )
 
 
-def trained_fields(flags: StageConfig, start: Start) -> dict[str, Any]:
-    """Return the fields of a task that say what is trained."""
+def trained_fields(flags: StageConfig, start: Start, objective: Objective) -> dict[str, Any]:
+    """Return the fields of a task that say what is trained: by an objective of the model, whose adapters are merged."""
     rows, moves = trained(flags, start.config)
-    return {"config": start.config, "parameters": rows, "begin": lambda _: begin(flags, start), "moves": moves}
+    return {
+        "config": start.config,
+        "parameters": rows,
+        "begin": lambda _: begin(flags, start),
+        "moves": moves,
+        "objective": objective if flags.lora is None else adapted(objective, flags.lora),
+    }
 
 
 def trained(flags: StageConfig, config: GPTConfig) -> tuple[tuple[Parameter, ...], Callable[[tuple[str, ...]], bool]]:
