@@ -34,7 +34,7 @@ def benchmarks() -> list[Benchmark]:
 
 
 def _benchmark(name: str, flags: TrainConfig, steps: int) -> Benchmark:
-    flags = replace(flags, eval_iters=1, eval_interval=10**9, save_interval=10**9, tensorboard=False)
+    flags = replace(flags, warmup_iters=0, eval_iters=1, eval_interval=10**9, save_interval=10**9, tensorboard=False)
     makes = {"train.py's loop": partial(_loop, flags, steps), "bare jitted step": partial(_bare, flags, steps)}
     tokens = flags.batch_size * train.sizes(flags)[1]
     return Benchmark(name, train.describe(flags), "step", steps, makes, tokens=tokens)
