@@ -64,13 +64,13 @@ def causal(
 def _forward(q: Array, k: Array, v: Array, scale: float) -> tuple[Array, tuple[Array, ...]]:
     outs, sums = [], []
     for block in _blocks(q.shape[2]):
-        scores = _scores(q, k, block, scale)
+        scores = _scores(q, k, block, scale, "BHTS")
         top = scores.max(-1, keepdims=True)
         weights = jnp.exp(scores - top)
         total = weights.sum(-1, keepdims=True)
         out = jnp.einsum("BHTS,BHSK->BHTK", weights.astype(v.dtype), v[:, :, : block.stop])
         outs.append((out / total).astype(v.dtype))
-        sums.append(top + jnp.log(total))
+        sums.append((top + jnp.log(total))[..., 0])
     out, log_sum = jnp.concatenate(outs, 2), jnp.concatenate(sums, 2)
     return out, (q, k, v, out, log_sum)
 
@@ -79,20 +79,21 @@ def _backward(scale: float, kept: tuple[Array, ...], d_out: Array) -> tuple[Arra
     q, k, v, out, log_sum = kept
     length = q.shape[2]
     # The sum over keys in softmax's derivative, taken over K instead.
-    inner = (d_out.astype(jnp.float32) * out).sum(-1, keepdims=True)
+    inner = (d_out.astype(jnp.float32) * out).sum(-1)
     d_q, d_k, d_v = [], jnp.zeros(k.shape, jnp.float32), jnp.zeros(v.shape, jnp.float32)
     for block in _blocks(length):
         seen, rows = slice(0, block.stop), slice(block.start, block.stop)
         rest = ((0, 0), (0, 0), (0, length - block.stop), (0, 0))
-        weights = jnp.exp(_scores(q, k, block, scale) - log_sum[:, :, rows])
+        # Keys before queries: so two of the three products that follow need no transposed copy.
+        weights = jnp.exp(_scores(q, k, block, scale, "BHST") - log_sum[:, :, None, rows])
         d_rows = d_out[:, :, rows]
-        d_weights = jnp.einsum("BHTK,BHSK->BHTS", d_rows, v[:, :, seen], preferred_element_type=jnp.float32)
-        d_scores = (weights * (d_weights - inner[:, :, rows]) * scale).astype(q.dtype)
-        d_q.append(jnp.einsum("BHTS,BHSK->BHTK", d_scores, k[:, :, seen]))
+        d_weights = jnp.einsum("BHSK,BHTK->BHST", v[:, :, seen], d_rows, preferred_element_type=jnp.float32)
+        d_scores = (weights * (d_weights - inner[:, :, None, rows]) * scale).astype(q.dtype)
+        d_q.append(jnp.einsum("BHST,BHSK->BHTK", d_scores, k[:, :, seen]))
         # Over the blocks these are summed in f32, as within one.
-        d_k += jnp.pad(jnp.einsum("BHTS,BHTK->BHSK", d_scores, q[:, :, rows], preferred_element_type=jnp.float32), rest)
+        d_k += jnp.pad(jnp.einsum("BHST,BHTK->BHSK", d_scores, q[:, :, rows], preferred_element_type=jnp.float32), rest)
         weights = weights.astype(v.dtype)
-        d_v += jnp.pad(jnp.einsum("BHTS,BHTK->BHSK", weights, d_rows, preferred_element_type=jnp.float32), rest)
+        d_v += jnp.pad(jnp.einsum("BHST,BHTK->BHSK", weights, d_rows, preferred_element_type=jnp.float32), rest)
     return jnp.concatenate(d_q, 2), d_k.astype(k.dtype), d_v.astype(v.dtype)
 
 
@@ -105,8 +106,9 @@ def _blocks(length: int) -> list[range]:
     return [range(start, min(start + size, length)) for start in range(0, length, size)]
 
 
-def _scores(q: Array, k: Array, block: range, scale: float) -> Array:
-    """Return the f32 scores of a block of queries with the keys up to the block's end."""
+def _scores(q: Array, k: Array, block: range, scale: float, axes: str) -> Array:
+    """Return the f32 scores of a block of queries with the keys up to the block's end, as BHTS or BHST."""
     queries, keys = q[:, :, block.start : block.stop], k[:, :, : block.stop]
-    scores = jnp.einsum("BHTK,BHSK->BHTS", queries, keys, preferred_element_type=jnp.float32) * scale
-    return jnp.where(jnp.arange(block.start, block.stop)[:, None] >= jnp.arange(block.stop), scores, NEVER)
+    scores = jnp.einsum(f"BHTK,BHSK->{axes}", queries, keys, preferred_element_type=jnp.float32) * scale
+    seen = jnp.arange(block.start, block.stop)[:, None] >= jnp.arange(block.stop)
+    return jnp.where(seen if axes == "BHTS" else seen.T, scores, NEVER)

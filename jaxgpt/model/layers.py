@@ -18,6 +18,7 @@ from jaxgpt.model.activations import ACTIVATIONS
 from jaxgpt.model.attention import attention
 from jaxgpt.model.cache import KVCache
 from jaxgpt.model.config import GPTConfig
+from jaxgpt.model.linear import Linear
 from jaxgpt.model.norm import LayerNorm
 
 
@@ -173,8 +174,10 @@ class Attention(nn.Module):
     ) -> tuple[Float[Array, "B T D"], KVCache | None]:
         config = self.config
         # c_attn's outputs are q, k and v in thirds, and in each third the heads one after another.
-        split = self.c_attn(x).reshape(*x.shape[:2], 3, config.n_head, config.head_dim)
-        q, k, v = split.transpose(2, 0, 3, 1, 4)
+        q, k, v = (
+            third.reshape(*x.shape[:2], config.n_head, config.head_dim).swapaxes(1, 2)
+            for third in jnp.split(self.c_attn(x), 3, -1)
+        )
         if cache is not None:
             cache = cache.write(self.layer, k, v)
             k, v = (buffers[self.layer].astype(self.dtype) for buffers in (cache.keys, cache.values))
@@ -208,10 +211,10 @@ class MLP(nn.Module):
         return self.drop(self.c_proj(x), deterministic=deterministic)
 
 
-def dense(config: GPTConfig, features: int, dtype: DTypeLike, *, residual: bool = False) -> nn.Dense:
+def dense(config: GPTConfig, features: int, dtype: DTypeLike, *, residual: bool = False) -> Linear:
     """Make a linear layer; projections into the residual stream start smaller, by 1/sqrt(2 L)."""
     std = config.initializer_range / ((2 * config.n_layer) ** 0.5 if residual else 1)
-    return nn.Dense(features, use_bias=config.bias, dtype=dtype, kernel_init=normal(std))
+    return Linear(features, config.bias, dtype, normal(std))
 
 
 def layer_norm(config: GPTConfig, dtype: DTypeLike) -> LayerNorm:

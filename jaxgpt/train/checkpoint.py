@@ -164,12 +164,18 @@ def read_items(folder: Path, **like: Any) -> dict[str, Any]:
     restored = {}
     # One by one: what orbax says of a checkpoint as a whole stands in the one file that the manifest can't guard.
     # And a part at a time: what is being read is in memory twice.
-    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler(restore_concurrent_gb=1)) as reader:
+    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler(restore_concurrent_gb=gigabytes_at_once(like))) as reader:
         for name, tree in like.items():
             _check_shapes(folder, _metadata(reader, folder / name), tree)
             how = ocp.checkpoint_utils.construct_restore_args(tree)
             restored[name] = reader.restore(folder / name, args=ocp.args.PyTreeRestore(tree, restore_args=how))
     return restored
+
+
+def gigabytes_at_once(like: Any) -> int:
+    """Return how much of a tree to read at once; orbax refuses leaves that are not below it."""
+    largest = max((leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(like)), default=0)
+    return largest // 10**9 + 1
 
 
 def stored_paths(item: Path) -> set[tuple[str, ...]]:

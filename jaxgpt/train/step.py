@@ -65,9 +65,13 @@ def make_step(
         sums = objective(join(params, frozen), batch, key)
         return sums.loss, sums
 
+    def mean_loss(*args: Any) -> tuple[Array, Sums]:
+        total, sums = loss(*args)
+        return total / sums.weight, sums
+
     def gradient(state: TrainState, batch: Any, key: Array) -> tuple[Params, Sums]:
-        if accumulate == 1:
-            return jax.grad(loss, has_aux=True)(state.params, state.frozen, batch, key)
+        if accumulate == 1:  # dividing the loss takes nothing; dividing the gradient, a pass over all of it
+            return jax.grad(mean_loss, has_aux=True)(state.params, state.frozen, batch, key)
         leaves, structure = jax.tree.flatten(batch)
         # Row r goes to micro-batch r mod A: rows that lie on one device stay there.
         micro = [x.reshape(-1, accumulate, *x.shape[1:]).swapaxes(0, 1) for x in leaves]
@@ -82,11 +86,11 @@ def make_step(
         numbers = jnp.arange(accumulate)
         shapes = jax.eval_shape(part, numbers[0], [x[0] for x in micro])
         zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
-        return jax.lax.scan(add, zeros, (numbers, micro))[0]
+        grads, sums = jax.lax.scan(add, zeros, (numbers, micro))[0]
+        return jax.tree.map(lambda g: g / sums.weight, grads), sums
 
     def step(state: TrainState, batch: Any) -> tuple[TrainState, StepMetrics]:
         grads, sums = gradient(state, batch, jax.random.fold_in(jax.random.key(seed), state.step))
-        grads = jax.tree.map(lambda g: g / sums.weight, grads)
         mean, norm = sums.loss / sums.weight, optax.tree.norm(grads)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         moved = (optax.apply_updates(state.params, updates), opt_state, jnp.roll(state.losses, -1).at[-1].set(mean))

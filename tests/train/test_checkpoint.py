@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from jaxgpt.errors import UsageError
-from jaxgpt.train.checkpoint import Checkpoints, sweep
+from jaxgpt.train.checkpoint import Checkpoints, gigabytes_at_once, sweep
 from jaxgpt.train.folder import FORMAT, write_record
 from jaxgpt.train.loop import run
 from jaxgpt.train.manifest import Progress, latest, read_manifest, steps
@@ -220,6 +220,12 @@ def test_another_models_checkpoint_does_not_fit(tiny, folder):
     write_record(folder, replace(tiny.config, tie_word_embeddings=False))
     with pytest.raises(UsageError, match=r"fit this model: lm_head/embedding is None there, and \(17, 8\) here"):
         load_params(folder)
+
+
+@pytest.mark.parametrize("rows", [1, 200_000, 10**6])
+def test_what_is_read_at_once_has_room_for_the_largest_leaf(rows):
+    table = jax.ShapeDtypeStruct((rows, 1600), jnp.float32)
+    assert table.size * 4 < gigabytes_at_once({"table": table}) * 10**9 <= table.size * 4 + 10**9
 
 
 def test_only_a_lower_loss_is_better():
