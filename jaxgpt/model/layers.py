@@ -116,8 +116,11 @@ class GPT(nn.Module):
 
     def logits(self, x: Float[Array, "B T D"]) -> Float[Array, "B T V"]:
         """Return the next token's logits from hidden states, accumulated in f32."""
-        head = self.wte if self.config.tie_word_embeddings else self.lm_head
-        return jnp.einsum("BTD,VD->BTV", x, head.embedding.astype(self.dtype), preferred_element_type=jnp.float32)
+        return jnp.einsum("BTD,VD->BTV", x, self.head().astype(self.dtype), preferred_element_type=jnp.float32)
+
+    def head(self) -> Float[Array, "V D"]:
+        """Return the matrix that makes logits of hidden states, in its own dtype."""
+        return (self.wte if self.config.tie_word_embeddings else self.lm_head).embedding
 
     def scores(self, x: Float[Array, "B T D"]) -> Float[Array, "B T N"]:
         """Return a score for each of the config's labels from hidden states, in f32."""

@@ -5,11 +5,11 @@ accumulation and the sharding.
 """
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, no_type_check
 
 import flax.struct
 import jax
-import optax
 from jax import Array
 from jaxtyping import Float
 
@@ -17,6 +17,7 @@ from jaxgpt.model.layers import GPT
 from jaxgpt.model.lora import merge
 from jaxgpt.model.lora_config import LoRA
 from jaxgpt.text.batches import Batch
+from jaxgpt.train.cross_entropy import cross_entropy
 
 Params = Any
 """A tree of arrays."""
@@ -49,16 +50,17 @@ def pretrain(model: GPT) -> Objective:
     """Next-token cross-entropy, in nats per token."""
 
     def objective(params: Params, batch: Batch, key: Array | None) -> Sums:
-        logits, _ = model.apply(
-            {"params": params},
+        apply: Any = partial(model.apply, {"params": params})  # Flax's type of it does not depend on the method
+        hidden, _ = apply(
             batch.tokens,
             positions=batch.positions,
             segment_ids=batch.segment_ids,
             deterministic=key is None,
             rngs=None if key is None else {"dropout": key},
+            method="hidden",
         )
-        losses = optax.softmax_cross_entropy_with_integer_labels(logits, batch.targets)
-        return Sums((losses * batch.weights).sum(), batch.weights.sum())
+        loss = cross_entropy(hidden, apply(method="head"), batch.targets, batch.weights)
+        return Sums(loss, batch.weights.sum())
 
     return objective
 

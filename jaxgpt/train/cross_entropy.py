@@ -1,0 +1,79 @@
+"""Cross-entropy from hidden states, a part of them at a time: the logits of a batch are training's largest array."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jaxtyping import Float, Int
+
+# Rows are taken in so many parts that a part's logits stay below this, but not in more: parts run one after another.
+PART_BYTES = 64 * 2**20
+MOST_PARTS = 16
+
+
+@jax.custom_vjp
+def cross_entropy(
+    x: Float[Array, "B T D"], head: Float[Array, "V D"], targets: Int[Array, "B T"], weights: Float[Array, "B T"]
+) -> Float[Array, ""]:
+    """Return the weighted sum of -log softmax(head · x) at the targets, in nats.
+
+    The loss is a sum, so its gradient is known, but for one factor, as soon as a part's logits are. It is taken then:
+    no logits are kept for the backward pass or computed again in it, as checkpointing would.
+
+    Args:
+        x: hidden states; in their dtype the products are computed, and accumulated in f32.
+        head: the matrix that makes logits of them.
+        targets: ids.
+        weights: of each target's loss.
+    """
+    return _sum(x, head, targets, weights, gradient=False)[0]
+
+
+def _forward(x: Array, head: Array, targets: Array, weights: Array) -> tuple[Array, tuple[Array, ...]]:
+    return _sum(x, head, targets, weights, gradient=True)
+
+
+def _backward(kept: tuple[Array, ...], d_out: Array) -> tuple[Array | None, ...]:
+    d_x, d_head, losses = kept
+    return (d_out * d_x).astype(d_x.dtype), d_out * d_head, None, d_out * losses
+
+
+cross_entropy.defvjp(_forward, _backward)
+
+
+def _sum(x: Array, head: Array, targets: Array, weights: Array, *, gradient: bool) -> tuple[Array, tuple[Array, ...]]:
+    """Return the sum and, if asked for, its derivatives by x, head and weights."""
+    length = x.shape[1]
+    matrix = head.astype(x.dtype)
+
+    def part(d_head: Array, of_part: tuple[Array, ...]) -> tuple[Array, tuple[Array, ...]]:
+        x, targets, weights = of_part
+        logits = jnp.einsum("BTD,VD->BTV", x, matrix, preferred_element_type=jnp.float32)
+        log_sum = jax.nn.logsumexp(logits, axis=-1)
+        losses = log_sum - jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]
+        if not gradient:
+            return d_head, (losses,)
+        right = jnp.arange(logits.shape[-1]) == targets[..., None]
+        d_logits = (jnp.exp(logits - log_sum[..., None]) - right) * weights[..., None]
+        d_logits = d_logits.astype(x.dtype)
+        d_x = jnp.einsum("BTV,VD->BTD", d_logits, matrix)
+        # The narrow operand on the left: see `jaxgpt.model.linear.product`.
+        d_head += jnp.einsum("BTD,BTV->DV", x, d_logits, preferred_element_type=jnp.float32)
+        return d_head, (losses, d_x)
+
+    count = min(max(-(-4 * targets.size * head.shape[0] // PART_BYTES), 1), MOST_PARTS, length)
+    size = -(-length // count)
+
+    def cut(rows: Array) -> Array:
+        padded = jnp.pad(rows, ((0, 0), (0, count * size - length), *((0, 0),) * (rows.ndim - 2)))
+        return jnp.moveaxis(padded.reshape(rows.shape[0], count, size, *rows.shape[2:]), 1, 0)
+
+    def join(parts: Array) -> Array:
+        rows = jnp.moveaxis(parts, 0, 1)
+        return rows.reshape(rows.shape[0], count * size, *rows.shape[3:])[:, :length]
+
+    start = jnp.zeros(head.shape[::-1] if gradient else (), jnp.float32)
+    d_head, results = jax.lax.scan(part, start, (cut(x), cut(targets), cut(weights)))
+    losses, *d_x = map(join, results)
+    return (losses * weights).sum(), (*d_x, d_head.T.astype(head.dtype), losses)
