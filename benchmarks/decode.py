@@ -20,6 +20,9 @@ from jaxgpt.train import init_params
 CONFIG = GPTConfig.preset("gpt2")
 PROMPT, NEW_TOKENS = 32, 96
 
+Maker = Callable[[list[list[int]], int], Callable[[], list[list[int]]]]
+"""(prompts, new tokens) → a function that decodes them."""
+
 
 def benchmarks() -> list[Benchmark]:
     return [_benchmark(rows) for rows in (1, 8)]
@@ -32,30 +35,30 @@ def _benchmark(rows: int) -> Benchmark:
         f"GPT-2 124M, batch {rows}, prompt {PROMPT}, {NEW_TOKENS} new tokens",
         "call",
         1,
-        {name: partial(_checked, make, rows) for name, make in makers.items()},
+        {name: partial(checked, make, rows, PROMPT, NEW_TOKENS) for name, make in makers.items()},
         tokens=rows * NEW_TOKENS,
     )
 
 
-def _checked(make: Callable[[list[list[int]]], Callable[[], list[list[int]]]], rows: int) -> Work:
+def checked(make: Maker, rows: int, length: int, new_tokens: int) -> Work:
     """Build a contestant, and make sure that it does not stop early."""
-    call = make(np.random.default_rng(0).integers(CONFIG.vocab_size - 1, size=(rows, PROMPT)).tolist())
+    call = make(random_prompts(rows, length), new_tokens)
 
     def work() -> None:
         lengths = [len(ids) for ids in call()]
-        if lengths != [NEW_TOKENS] * rows:
-            raise RuntimeError(f"{lengths} new tokens instead of {NEW_TOKENS}")
+        if lengths != [new_tokens] * rows:
+            raise RuntimeError(f"{lengths} new tokens instead of {new_tokens}")
 
     return work
 
 
-def ours(prompts: list[list[int]]) -> Callable[[], list[list[int]]]:
+def ours(prompts: list[list[int]], new_tokens: int) -> Callable[[], list[list[int]]]:
     start_devices("cpu")
     params = random_params()
-    return lambda: generate(CONFIG, params, prompts, max_new_tokens=NEW_TOKENS)
+    return lambda: generate(CONFIG, params, prompts, max_new_tokens=new_tokens)
 
 
-def hugging_face(prompts: list[list[int]]) -> Callable[[], list[list[int]]]:
+def hugging_face(prompts: list[list[int]], new_tokens: int) -> Callable[[], list[list[int]]]:
     import torch
     from transformers import GPT2LMHeadModel
 
@@ -68,13 +71,13 @@ def hugging_face(prompts: list[list[int]]) -> Callable[[], list[list[int]]]:
 
     @torch.inference_mode()
     def call() -> list[list[int]]:
-        ids = model.generate(tokens, attention_mask=mask, max_new_tokens=NEW_TOKENS, do_sample=False)
-        return ids[:, PROMPT:].tolist()
+        ids = model.generate(tokens, attention_mask=mask, max_new_tokens=new_tokens, do_sample=False)
+        return ids[:, tokens.shape[1] :].tolist()
 
     return call
 
 
-def ctranslate2(prompts: list[list[int]]) -> Callable[[], list[list[int]]]:
+def ctranslate2(prompts: list[list[int]], new_tokens: int) -> Callable[[], list[list[int]]]:
     from ctranslate2 import Generator  # pyright: ignore[reportMissingImports]
     from ctranslate2.converters import TransformersConverter  # pyright: ignore[reportMissingImports]
     from transformers import AutoTokenizer
@@ -91,11 +94,15 @@ def ctranslate2(prompts: list[list[int]]) -> Callable[[], list[list[int]]]:
     def call() -> list[list[int]]:
         results = generator.generate_batch(
             words, beam_size=1, sampling_topk=1, include_prompt_in_result=False,
-            min_length=NEW_TOKENS, max_length=NEW_TOKENS,
+            min_length=new_tokens, max_length=new_tokens,
         )  # fmt: skip
         return [result.sequences_ids[0] for result in results]
 
     return call
+
+
+def random_prompts(rows: int, length: int) -> list[list[int]]:
+    return np.random.default_rng(0).integers(CONFIG.vocab_size - 1, size=(rows, length)).tolist()
 
 
 def random_params() -> Any:

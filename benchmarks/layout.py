@@ -70,11 +70,19 @@ class StackedGPT:
         return {"params": {**params, "h": stack(layers)}}
 
     def apply(
-        self, variables: dict[str, Any], tokens: Array, cache: KVCache | None = None, **_: Any
-    ) -> tuple[Array, KVCache | None]:
+        self, variables: dict[str, Any], *args: Any, method: str = "__call__", **_: Any
+    ) -> Array | tuple[Array, KVCache | None]:
         gpt: Any = partial(GPT(self.config).apply, variables)
+        if method == "head":
+            return gpt(method="head")
+        hidden, cache = self._hidden(gpt, variables["params"], *args)
+        return (hidden if method == "hidden" else gpt(hidden, method="logits")), cache
+
+    def _hidden(
+        self, gpt: Any, params: dict[str, Any], tokens: Array, cache: KVCache | None = None
+    ) -> tuple[Array, KVCache | None]:
         block: Any = Block(self.config, layer=0)
-        params, count = variables["params"], tokens.shape[1]
+        count = tokens.shape[1]
         positions = jnp.arange(count)[None] if cache is None else cache.positions(count)
         mask = None if cache is None else cache.mask(count)
 
@@ -88,7 +96,7 @@ class StackedGPT:
         if cache is not None:
             cache = replace(cache, length=cache.length + count, **buffers)
         ln_f: Any = layer_norm(self.config, jnp.float32)
-        return gpt(ln_f.apply({"params": params["ln_f"]}, x), method="logits"), cache
+        return ln_f.apply({"params": params["ln_f"]}, x), cache
 
 
 def stack(trees: Any) -> Any:

@@ -28,20 +28,22 @@ def about(argv: Sequence[str]) -> str:
 
 
 def table(results: Sequence[Result]) -> str:
-    """Return a benchmark's results, ours first; ratios are of times, and below 1 ours is faster."""
+    """Return a benchmark's results, ours first; of ratios below 1, ours is the faster or the smaller."""
     benchmark, ours = results[0].benchmark, results[0]
     lines: list[tuple[str, ...]] = [
-        ("", f"best per {benchmark.unit}", "median", "tokens/s", "ours / theirs: best", "median")
+        ("", f"best per {benchmark.unit}", "median", "tokens/s", "memory", "ours / theirs: best", "median", "memory")
     ]
     for result in results:
         if result.failure is not None:
-            lines.append((result.contestant, "failed", "", "", "", ""))
+            lines.append((result.contestant, "failed", "", "", "", "", "", ""))
             continue
         speed = "" if benchmark.tokens is None else f"{benchmark.tokens / result.median:,.0f}"
-        ratios = ("", "")
+        memory = "" if result.memory is None else f"{result.memory / 2**20:,.0f} MiB"
+        ratios = ("", "", "")
         if result is not ours and ours.failure is None:
-            ratios = (f"{ours.best / result.best:.2f}", f"{ours.median / result.median:.2f}")
-        lines.append((result.contestant, _time(result.best), _time(result.median), speed, *ratios))
+            share = "" if ours.memory is None or result.memory is None else f"{ours.memory / result.memory:.2f}"
+            ratios = (f"{ours.best / result.best:.2f}", f"{ours.median / result.median:.2f}", share)
+        lines.append((result.contestant, _time(result.best), _time(result.median), speed, memory, *ratios))
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     rows = [
         "| " + " | ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) + " |" for line in lines

@@ -11,9 +11,10 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from itertools import islice
+from pathlib import Path
 from statistics import median
 from typing import TypeVar
 
@@ -54,12 +55,14 @@ class Result:
         benchmark: what was measured.
         contestant: whose times these are.
         seconds: for a unit, one figure a round; empty if it failed.
+        memory: bytes that its process held at most during its rounds; None where the system does not say.
         failure: why it could not run.
     """
 
     benchmark: Benchmark
     contestant: str
     seconds: tuple[float, ...]
+    memory: int | None = None
     failure: str | None = None
 
     @property
@@ -85,7 +88,8 @@ def measure(benchmark: Benchmark, repeats: int) -> list[Result]:
             for name in turn:
                 seconds[name].append(processes[name].submit(_round).result() / benchmark.units)
             turn.reverse()
-    return [Result(benchmark, name, tuple(seconds[name]), failures[name]) for name in processes]
+        memory = {name: process.submit(_peak).result() for name, process in processes.items()}
+    return [Result(benchmark, name, tuple(seconds[name]), memory[name], failures[name]) for name in processes]
 
 
 def apart(function: Callable[..., T], *args: object) -> T:
@@ -112,6 +116,7 @@ def _prepare(make: Callable[[], Work]) -> str | None:
     try:
         _work = make()
         _work()
+        _forget_peak()
     except Exception as error:
         return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
     return None
@@ -121,3 +126,17 @@ def _round() -> float:
     start = time.perf_counter()
     _work()
     return time.perf_counter() - start
+
+
+def _forget_peak() -> None:
+    """Begin the count of the process's peak memory anew: what compiling took does not count."""
+    with suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
+
+
+def _peak() -> int | None:
+    with suppress(OSError):
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return 1024 * int(line.split()[1])
+    return None

@@ -11,8 +11,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from jaxgpt.hf.convert import hf_tensors
-from jaxgpt.model.atlas import parameters
 from jaxgpt.model.config import GPTConfig
 
 
@@ -39,6 +37,9 @@ class TorchGPT(nn.Module):
 
     def load(self, params: Any) -> None:
         """Take over our parameters; nn.Linear stores (out, in), Flax's kernels are (in, out)."""
+        from jaxgpt.hf.convert import hf_tensors  # with JAX, which a run in PyTorch alone does without
+        from jaxgpt.model.atlas import parameters
+
         tensors = hf_tensors(self.config, params)
         self.load_state_dict(
             {

@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from benchmarks.torch_gpt import TorchGPT
-from jaxgpt.text.batches import Batch
 from jaxgpt.train.config import OptimizerConfig
 
+if TYPE_CHECKING:  # it imports JAX
+    from jaxgpt.text.batches import Batch
 
-def make_torch_step(model: TorchGPT, config: OptimizerConfig, *, compiled: bool = True) -> Callable[[Batch], Tensor]:
-    """Return a function that moves the model by one batch and returns the loss before.
+
+def make_torch_step(
+    model: TorchGPT, config: OptimizerConfig, *, compiled: bool = True
+) -> Callable[[Tensor, Tensor], Tensor]:
+    """Return a function that moves the model by tokens and targets and returns the loss before.
 
     Args:
         model: to train; compiling leaves its parameters where they are.
@@ -32,8 +37,8 @@ def make_torch_step(model: TorchGPT, config: OptimizerConfig, *, compiled: bool 
     )
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda i: rate(config, i) / config.learning_rate)
 
-    def step(batch: Batch) -> Tensor:
-        loss = loss_of(*as_tensors(batch))
+    def step(tokens: Tensor, targets: Tensor) -> Tensor:
+        loss = loss_of(tokens, targets)
         loss.backward()
         if config.grad_clip is not None:
             torch.nn.utils.clip_grad_norm_(model.parameters(), config.grad_clip)

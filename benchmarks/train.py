@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 from itertools import count
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 import jax
@@ -28,18 +31,36 @@ if TYPE_CHECKING:  # at run time only in PyTorch's own process
 
     from benchmarks.torch_gpt import TorchGPT
 
+OURS, PYTORCH = "jaxgpt", "PyTorch, torch.compile"
+
 # In f32, on the bundled plays, without dropout.
 CPU = TrainConfig(preset="shakespeare-char-cpu")
 CHAR = TrainConfig(preset="shakespeare-char", dropout=0.0, batch_size=8)
 GPT2 = TrainConfig(preset="gpt2", tokenizer="gpt2", block_size=256, dropout=0.0, batch_size=2)
+GPT2_LONG = replace(GPT2, block_size=1024, batch_size=1)
 
 
 def benchmarks() -> list[Benchmark]:
-    return [_benchmark("train-cpu", CPU, 20), _benchmark("train-char", CHAR, 2), _benchmark("train-124m", GPT2, 1)]
+    return [
+        _benchmark("train-cpu", CPU, 20),
+        _benchmark("train-char", CHAR, 2),
+        _benchmark("train-124m", GPT2, 1),
+        _benchmark("train-124m-1024", GPT2_LONG, 1),
+        Benchmark(
+            "train-run",
+            "the default run of `train.py` as a process, from start to end; PyTorch's draws no curve and no sample",
+            "run",
+            1,
+            {
+                "train.py": partial(_run, "train.py"),
+                "PyTorch, torch.compile": partial(_run, "-m", "benchmarks.torch_run"),
+            },
+        ),
+    ]
 
 
 def _benchmark(name: str, flags: TrainConfig, steps: int) -> Benchmark:
-    makes = {"jaxgpt": partial(_ours, flags, steps), "PyTorch, torch.compile": partial(_pytorch, flags, steps)}
+    makes = {OURS: partial(_ours, flags, steps), PYTORCH: partial(_pytorch, flags, steps)}
     return Benchmark(name, describe(flags), "step", steps, makes, tokens=flags.batch_size * sizes(flags)[1])
 
 
@@ -75,13 +96,25 @@ def train_pytorch(flags: TrainConfig) -> tuple[Task, TorchGPT, Iterator[Tensor]]
     JAX draws the initial weights, and from then on has nothing to do in this process.
     """
     from benchmarks.torch_gpt import TorchGPT
-    from benchmarks.torch_step import make_torch_step
+    from benchmarks.torch_step import as_tensors, make_torch_step
 
     task, _ = begin(flags)
     model = TorchGPT(task.config)
     model.load(task.begin(None))
     step = make_torch_step(model, flags)
-    return task, model, (step(task.batches(i)) for i in count())
+    return task, model, (step(*as_tensors(task.batches(i))) for i in count())
+
+
+def _run(*script: str) -> Work:
+    """Return a run into a new folder."""
+
+    def work() -> None:
+        with TemporaryDirectory() as folder:
+            subprocess.run(
+                [sys.executable, *script, "--out_dir", f"{folder}/run"], check=True, stdout=subprocess.DEVNULL
+            )
+
+    return work
 
 
 def _ours(flags: TrainConfig, steps: int) -> Work:

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from benchmarks.torch_gpt import TorchGPT
-from benchmarks.torch_step import make_torch_step, rate
+from benchmarks.torch_step import as_tensors, make_torch_step, rate
 from jaxgpt.model.config import GPTConfig
 from jaxgpt.model.layers import GPT
 from jaxgpt.text.batches import random_batch
@@ -60,7 +60,7 @@ def test_losses_of_five_updates_equal_ours(config, params, twin):
     step = jax.jit(make_step(pretrain(GPT(config)), optimizer, seed=0))
     ours = [float(metrics.loss) for _, _, metrics in run(step, TrainState.create(params, optimizer), batches, until=5)]
     move = make_torch_step(twin, RECIPE, compiled=False)
-    theirs = [float(move(batches(i))) for i in range(5)]
+    theirs = [float(move(*as_tensors(batches(i)))) for i in range(5)]
     np.testing.assert_allclose(theirs, ours, atol=1e-4)
     assert abs(ours[0] - ours[-1]) > 0.1
 

@@ -1,0 +1,50 @@
+"""What goes by before the first step: importing, a command's help, compilation."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from functools import partial
+
+from benchmarks import train
+from benchmarks.timing import Benchmark, Work
+from jaxgpt.devices import start_devices
+from jaxgpt.mesh import put_batch
+from jaxgpt.train.config import TrainConfig
+from jaxgpt.train.trainer import Trainer
+
+XL = TrainConfig(preset="gpt2-xl", tokenizer="gpt2", dropout=0.0, batch_size=1)
+
+
+def benchmarks() -> list[Benchmark]:
+    return [
+        _process("startup-import", "-c", "import jaxgpt"),
+        _process("startup-help", "train.py", "--help"),
+        _program("startup-compile-124m", train.GPT2),
+        _program("startup-compile-xl", XL),
+    ]
+
+
+def _process(name: str, *command: str) -> Benchmark:
+    return Benchmark(name, f"`python {' '.join(command)}`", "process", 1, {"jaxgpt": partial(_run, *command)})
+
+
+def _run(*command: str) -> Work:
+    return lambda: subprocess.run([sys.executable, *command], check=True, stdout=subprocess.DEVNULL)
+
+
+def _program(name: str, flags: TrainConfig) -> Benchmark:
+    what = f"compiling the train step of {train.describe(flags)}"
+    return Benchmark(name, what, "program", 1, {"jaxgpt": partial(_compile, flags)})
+
+
+def _compile(flags: TrainConfig) -> Work:
+    start_devices("cpu")
+    task, mesh = train.begin(flags)
+    batch = put_batch(mesh, task.batches(0))
+
+    def work() -> None:
+        trainer = Trainer(flags, task, mesh)
+        trainer.step.lower(trainer.abstract, batch).compile()
+
+    return work
