@@ -100,14 +100,14 @@ class Progress:
     Attributes:
         tokens: (B, S) ids by slot: those in the cache, and in the next slot the newest, which is not.
         ended: rows that have chosen a stop id.
-        count: tokens chosen so far.
+        count: tokens chosen so far, by all rows or by each.
         keys: (B,) each row's random key.
         stop_ids: ids that end a row.
     """
 
     tokens: Int[Array, "B S"]
     ended: Bool[Array, " B"]
-    count: Int[Array, ""]
+    count: Int[Array, "*#B"]
     keys: Array
     stop_ids: Int[Array, " N"]
 
@@ -179,7 +179,8 @@ def _choose(sampling: Sampling, logits: Float[Array, "B V"], cache: KVCache, pro
     slots = jnp.arange(progress.tokens.shape[1])
     present = (slots >= cache.start[:, None]) & (slots < cache.length)
     # Randomness is a function of (row, step), so nothing needs to be carried from step to step.
-    keys = jax.vmap(jax.random.fold_in, (0, None))(progress.keys, progress.count)
+    counts = jnp.broadcast_to(progress.count, progress.keys.shape)
+    keys = jax.vmap(jax.random.fold_in)(progress.keys, counts)
     chosen = choose(sampling, logits, progress.tokens, present, keys)
     return replace(
         progress,
