@@ -32,10 +32,8 @@ def test_every_prompt_gets_what_generate_gives_it(config, params, many, options,
     rows = generate_many(
         config, params, many, max_new_tokens=LIMITS, batch_size=batch_size, sampling=Sampling(**options), **common
     )
-    whole = expected(config, params, many, LIMITS, **options, **common)
-    assert rows == whole
-    ended = sum(len(row) < limit for row, limit in zip(rows, LIMITS, strict=True))
-    assert ended >= 2, "rows must end by stop ids, too"
+    assert rows == expected(config, params, many, LIMITS, **options, **common)
+    assert any(len(row) < limit for row, limit in zip(rows, LIMITS, strict=True)), "a row must end by a stop id, too"
 
 
 @pytest.mark.parametrize("spare", [2, 64])
@@ -84,7 +82,6 @@ def test_nothing_is_a_valid_request(config, params):
         ([[1], [2]], {"max_new_tokens": [3, -1]}, "max_new_tokens is -1; it must be 0 or more"),
         ([[1], [2]], {"max_new_tokens": [3]}, "max_new_tokens has 1 numbers for 2 prompts; it must have as many"),
         ([[1]], {"batch_size": 0}, "batch_size is 0; it must be a whole number from 1 up"),
-        ([[1]], {"overflow": "cut"}, "overflow is 'cut'; it must be 'error' or 'slide'"),
         ([[1]], {"seed": -1}, "seed is -1; it must be from 0 to 2^32 - 1"),
     ],
 )
