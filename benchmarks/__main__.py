@@ -8,14 +8,14 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from benchmarks import bpe, decode, finetune, layout, overhead, quality, report, shapes, startup, train
+from benchmarks import bpe, continuous, decode, finetune, layout, overhead, quality, report, shapes, startup, train
 from benchmarks.timing import measure
 from jaxgpt.errors import did_you_mean
 
-MODULES = (train, decode, shapes, bpe, startup, overhead, finetune, layout)
+MODULES = (train, decode, shapes, continuous, bpe, startup, overhead, finetune, layout)
 BENCHMARKS = [benchmark for module in MODULES for benchmark in module.benchmarks()]
 NAMES = ("train", "decode", "startup", "overhead", "layout", "quality", *(benchmark.name for benchmark in BENCHMARKS))
-BY_DEFAULT = ("train", "decode", "bpe", "startup", "overhead", "finetune", "quality")
+BY_DEFAULT = ("train", "decode", "continuous", "bpe", "startup", "overhead", "finetune", "quality")
 
 
 def main(argv: Sequence[str]) -> None:

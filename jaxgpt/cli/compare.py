@@ -9,12 +9,13 @@ from itertools import zip_longest
 
 from jaxgpt.cli.generate import Options, chat_template, fit, how, prompt_ids
 from jaxgpt.cli.sources import open_model
-from jaxgpt.decode.engine import stream
+from jaxgpt.decode.continuous import generate_many
 from jaxgpt.decode.text import TextStream
 from jaxgpt.devices import start_devices
 from jaxgpt.errors import UsageError
 from jaxgpt.text.records import Prompt, read_prompts
 
+BATCH_SIZE = 16
 GAP = " | "
 NARROWEST = 20
 
@@ -34,27 +35,22 @@ def answer(options: Options, model: str, prompts: Sequence[Prompt]) -> list[str]
     """Return a model's answers, each what it would be alone."""
     config, params, tokenizer = open_model(model, checkpoint=options.checkpoint, allow_pickle=options.allow_pickle)
     template = chat_template(options, tokenizer, model)
-    # By how many tokens there is room for, so that a long prompt does not cut the others' answers short.
-    rows: dict[int, list[tuple[int, list[int]]]] = {}
-    for number, prompt in enumerate(prompts):
+    # Each by how many tokens there is room for, so that a long prompt does not cut the others' answers short.
+    rows, counts = [], []
+    for prompt in prompts:
         try:
             ids, count = fit(options, prompt_ids(tokenizer, template, prompt.prompt), config.n_positions)
         except UsageError as error:
             raise UsageError(f"{prompt.where}: {error}") from None
-        rows.setdefault(count, []).append((number, ids))
-    answers = [""] * len(prompts)
-    for count, group in rows.items():
-        steps = stream(
-            config,
-            params,
-            [ids for _, ids in group],
-            max_new_tokens=count,
-            **how(options, config, tokenizer),
-        )
-        for (number, _), tokens in zip(group, zip(*steps, strict=True), strict=True):
-            text = TextStream(tokenizer, end_ids=config.eos_token_ids)
-            pieces = [text.push(token) for token in tokens if token is not None]
-            answers[number] = "".join([*pieces, text.flush()])
+        rows.append(ids)
+        counts.append(count)
+    chosen = generate_many(
+        config, params, rows, max_new_tokens=counts, batch_size=BATCH_SIZE, **how(options, config, tokenizer)
+    )
+    answers = []
+    for tokens in chosen:
+        text = TextStream(tokenizer, end_ids=config.eos_token_ids)
+        answers.append("".join([*map(text.push, tokens), text.flush()]))
     return answers
 
 

@@ -122,7 +122,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def how(options: Options, config: GPTConfig, tokenizer: Tokenizer) -> dict[str, Any]:
-    """Return the arguments of `stream` that say how to continue, whatever it is."""
+    """Return the arguments of `stream` and `generate_many` that say how to continue, whatever it is."""
     from jaxgpt.devices import compute_dtype
 
     return {

@@ -67,7 +67,9 @@ def generate(
     """
     sampling = Sampling(temperature, top_k, top_p, min_p, repetition_penalty, vocab_size)
     rows = Rows(config, prompts, max_new_tokens=max_new_tokens, eos_token_id=eos_token_id, overflow=overflow)
-    for _ in _decode(GPT(config, jnp.dtype(dtype)), params, rows, sampling, _key(seed), stride=max(max_new_tokens, 1)):
+    for _ in _decode(
+        GPT(config, jnp.dtype(dtype)), params, rows, sampling, random_key(seed), stride=max(max_new_tokens, 1)
+    ):
         pass
     return rows.new
 
@@ -90,7 +92,7 @@ def stream(
         Each row's next id; None for rows that have ended.
     """
     rows = Rows(config, prompts, max_new_tokens=max_new_tokens, eos_token_id=eos_token_id, overflow=overflow)
-    return _decode(GPT(config, jnp.dtype(dtype)), params, rows, sampling, _key(seed), stride=1)
+    return _decode(GPT(config, jnp.dtype(dtype)), params, rows, sampling, random_key(seed), stride=1)
 
 
 @flax.struct.dataclass
@@ -100,14 +102,14 @@ class Progress:
     Attributes:
         tokens: (B, S) ids by slot: those in the cache, and in the next slot the newest, which is not.
         ended: rows that have chosen a stop id.
-        count: tokens chosen so far.
+        count: tokens chosen so far, by all rows or by each.
         keys: (B,) each row's random key.
         stop_ids: ids that end a row.
     """
 
     tokens: Int[Array, "B S"]
     ended: Bool[Array, " B"]
-    count: Int[Array, ""]
+    count: Int[Array, "*#B"]
     keys: Array
     stop_ids: Int[Array, " N"]
 
@@ -147,7 +149,7 @@ def _decode(
     model: GPT, params: Any, rows: Rows, sampling: Sampling, key: Array, *, stride: int
 ) -> Iterator[list[int | None]]:
     """Fill the rows, `stride` tokens a call of the device; yield each step's tokens."""
-    params = _cast(params, dtype=model.dtype)
+    params = cast_matrices(params, dtype=model.dtype)
     keys = jax.vmap(jax.random.fold_in, (None, 0))(key, rows.salts())
     stop_ids = jnp.asarray(rows.stop_ids, jnp.int32)
     while not rows.done:
@@ -179,7 +181,8 @@ def _choose(sampling: Sampling, logits: Float[Array, "B V"], cache: KVCache, pro
     slots = jnp.arange(progress.tokens.shape[1])
     present = (slots >= cache.start[:, None]) & (slots < cache.length)
     # Randomness is a function of (row, step), so nothing needs to be carried from step to step.
-    keys = jax.vmap(jax.random.fold_in, (0, None))(progress.keys, progress.count)
+    counts = jnp.broadcast_to(progress.count, progress.keys.shape)
+    keys = jax.vmap(jax.random.fold_in)(progress.keys, counts)
     chosen = choose(sampling, logits, progress.tokens, present, keys)
     return replace(
         progress,
@@ -190,12 +193,12 @@ def _choose(sampling: Sampling, logits: Float[Array, "B V"], cache: KVCache, pro
 
 
 @partial(jax.jit, static_argnames=("dtype",))
-def _cast(params: Any, *, dtype: DTypeLike) -> Any:
+def cast_matrices(params: Any, *, dtype: DTypeLike) -> Any:
     """Cast matrices once instead of in every step; vectors are small, and layer norm's are used in f32."""
     return jax.tree.map(lambda x: x.astype(dtype) if x.ndim > 1 else x, params)
 
 
-def _key(seed: int) -> Array:
+def random_key(seed: int) -> Array:
     if not 0 <= seed < 2**32:
         raise UsageError(f"seed is {seed}; it must be from 0 to 2^32 - 1")
     return jax.random.key(seed)

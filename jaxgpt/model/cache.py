@@ -5,6 +5,7 @@ It stands beside the model, not beside the decoder, because the model is what re
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import flax.struct
@@ -87,3 +88,26 @@ class KVCache:
             return (*buffers[:layer], updated, *buffers[layer + 1 :])
 
         return replace(self, key_buffers=put(self.key_buffers, keys), value_buffers=put(self.value_buffers, values))
+
+    def seat(self, row: Int[Array, ""], newcomer: KVCache, *, width: int) -> KVCache:
+        """Put the first `width` slots of a cache of one row into a row, to end in the slot where the others end.
+
+        `start` stays; callers make sure on the host that there are `width` slots.
+        """
+
+        def put(old: Array, new: Array) -> Array:
+            new = new[:, :width].reshape(*(1 for _ in old.shape[:-3]), new.shape[0], width, new.shape[2])
+            at = (row, 0, self.length - width, 0)
+            return jax.lax.dynamic_update_slice(old, new.astype(old.dtype), at[-old.ndim :])
+
+        return self._map(put, newcomer)
+
+    def shift(self, slots: Int[Array, ""]) -> KVCache:
+        """Move all rows to the left, or by a negative number to the right; positions stay, as `start` moves too."""
+        moved = self._map(lambda old: jnp.roll(old, -slots, axis=-2))
+        return replace(moved, length=self.length - slots, start=self.start - slots)
+
+    def _map(self, function: Callable[..., Array], *others: KVCache) -> KVCache:
+        keys = tuple(map(function, self.key_buffers, *(other.key_buffers for other in others)))
+        values = tuple(map(function, self.value_buffers, *(other.value_buffers for other in others)))
+        return replace(self, key_buffers=keys, value_buffers=values)

@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import jax
@@ -63,6 +64,23 @@ def test_padded_on_the_left_is_one_by_one(options: dict):
     for row, begin in enumerate(start):
         np.testing.assert_allclose(logits[row, begin:], alone[row, : LENGTH - begin], **ROUNDING)
     assert jnp.isfinite(logits).all(), "padding, too, must not poison the cache with NaN"
+
+
+@pytest.mark.parametrize("rows", [1, 3])
+def test_rows_that_take_a_seat_late_or_move_go_on_as_if_they_had_not(rows: int):
+    config, apply = make()
+    tokens, length, late = draw_tokens(rows), 9, 4
+    cache = KVCache.empty(config, jnp.zeros(rows, jnp.int32), LENGTH + 4, jnp.float32)
+    _, cache = apply(tokens[:, :length], cache)
+    _, newcomer = apply(tokens[-1:, :late], KVCache.empty(config, jnp.zeros(1, jnp.int32), late, jnp.float32))
+    cache = cache.seat(jnp.asarray(rows - 1), newcomer, width=late)
+    cache = replace(cache, start=cache.start.at[-1].set(length - late))
+    for slots in (-3, 3):
+        cache = cache.shift(jnp.asarray(slots))
+        logits, _ = apply(tokens[:, length : length + 1].at[-1].set(tokens[-1, late]), cache)
+        whole, _ = apply(tokens)
+        np.testing.assert_allclose(logits[:-1, 0], whole[:-1, length], **ROUNDING)
+        np.testing.assert_allclose(logits[-1, 0], whole[-1, late], **ROUNDING)
 
 
 def test_what_padding_holds_does_not_matter():
