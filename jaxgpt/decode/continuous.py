@@ -79,10 +79,8 @@ def generate_many(
     waiting = deque(text for text in texts if not text.rows.done)
     if waiting:
         seated = [waiting.popleft() for _ in range(min(batch_size, len(waiting)))]
-        model = GPT(config, jnp.dtype(dtype))
-        _Batch(model, cast_matrices(params, dtype=model.dtype), sampling, seated, _slots(config, prompts, limits)).run(
-            waiting
-        )
+        model, size = GPT(config, jnp.dtype(dtype)), _slots(config, prompts, limits)
+        _Batch(model, cast_matrices(params, dtype=model.dtype), sampling, seated, size).run(waiting)
     return [text.rows.new[0] for text in texts]
 
 

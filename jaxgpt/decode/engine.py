@@ -67,9 +67,8 @@ def generate(
     """
     sampling = Sampling(temperature, top_k, top_p, min_p, repetition_penalty, vocab_size)
     rows = Rows(config, prompts, max_new_tokens=max_new_tokens, eos_token_id=eos_token_id, overflow=overflow)
-    for _ in _decode(
-        GPT(config, jnp.dtype(dtype)), params, rows, sampling, random_key(seed), stride=max(max_new_tokens, 1)
-    ):
+    model, key = GPT(config, jnp.dtype(dtype)), random_key(seed)
+    for _ in _decode(model, params, rows, sampling, key, stride=max(max_new_tokens, 1)):
         pass
     return rows.new
 
