@@ -6,13 +6,12 @@ import contextlib
 import ctypes
 import os
 import sys
-from collections.abc import Mapping
 from typing import Any
 
 from jaxgpt.errors import RunError, UsageError
 
 # From glibc's malloc.h.
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_MMAP_MAX, M_ARENA_MAX = -1, -3, -4, -8
+M_TRIM_THRESHOLD, M_MMAP_MAX, M_ARENA_MAX = -1, -4, -8
 
 
 def start_devices(device: str = "auto", *, distributed: bool = False, debug_nans: bool = False) -> None:
@@ -70,21 +69,9 @@ def reuse_memory() -> None:
     XLA on CPU allocates its temporary memory anew at every execution; given back in between, it costs a page fault for
     each 4 KiB: over 100,000 in a training step of a small model, a fifth of its time.
     """
-    _set_malloc({M_MMAP_MAX: 0, M_TRIM_THRESHOLD: -1, M_ARENA_MAX: 1})
-
-
-def return_memory() -> None:
-    """Have the process give back all large memory that it frees, where its allocator is glibc's.
-
-    By default what is freed in between is kept: for weights that are read one by one, a fifth of their size.
-    """
-    _set_malloc({M_MMAP_THRESHOLD: 1 << 20})
-
-
-def _set_malloc(options: Mapping[int, int]) -> None:
     with contextlib.suppress(OSError, AttributeError):  # another C library
         mallopt = ctypes.CDLL("libc.so.6").mallopt
-        for option, value in options.items():
+        for option, value in ((M_MMAP_MAX, 0), (M_TRIM_THRESHOLD, -1), (M_ARENA_MAX, 1)):
             mallopt(option, value)
 
 

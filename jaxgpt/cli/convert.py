@@ -9,7 +9,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from jaxgpt.devices import return_memory
 from jaxgpt.errors import RunError, UsageError
 from jaxgpt.flags import command, flag, parse
 from jaxgpt.model.config import VALUE, GPTConfig
@@ -54,7 +53,6 @@ class Options:
 def main(argv: Sequence[str] | None = None) -> None:
     """Convert, and check if asked to."""
     options = parse(Options, argv, prog="convert_weights.py", description=DESCRIPTION)
-    return_memory()
     source, dest = Path(options.source), Path(options.dest)
     if dest.exists() and not options.overwrite and (not dest.is_dir() or any(dest.iterdir())):
         raise UsageError(f"DEST {dest} is not an empty folder; choose another one, or --overwrite moves it aside")

@@ -5,6 +5,7 @@ The atlas has each parameter's name and shape on both sides; what it does not na
 
 from __future__ import annotations
 
+import math
 import os
 import re
 from collections.abc import Iterable, Mapping
@@ -62,7 +63,10 @@ def load_pretrained(
         raise UsageError(f"dtype is {dtype!r}; valid are {', '.join(DTYPES)}")
     path = locate(source if isinstance(source, str) else Path(source), revision=revision, allow_pickle=allow_pickle)
     config, tensors = open_pretrained(path, allow_pickle=allow_pickle)
-    leaves = {name: jnp.array(tensor.read(), dtype) for name, tensor in tensors.items()}
+    # JAX copies in the background: what is read next waits for it, or else much would be in memory twice. From the
+    # largest down, so that the memory of one that was read has room for the next.
+    by_size = sorted(tensors.items(), key=lambda item: -math.prod(item[1].shape))
+    leaves = {name: jnp.array(tensor.read(), dtype).block_until_ready() for name, tensor in by_size}
     # By its extremes, which NaN is among, and which take no memory.
     if bad := [name for name, leaf in leaves.items() if not jnp.isfinite(leaf.max() - leaf.min())]:
         raise UsageError(f"{path}: {listed('values that are not finite in ' + jnp.dtype(dtype).name, set(bad))[0]}")

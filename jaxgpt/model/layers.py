@@ -120,7 +120,7 @@ class GPT(nn.Module):
 
     def head(self) -> Float[Array, "V D"]:
         """Return the matrix that makes logits of hidden states, in its own dtype."""
-        return (self.wte if self.config.tie_word_embeddings else self.lm_head).embedding
+        return jnp.asarray((self.wte if self.config.tie_word_embeddings else self.lm_head).embedding)
 
     def scores(self, x: Float[Array, "B T D"]) -> Float[Array, "B T N"]:
         """Return a score for each of the config's labels from hidden states, in f32."""

@@ -176,7 +176,7 @@ print((memory("VmHWM") - before) / int(size))
 
 @pytest.mark.slow
 def test_weights_are_imported_without_a_second_copy_in_memory(folder, tmp_path):
-    config = GPTConfig(vocab_size=20_000, n_positions=512, n_embd=1024, n_layer=24, n_head=16)
+    config = GPTConfig(vocab_size=5000, n_positions=512, n_embd=1024, n_layer=12, n_head=16)
     params = init(config)
     size = sum(leaf.nbytes for leaf in jax.tree.leaves(params))
     save_pretrained(tmp_path / "large", config, params)

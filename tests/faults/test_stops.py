@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from signal import SIGINT, SIGKILL, SIGTERM
 
@@ -143,7 +144,11 @@ def encode(tmp_path: Path, *, seconds: float, words: str = "some words\n") -> su
     (tmp_path / "text.txt").write_text(words * 100)
     code = ENCODE.format(seconds=seconds)
     argv = [sys.executable, "-c", code, str(tmp_path / "text.txt"), str(tmp_path / "cache")]
-    return subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT)
+    # A shell lets what it runs in the background ignore SIGINT, and so would a child of such tests.
+    default = partial(signal.signal, signal.SIGINT, signal.default_int_handler)
+    return subprocess.Popen(
+        argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT, preexec_fn=default
+    )
 
 
 def test_ctrl_c_while_encoding_exits_130_and_leaves_nothing(tmp_path):
