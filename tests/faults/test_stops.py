@@ -5,7 +5,6 @@ import signal
 import subprocess
 import sys
 import time
-from functools import partial
 from pathlib import Path
 from signal import SIGINT, SIGKILL, SIGTERM
 
@@ -127,7 +126,9 @@ def test_a_cut_row_of_metrics_costs_nothing(workshop, whole):
 
 
 ENCODE = """
-import sys, time
+import signal, sys, time
+# What a shell runs in the background ignores SIGINT, and so do its children, such as this one.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 from jaxgpt.flags import command
 from jaxgpt.text import encoding, load_corpus
 slow = encoding._encode
@@ -144,11 +145,7 @@ def encode(tmp_path: Path, *, seconds: float, words: str = "some words\n") -> su
     (tmp_path / "text.txt").write_text(words * 100)
     code = ENCODE.format(seconds=seconds)
     argv = [sys.executable, "-c", code, str(tmp_path / "text.txt"), str(tmp_path / "cache")]
-    # A shell lets what it runs in the background ignore SIGINT, and so would a child of such tests.
-    default = partial(signal.signal, signal.SIGINT, signal.default_int_handler)
-    return subprocess.Popen(
-        argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT, preexec_fn=default
-    )
+    return subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT)
 
 
 def test_ctrl_c_while_encoding_exits_130_and_leaves_nothing(tmp_path):
