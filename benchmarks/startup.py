@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from functools import partial
 
 from benchmarks import train
-from benchmarks.timing import Benchmark, Work
+from benchmarks.timing import Benchmark, Work, run_python
 from jaxgpt.devices import start_devices
 from jaxgpt.mesh import put_batch
 from jaxgpt.train.config import TrainConfig
@@ -30,7 +28,7 @@ def _process(name: str, *command: str) -> Benchmark:
 
 
 def _run(*command: str) -> Work:
-    return lambda: subprocess.run([sys.executable, *command], check=True, stdout=subprocess.DEVNULL)
+    return lambda: run_python(*command)
 
 
 def _program(name: str, flags: TrainConfig) -> Benchmark:

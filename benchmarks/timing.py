@@ -7,6 +7,8 @@ while slows down all of them.
 from __future__ import annotations
 
 import multiprocessing
+import subprocess
+import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
@@ -103,6 +105,11 @@ def last(items: Iterator[T], count: int) -> T:
     return deque(islice(items, count), maxlen=1).pop()
 
 
+def run_python(*command: str) -> None:
+    """Run a script or module, whose output nobody needs, in a new interpreter."""
+    subprocess.run([sys.executable, *command], check=True, stdout=subprocess.DEVNULL)
+
+
 def _process() -> ProcessPoolExecutor:
     return ProcessPoolExecutor(1, multiprocessing.get_context("spawn"))
 
@@ -129,7 +136,7 @@ def _round() -> float:
 
 
 def _forget_peak() -> None:
-    """Begin the count of the process's peak memory anew: what compiling took does not count."""
+    """Begin the count of the process's peak memory anew: what compiling took counts only where it is kept."""
     with suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")
 

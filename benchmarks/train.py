@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
@@ -15,7 +14,7 @@ from typing import TYPE_CHECKING
 import jax
 from jax.sharding import Mesh
 
-from benchmarks.timing import Benchmark, Work, last
+from benchmarks.timing import Benchmark, Work, last, run_python
 from jaxgpt.cli.pretrain import prepare
 from jaxgpt.devices import start_devices
 from jaxgpt.mesh import make_mesh, put_batch
@@ -51,10 +50,7 @@ def benchmarks() -> list[Benchmark]:
             "the default run of `train.py` as a process, from start to end; PyTorch's draws no curve and no sample",
             "run",
             1,
-            {
-                "train.py": partial(_run, "train.py"),
-                "PyTorch, torch.compile": partial(_run, "-m", "benchmarks.torch_run"),
-            },
+            {OURS: partial(_run, "train.py"), PYTORCH: partial(_run, "-m", "benchmarks.torch_run")},
         ),
     ]
 
@@ -110,9 +106,7 @@ def _run(*script: str) -> Work:
 
     def work() -> None:
         with TemporaryDirectory() as folder:
-            subprocess.run(
-                [sys.executable, *script, "--out_dir", f"{folder}/run"], check=True, stdout=subprocess.DEVNULL
-            )
+            run_python(*script, "--out_dir", f"{folder}/run")
 
     return work
 

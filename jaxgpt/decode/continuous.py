@@ -21,7 +21,7 @@ from jax import Array
 from jax.typing import DTypeLike
 from jaxtyping import Int
 
-from jaxgpt.decode.engine import Progress, cast_matrices, decode_step, prefill, random_key
+from jaxgpt.decode.engine import Progress, cast_matrices, decode_step, prefill, row_keys
 from jaxgpt.decode.rows import Overflow, Rows, bucket
 from jaxgpt.decode.sampling import GREEDY, Sampling
 from jaxgpt.errors import UsageError
@@ -71,7 +71,7 @@ def generate_many(
         raise UsageError(f"batch_size is {batch_size}; it must be a whole number from 1 up")
     rows = partial(Rows, config, eos_token_id=eos_token_id)
     together = rows(prompts, max_new_tokens=0, overflow="slide")  # which prompt has a bad id is seen only here
-    keys = jax.vmap(jax.random.fold_in, (None, 0))(random_key(seed), together.salts())
+    keys = row_keys(seed, together)
     texts = [
         _Text(rows([prompt], max_new_tokens=limit, overflow=overflow), keys[number : number + 1])
         for number, (prompt, limit) in enumerate(zip(prompts, limits, strict=True))

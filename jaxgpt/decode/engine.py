@@ -21,7 +21,7 @@ from jaxgpt.decode.sampling import GREEDY, Sampling
 from jaxgpt.errors import UsageError
 from jaxgpt.model.cache import KVCache
 from jaxgpt.model.config import GPTConfig
-from jaxgpt.model.layers import GPT
+from jaxgpt.model.layers import GPT, applied
 
 
 def generate(
@@ -67,8 +67,8 @@ def generate(
     """
     sampling = Sampling(temperature, top_k, top_p, min_p, repetition_penalty, vocab_size)
     rows = Rows(config, prompts, max_new_tokens=max_new_tokens, eos_token_id=eos_token_id, overflow=overflow)
-    model, key = GPT(config, jnp.dtype(dtype)), random_key(seed)
-    for _ in _decode(model, params, rows, sampling, key, stride=max(max_new_tokens, 1)):
+    model, keys = GPT(config, jnp.dtype(dtype)), row_keys(seed, rows)
+    for _ in _decode(model, params, rows, sampling, keys, stride=max(max_new_tokens, 1)):
         pass
     return rows.new
 
@@ -91,7 +91,7 @@ def stream(
         Each row's next id; None for rows that have ended.
     """
     rows = Rows(config, prompts, max_new_tokens=max_new_tokens, eos_token_id=eos_token_id, overflow=overflow)
-    return _decode(GPT(config, jnp.dtype(dtype)), params, rows, sampling, random_key(seed), stride=1)
+    return _decode(GPT(config, jnp.dtype(dtype)), params, rows, sampling, row_keys(seed, rows), stride=1)
 
 
 @flax.struct.dataclass
@@ -145,11 +145,10 @@ def decode(
 
 
 def _decode(
-    model: GPT, params: Any, rows: Rows, sampling: Sampling, key: Array, *, stride: int
+    model: GPT, params: Any, rows: Rows, sampling: Sampling, keys: Array, *, stride: int
 ) -> Iterator[list[int | None]]:
     """Fill the rows, `stride` tokens a call of the device; yield each step's tokens."""
     params = cast_matrices(params, dtype=model.dtype)
-    keys = jax.vmap(jax.random.fold_in, (None, 0))(key, rows.salts())
     stop_ids = jnp.asarray(rows.stop_ids, jnp.int32)
     while not rows.done:
         window = rows.window()
@@ -170,7 +169,7 @@ def _decode(
 
 def _read(model: GPT, params: Any, tokens: Int[Array, "B T"], cache: KVCache) -> tuple[Float[Array, "B V"], KVCache]:
     """Put tokens into the cache; return the logits after the last one only, as (B, T, V) would be large."""
-    apply: Any = partial(model.apply, {"params": params})  # Flax's type of it does not depend on the method
+    apply = applied(model, params)
     hidden, cache = apply(tokens, cache, method="hidden")
     return apply(hidden[:, -1:], method="logits")[:, 0], cache
 
@@ -197,7 +196,8 @@ def cast_matrices(params: Any, *, dtype: DTypeLike) -> Any:
     return jax.tree.map(lambda x: x.astype(dtype) if x.ndim > 1 else x, params)
 
 
-def random_key(seed: int) -> Array:
+def row_keys(seed: int, rows: Rows) -> Array:
+    """Return each row's random key, (B,); raise a UsageError if the seed is out of range."""
     if not 0 <= seed < 2**32:
         raise UsageError(f"seed is {seed}; it must be from 0 to 2^32 - 1")
-    return jax.random.key(seed)
+    return jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(seed), rows.salts())

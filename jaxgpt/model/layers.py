@@ -5,6 +5,8 @@ F mlp, V vocab, L layers, N labels. The model knows no optimizer, loss, sharding
 """
 
 from dataclasses import replace
+from functools import partial
+from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -125,6 +127,11 @@ class GPT(nn.Module):
     def scores(self, x: Float[Array, "B T D"]) -> Float[Array, "B T N"]:
         """Return a score for each of the config's labels from hidden states, in f32."""
         return jnp.einsum("BTD,ND->BTN", x, self.score.astype(self.dtype), preferred_element_type=jnp.float32)
+
+
+def applied(model: GPT, params: Any) -> Any:
+    """Return `model.apply` with these parameters. Flax gives it one type of result, but that depends on the method."""
+    return partial(model.apply, {"params": params})
 
 
 class Block(nn.Module):

@@ -5,7 +5,6 @@ accumulation and the sharding.
 """
 
 from collections.abc import Callable, Mapping
-from functools import partial
 from typing import Any, no_type_check
 
 import flax.struct
@@ -13,11 +12,12 @@ import jax
 from jax import Array
 from jaxtyping import Float
 
-from jaxgpt.model.layers import GPT
+from jaxgpt.model.layers import GPT, applied
 from jaxgpt.model.lora import merge
 from jaxgpt.model.lora_config import LoRA
 from jaxgpt.text.batches import Batch
 from jaxgpt.train.cross_entropy import cross_entropy
+from jaxgpt.train.outputs import dropout
 
 Params = Any
 """A tree of arrays."""
@@ -50,14 +50,13 @@ def pretrain(model: GPT) -> Objective:
     """Next-token cross-entropy, in nats per token."""
 
     def objective(params: Params, batch: Batch, key: Array | None) -> Sums:
-        apply: Any = partial(model.apply, {"params": params})  # Flax's type of it does not depend on the method
+        apply = applied(model, params)
         hidden, _ = apply(
             batch.tokens,
             positions=batch.positions,
             segment_ids=batch.segment_ids,
-            deterministic=key is None,
-            rngs=None if key is None else {"dropout": key},
             method="hidden",
+            **dropout(key),
         )
         loss = cross_entropy(hidden, apply(method="head"), batch.targets, batch.weights)
         return Sums(loss, batch.weights.sum())

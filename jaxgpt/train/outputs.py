@@ -1,6 +1,5 @@
 """What objectives read off the model: the scores of a text, the log-probabilities of its tokens."""
 
-from functools import partial
 from typing import Any
 
 import jax
@@ -9,7 +8,7 @@ import numpy as np
 from jax import Array
 from jaxtyping import Float, Int
 
-from jaxgpt.model.layers import GPT
+from jaxgpt.model.layers import GPT, applied
 
 
 def last_scores(
@@ -29,8 +28,8 @@ def last_scores(
             does not matter, as attention is causal.
         key: of dropout; without one nothing is dropped.
     """
-    apply = _apply(model, params)
-    hidden, _ = apply(tokens, method="hidden", **_dropout(key))
+    apply = applied(model, params)
+    hidden, _ = apply(tokens, method="hidden", **dropout(key))
     return apply(jnp.take_along_axis(hidden, last[:, None, None], axis=1), method="scores")[:, 0]
 
 
@@ -43,7 +42,7 @@ def sequence_log_probs(
     key: Array | None = None,
 ) -> Float[Array, " B"]:
     """Return the log-probability of each row's targets, times their weights, summed over the row."""
-    logits, _ = _apply(model, params)(tokens, **_dropout(key))
+    logits, _ = applied(model, params)(tokens, **dropout(key))
     return (token_log_probs(logits, targets) * weights).sum(-1)
 
 
@@ -54,9 +53,6 @@ def token_log_probs(logits: Float[Array, "B T V"], targets: Int[Array | np.ndarr
     return chosen - jax.nn.logsumexp(logits, axis=-1)
 
 
-def _apply(model: GPT, params: Any) -> Any:  # Flax's type of it does not depend on the method
-    return partial(model.apply, {"params": params})
-
-
-def _dropout(key: Array | None) -> dict[str, Any]:
+def dropout(key: Array | None) -> dict[str, Any]:
+    """Return the model's arguments for dropout with this key, or for none."""
     return {"deterministic": key is None, "rngs": None if key is None else {"dropout": key}}

@@ -4,9 +4,6 @@ The model is one trunk with two heads: the language model's, which is the policy
 which is the value. Nothing is dropped, whatever the config's rates: the ratio to the old policy would be noise.
 """
 
-from functools import partial
-from typing import Any
-
 import flax.struct
 import jax
 import jax.numpy as jnp
@@ -14,7 +11,7 @@ import numpy as np
 from jax import Array
 from jaxtyping import Float, Int
 
-from jaxgpt.model.layers import GPT
+from jaxgpt.model.layers import GPT, applied
 from jaxgpt.train.experience import Experience
 from jaxgpt.train.kl import estimate_kl
 from jaxgpt.train.objectives import Objective, Params, Sums
@@ -53,7 +50,7 @@ def view(
         targets: the id that follows each.
         temperature, vocab_size: those of `Sampling`, so that probabilities are those that responses are drawn with.
     """
-    apply: Any = partial(model.apply, {"params": params})  # Flax's type of it does not depend on the method
+    apply = applied(model, params)
     hidden, _ = apply(tokens, method="hidden")
     logits = apply(hidden, method="logits")[..., :vocab_size] / temperature
     total = jax.nn.logsumexp(logits, axis=-1)
