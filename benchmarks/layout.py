@@ -94,7 +94,7 @@ class StackedGPT:
 
         x, buffers = jax.lax.scan(layer, gpt(tokens, positions, method="embed"), (params["h"], _buffers(cache)))
         if cache is not None:
-            cache = replace(cache, length=cache.length + count, **buffers)
+            cache = replace(cache, length=cache.length + count, new=False, **buffers)
         ln_f: Any = layer_norm(self.config, jnp.float32)
         return ln_f.apply({"params": params["ln_f"]}, x), cache
 
@@ -146,6 +146,7 @@ def _decode(layout: type[Any], steps: int) -> Work:
     @jax.jit
     def generate(params: Any) -> Array:
         cache = KVCache.empty(decode.CONFIG, jnp.zeros(1, jnp.int32), decode.PROMPT + steps, jnp.float32)
+        cache = replace(cache, new=False)  # a loop's cache keeps its type
         if layout is StackedGPT:
             cache = replace(cache, key_buffers=(stack(cache.key_buffers),), value_buffers=(stack(cache.value_buffers),))
 

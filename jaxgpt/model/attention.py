@@ -27,7 +27,7 @@ def attention(
 ) -> Float[Array, "B H T K"]:
     """Return each query's weighted mean of values.
 
-    Scores and softmax are f32 whatever the inputs' dtype.
+    Scores and softmax are f32 whatever the inputs' dtype. With T = S attention is causal, whatever the mask.
 
     Args:
         q, k, v: queries, keys, values.
@@ -38,12 +38,26 @@ def attention(
     """
     if dropout_rate == 0:
         dropout_key = None
-    if mask is None:
-        if dropout_key is None:
-            return causal(q, k, v, scale)
-        mask = jnp.tri(q.shape[2], dtype=bool)[None, None]
-    scores = jnp.einsum("BHTK,BHSK->BHTS", q, k, preferred_element_type=jnp.float32) * scale
-    weights = jax.nn.softmax(jnp.where(mask, scores, NEVER))
+    if mask is None and dropout_key is None:
+        return causal(q, k, v, scale)
+    if q.shape[2] != k.shape[2]:
+        scores = jnp.einsum("BHTK,BHSK->BHTS", q, k, preferred_element_type=jnp.float32) * scale
+        return _mean(jnp.where(mask, scores, NEVER), v, dropout_rate, dropout_key)
+    outs = []
+    for number, block in enumerate(_blocks(q.shape[2])):
+        scores = _scores(q, k, block, scale, "BHTS")
+        if mask is not None:
+            scores = jnp.where(mask[:, :, block.start : block.stop, : block.stop], scores, NEVER)
+        key = None if dropout_key is None else jax.random.fold_in(dropout_key, number)
+        outs.append(_mean(scores, v[:, :, : block.stop], dropout_rate, key))
+    return jnp.concatenate(outs, 2)
+
+
+def _mean(
+    scores: Float[Array, "B H T S"], v: Float[Array, "B H S K"], dropout_rate: float, dropout_key: Array | None
+) -> Float[Array, "B H T K"]:
+    """Return the means of values by the softmax of scores."""
+    weights = jax.nn.softmax(scores)
     if dropout_key is not None:
         kept = jax.random.bernoulli(dropout_key, 1 - dropout_rate, weights.shape)
         weights = jnp.where(kept, weights / (1 - dropout_rate), 0)

@@ -34,12 +34,14 @@ class KVCache:
         value_buffers: like key_buffers.
         length: () slots filled.
         start: (B,) each row's first slot that holds a token.
+        new: nothing has been read into it, so that the first tokens attend to themselves, not to all slots.
     """
 
     key_buffers: tuple[Float[Array, "*B H S K"], ...]
     value_buffers: tuple[Float[Array, "*B H S K"], ...]
     length: Int[Array, ""]
     start: Int[Array, " B"]
+    new: bool = flax.struct.field(pytree_node=False, default=False)
 
     @classmethod
     def empty(cls, config: GPTConfig, start: Int[Array, " B"], size: int, dtype: DTypeLike) -> KVCache:
@@ -47,7 +49,7 @@ class KVCache:
         rows = start.shape if start.shape != (1,) else ()
         shape = (*rows, config.n_head, size, config.head_dim)
         keys, values = (tuple(jnp.zeros(shape, dtype) for _ in range(config.n_layer)) for _ in "kv")
-        return cls(keys, values, jnp.zeros((), jnp.int32), start)
+        return cls(keys, values, jnp.zeros((), jnp.int32), start, new=True)
 
     @property
     def size(self) -> int:
@@ -70,9 +72,9 @@ class KVCache:
         return jnp.maximum(slots - self.start[:, None], 0)
 
     def mask(self, count: int) -> Array:
-        """Which slots each of the next `count` tokens may attend to: bool (B, 1, T, S)."""
+        """Which slots each of the next `count` tokens may attend to: bool (B, 1, T, S); S is T in a new cache."""
         query = self.length + jnp.arange(count)[:, None]
-        key = jnp.arange(self.size)
+        key = jnp.arange(count if self.new else self.size)
         return ((key <= query) & (key >= self.start[:, None, None]))[:, None]
 
     def write(self, layer: int, keys: Float[Array, "B H T K"], values: Float[Array, "B H T K"]) -> KVCache:

@@ -106,7 +106,7 @@ class GPT(nn.Module):
         for block in self.h:
             x, cache = block(x, mask, cache, deterministic)
         if cache is not None:
-            cache = replace(cache, length=cache.length + count)
+            cache = replace(cache, length=cache.length + count, new=False)
         return (self.ln_f(x) if self.config.norm_position == "pre" else x), cache
 
     def embed(self, tokens: Int[Array, "B T"], positions: Int[Array, "#B T"]) -> Float[Array, "B T D"]:
@@ -190,7 +190,8 @@ class Attention(nn.Module):
         )
         if cache is not None:
             cache = cache.write(self.layer, k, v)
-            k, v = (buffers[self.layer].astype(self.dtype) for buffers in (cache.keys, cache.values))
+            if not cache.new:
+                k, v = (buffers[self.layer].astype(self.dtype) for buffers in (cache.keys, cache.values))
         drops = config.attn_pdrop > 0 and not deterministic
         heads = attention(
             q,

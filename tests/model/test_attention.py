@@ -42,19 +42,37 @@ def test_without_a_mask_it_is_causal():
     np.testing.assert_allclose(out, reference(q, k, v, np.tri(T, dtype=bool)[None, None], 0.5), rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("length", [1, 32, 33, 130])
-def test_causal_in_blocks_has_the_values_and_gradients_of_the_whole(length: int):
-    """Under a mask all scores are computed at once, and autodiff makes the backward pass."""
-    q, k, v, d_out = (draw(2, 2, length, K, seed=i) for i in range(4))
-    triangle = jnp.tri(length, dtype=bool)[None, None]
+def whole(q, k, v, mask, scale):
+    """All scores at once, with autodiff's backward pass."""
+    scores = jnp.einsum("BHTK,BHSK->BHTS", q, k) * scale
+    return jnp.einsum("BHTS,BHSK->BHTK", jax.nn.softmax(jnp.where(mask, scores, -1e9)), v)
 
-    @jax.jit
-    def both(mask: jax.Array | None) -> tuple[jax.Array, tuple[jax.Array, ...]]:
-        out, pull = jax.vjp(lambda q, k, v: attention(q, k, v, mask, scale=0.8), q, k, v)
+
+@pytest.mark.parametrize("length", [1, 32, 33, 130])
+@pytest.mark.parametrize("kind", ["plain", "padding", "segments"])
+def test_causal_in_blocks_has_the_values_and_gradients_of_the_whole(length: int, kind: str):
+    q, k, v, d_out = (draw(2, 2, length, K, seed=i) for i in range(4))
+    slots = jnp.arange(length)
+    # Padding on the left attends to itself, and a segment is a third of the row.
+    group = {"plain": slots < 0, "padding": slots < length // 4, "segments": slots // (length // 3 + 1)}[kind]
+    mask = (group[:, None] == group)[None, None]
+
+    @partial(jax.jit, static_argnums=0)
+    def both(attend, mask: jax.Array | None) -> tuple[jax.Array, tuple[jax.Array, ...]]:
+        out, pull = jax.vjp(lambda q, k, v: attend(q, k, v, mask, scale=0.8), q, k, v)
         return out, pull(d_out)
 
-    for blocks, whole in zip(jax.tree.leaves(both(None)), jax.tree.leaves(both(triangle)), strict=True):
-        np.testing.assert_allclose(blocks, whole, rtol=1e-4, atol=1e-5)
+    blocks = both(attention, None if kind == "plain" else mask)
+    for some, all in zip(*map(jax.tree.leaves, (blocks, both(whole, mask & jnp.tri(length, dtype=bool)))), strict=True):
+        np.testing.assert_allclose(some, all, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.usefixtures("unchecked_types")  # the shapes that `make_jaxpr` gives are no arrays
+@pytest.mark.parametrize("masked", [True, False])
+def test_half_of_the_scores_are_never_computed(masked: bool):
+    q, mask = draw(1, 1, 512, K), jnp.ones((1, 1, 512, 512), bool)
+    program = jax.jit(lambda q: attention(q, q, q, mask if masked else None, scale=1.0)).lower(q).as_text()
+    assert "128x512xf32" in program and "512x512xf32" not in program
 
 
 @pytest.mark.parametrize("length", [5, 70])

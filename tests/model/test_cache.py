@@ -83,6 +83,21 @@ def test_rows_that_take_a_seat_late_or_move_go_on_as_if_they_had_not(rows: int):
         np.testing.assert_allclose(logits[-1, 0], whole[-1, late], **ROUNDING)
 
 
+@pytest.mark.parametrize("length", [12, 100])
+def test_a_prompt_in_a_new_cache_is_read_like_one_that_attends_to_all_slots(length: int):
+    config = replace(make()[0], n_positions=128)
+    params = GPT(config).init(jax.random.key(0), jnp.zeros((1, 1), jnp.int32))["params"]
+    apply = jax.jit(functools.partial(GPT(config).apply, {"params": params}))
+    tokens = jax.random.randint(jax.random.key(1), (3, length), 0, config.vocab_size)
+    new = KVCache.empty(config, jnp.array([0, 5, length - 1]), length + 9, jnp.float32)
+    (logits, read), (expected, whole) = (apply(tokens, cache) for cache in (new, replace(new, new=False)))
+    assert not read.new and not whole.new
+    for row, begin in enumerate(new.start):
+        np.testing.assert_allclose(logits[row, begin:], expected[row, begin:], **ROUNDING)
+        for ours, theirs in zip((*read.keys, *read.values), (*whole.keys, *whole.values), strict=True):
+            np.testing.assert_allclose(ours[row, :, begin:], theirs[row, :, begin:], **ROUNDING)
+
+
 def test_what_padding_holds_does_not_matter():
     tokens, start = draw_tokens(1), jnp.array([4])
     other = tokens.at[:, :4].add(1) % TINY["vocab_size"]
