@@ -27,11 +27,11 @@ def attention(
 ) -> Float[Array, "B H T K"]:
     """Return each query's weighted mean of values.
 
-    Scores and softmax are f32 whatever the inputs' dtype. With T = S attention is causal, whatever the mask.
+    Scores and softmax are f32 whatever the inputs' dtype.
 
     Args:
         q, k, v: queries, keys, values.
-        mask: True where a query may attend to a key; None for plain causal attention, T = S.
+        mask: True where a query may attend to a key, never to a later one if T = S; None for plain causal attention.
         scale: factor on the scores.
         dropout_rate: of the attention weights.
         dropout_key: random key; None switches dropout off.
@@ -40,28 +40,26 @@ def attention(
         dropout_key = None
     if mask is None and dropout_key is None:
         return causal(q, k, v, scale)
-    if q.shape[2] != k.shape[2]:
-        scores = jnp.einsum("BHTK,BHSK->BHTS", q, k, preferred_element_type=jnp.float32) * scale
-        return _mean(jnp.where(mask, scores, NEVER), v, dropout_rate, dropout_key)
-    outs = []
-    for number, block in enumerate(_blocks(q.shape[2])):
-        scores = _scores(q, k, block, scale, "BHTS")
-        if mask is not None:
-            scores = jnp.where(mask[:, :, block.start : block.stop, : block.stop], scores, NEVER)
-        key = None if dropout_key is None else jax.random.fold_in(dropout_key, number)
-        outs.append(_mean(scores, v[:, :, : block.stop], dropout_rate, key))
-    return jnp.concatenate(outs, 2)
-
-
-def _mean(
-    scores: Float[Array, "B H T S"], v: Float[Array, "B H S K"], dropout_rate: float, dropout_key: Array | None
-) -> Float[Array, "B H T K"]:
-    """Return the means of values by the softmax of scores."""
-    weights = jax.nn.softmax(scores)
+    if mask is not None and dropout_key is None and q.shape[2] == k.shape[2]:
+        return _masked(q, k, v, mask, scale)
+    if mask is None:
+        mask = jnp.tri(q.shape[2], dtype=bool)[None, None]
+    scores = jnp.einsum("BHTK,BHSK->BHTS", q, k, preferred_element_type=jnp.float32) * scale
+    weights = jax.nn.softmax(jnp.where(mask, scores, NEVER))
     if dropout_key is not None:
         kept = jax.random.bernoulli(dropout_key, 1 - dropout_rate, weights.shape)
         weights = jnp.where(kept, weights / (1 - dropout_rate), 0)
     return jnp.einsum("BHTS,BHSK->BHTK", weights.astype(v.dtype), v)
+
+
+def _masked(q: Array, k: Array, v: Array, mask: Array, scale: float) -> Array:
+    """Return causal attention under a mask, by the same blocks as without one."""
+    outs = []
+    for block in _blocks(q.shape[2]):
+        seen = mask[:, :, block.start : block.stop, : block.stop]
+        weights = jax.nn.softmax(jnp.where(seen, _scores(q, k, block, scale, "BHTS"), NEVER))
+        outs.append(jnp.einsum("BHTS,BHSK->BHTK", weights.astype(v.dtype), v[:, :, : block.stop]))
+    return jnp.concatenate(outs, 2)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(3,))
