@@ -56,8 +56,8 @@ def _attention_benchmark(direction: str) -> Benchmark:
     contestants = {f"jaxgpt: {BLOCKS} blocks of queries": ours, "naive: autodiff of softmax(QKᵀ)V": naive}
     return Benchmark(
         f"classics-attention-{direction}",
-        f"{'forward and ' if direction == 'backward' else ''}{direction}, causal, batch {rows}, {heads} heads of {width}, "
-        f"T = {length:,}",
+        f"{'forward and ' if direction == 'backward' else ''}{direction}, causal, batch {rows}, "
+        f"{heads} heads of {width}, T = {length:,}",
         "call",
         1,
         {name: partial(_attention, attend, direction) for name, attend in contestants.items()},
@@ -165,8 +165,8 @@ def _smaller(direction: str, _: Sequence[Result]) -> str:
     blocks, whole = (apart(_temporary, attend, direction) / 2**20 for attend in (ours, naive))
     return (
         f"Temporary memory of the compiled program: {blocks:,.0f} MiB, naive's {whole:,.0f} MiB, of which each T × T "
-        f"matrix of all heads is {4 * rows * heads * length**2 / 2**20:,.0f}. Blocks are not a flash kernel: theirs grows "
-        "with T², too."
+        f"matrix of all heads is {4 * rows * heads * length**2 / 2**20:,.0f}. Blocks are not a flash kernel: "
+        "theirs grows with T², too."
     )
 
 

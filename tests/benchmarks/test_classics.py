@@ -19,7 +19,7 @@ TINY = replace(classics.CONFIG, vocab_size=61, n_positions=64, n_embd=32, n_laye
 WIDE = GPTConfig(vocab_size=512, n_positions=64, n_embd=256, n_layer=2, n_head=2)
 
 
-@pytest.mark.parametrize(("length", "count"), [(1, 45), (16, 17), (20, 44)])
+@pytest.mark.parametrize(("length", "count"), [(1, 63), (16, 48), (17, 47)])
 def test_decoding_without_a_cache_gives_the_same_ids(length, count):
     params = jax.tree.map(lambda x: 5 * x, init_params(GPT(TINY), seed=0))
     prompt = np.random.default_rng(0).integers(TINY.vocab_size, size=length).tolist()
@@ -39,7 +39,7 @@ def test_naive_attention_is_ours(monkeypatch, direction):
 
 
 @pytest.mark.parametrize("rows", [1, 3])
-def test_the_flops_counted_are_those_of_the_programs(rows):
+def test_the_flops_counted_are_those_of_the_programs(rows, unchecked_types):
     model, slots, width = GPT(WIDE), 48, 32
     params = jax.eval_shape(lambda: init_params(model, seed=0))
     begin, start = progress([[0] * slots] * rows), jnp.zeros(rows, jnp.int32)
@@ -57,7 +57,7 @@ def test_the_bytes_counted_are_those_of_matrices_and_cache():
     params = jax.eval_shape(lambda: init_params(GPT(WIDE), seed=0))
     del params["wpe"]  # of which a token reads one row
     matrices = sum(leaf.size for leaf in jax.tree.leaves(params) if leaf.ndim == 2)
-    cache = jax.eval_shape(lambda: KVCache.empty(WIDE, jnp.zeros(3, jnp.int32), 48, jnp.float32))
+    cache = KVCache.empty(WIDE, jnp.zeros(3, jnp.int32), 48, jnp.float32)
     buffers = sum(leaf.size for leaf in (*cache.key_buffers, *cache.value_buffers))
     assert model_load(WIDE, 3, 1, 48).read == 4 * (matrices + buffers)
 
