@@ -8,14 +8,29 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from benchmarks import bpe, continuous, decode, finetune, layout, overhead, quality, report, shapes, startup, train
+from benchmarks import (
+    bpe,
+    classics,
+    continuous,
+    decode,
+    finetune,
+    layout,
+    overhead,
+    quality,
+    report,
+    roofline,
+    shapes,
+    startup,
+    train,
+)
 from benchmarks.timing import measure
 from jaxgpt.errors import did_you_mean
 
-MODULES = (train, decode, shapes, continuous, bpe, startup, overhead, finetune, layout)
+MODULES = (train, decode, shapes, continuous, bpe, startup, overhead, finetune, layout, classics)
 BENCHMARKS = [benchmark for module in MODULES for benchmark in module.benchmarks()]
-NAMES = ("train", "decode", "startup", "overhead", "layout", "quality", *(benchmark.name for benchmark in BENCHMARKS))
-BY_DEFAULT = ("train", "decode", "continuous", "bpe", "startup", "overhead", "finetune", "quality")
+GROUPS = ("train", "decode", "startup", "overhead", "layout", "classics", "classics-attention")
+NAMES = (*GROUPS, "quality", *(benchmark.name for benchmark in BENCHMARKS), roofline.NAME)
+BY_DEFAULT = ("train", "decode", "continuous", "bpe", "startup", "overhead", "finetune", "classics", "quality")
 
 
 def main(argv: Sequence[str]) -> None:
@@ -27,8 +42,7 @@ def main(argv: Sequence[str]) -> None:
     for part, fine in parts(argv, options):
         print(part, flush=True)
         text, passed = f"{text}\n{part}", passed and fine
-        if options.out is not None:
-            options.out.write_text(text, encoding="utf-8")
+        options.out.write_text(text, encoding="utf-8")
     sys.exit(0 if passed else 1)
 
 
@@ -36,9 +50,12 @@ def parts(argv: Sequence[str], options: argparse.Namespace) -> Iterator[tuple[st
     """Yield the report's parts as they are ready, each with whether all went well."""
     yield report.about(argv), True
     for benchmark in BENCHMARKS:
-        if benchmark.name in options.names or benchmark.group in options.names:
+        groups = [group for group in GROUPS if benchmark.name.startswith(f"{group}-")]
+        if not set(options.names).isdisjoint((benchmark.name, *groups)):
             results = measure(benchmark, options.repeats)
             yield report.table(results), all(result.failure is None for result in results)
+    if {"classics", roofline.NAME} & set(options.names):
+        yield roofline.compare(options.repeats, options.out.parent)
     if "quality" in options.names:
         outcome = quality.compare(options.updates)
         yield f"{outcome}\n", outcome.passed

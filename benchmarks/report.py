@@ -41,20 +41,36 @@ def table(results: Sequence[Result]) -> str:
         memory = "" if result.memory is None else f"{result.memory / 2**20:,.0f} MiB"
         ratios = ("", "", "")
         if result is not ours and ours.failure is None:
-            share = "" if ours.memory is None or result.memory is None else f"{ours.memory / result.memory:.2f}"
-            ratios = (f"{ours.best / result.best:.2f}", f"{ours.median / result.median:.2f}", share)
+            share = "" if ours.memory is None or result.memory is None else _ratio(ours.memory / result.memory)
+            ratios = (_ratio(ours.best / result.best), _ratio(ours.median / result.median), share)
         lines.append((result.contestant, _time(result.best), _time(result.median), speed, memory, *ratios))
+    below = failures(results)
+    if benchmark.remark is not None and not below:
+        below = [benchmark.remark(results)]
+    return "\n\n".join([f"**{benchmark.name}**: {benchmark.what}", grid(lines), *below]) + "\n"
+
+
+def failures(results: Sequence[Result]) -> list[str]:
+    """Return a line for each contestant that could not run."""
+    return [f"{result.contestant} failed: {result.failure}" for result in results if result.failure is not None]
+
+
+def grid(lines: Sequence[Sequence[str]]) -> str:
+    """Return lines of cells, headings first, as a table."""
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     rows = [
         "| " + " | ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) + " |" for line in lines
     ]
     rule = "|" + "|".join("-" * (width + 2) for width in widths) + "|"
-    why = [f"\n{result.contestant} failed: {result.failure}" for result in results if result.failure is not None]
-    return "\n".join([f"**{benchmark.name}**: {benchmark.what}", "", rows[0], rule, *rows[1:], *why]) + "\n"
+    return "\n".join([rows[0], rule, *rows[1:]])
 
 
 def _time(seconds: float) -> str:
     return f"{seconds * 1e3:,.1f} ms" if seconds < 10 else f"{seconds:,.1f} s"
+
+
+def _ratio(ratio: float) -> str:
+    return f"{ratio:.2f}" if ratio >= 0.1 else f"{ratio:.4f}"
 
 
 def _version(package: str) -> str:

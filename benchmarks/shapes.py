@@ -12,17 +12,18 @@ import numpy as np
 from benchmarks import decode
 from benchmarks.timing import Benchmark, Work
 from jaxgpt import GPT, generate
-from jaxgpt.decode.engine import Progress, prefill
+from jaxgpt.decode.engine import Progress
 from jaxgpt.decode.engine import decode as decode_until
 from jaxgpt.decode.rows import bucket
 from jaxgpt.decode.sampling import GREEDY
 from jaxgpt.devices import start_devices
+from jaxgpt.model.cache import KVCache
 
 STEPS, ROWS, LONG = 16, 8, 1023
 
 
 def benchmarks() -> list[Benchmark]:
-    positions = {f"from position {position:,}": partial(_at, position) for position in (1000, 10)}
+    positions = {f"from position {position:,}": partial(at, position) for position in (1000, 10)}
     batches = {"prompts of 4 to 32": partial(_batch, True), "all prompts of 32": partial(_batch, False)}
     readers = {"jaxgpt": decode.ours, "Hugging Face generate": decode.hugging_face}
     return [
@@ -45,22 +46,27 @@ def benchmarks() -> list[Benchmark]:
     ]
 
 
-def _at(position: int) -> Work:
-    """Decode from a position on, again and again, in a cache of the size that `generate` would take."""
+def at(position: int, rows: int = 1) -> Work:
+    """Decode from a position on, again and again, in a cache of the size that `generate` would take, empty so far."""
     start_devices("cpu")
-    params, model = decode.random_params(), GPT(decode.CONFIG)
-    tokens = decode.random_prompts(1, bucket(position + STEPS))
-    keys = jax.random.split(jax.random.key(0), 1)
-    begin = Progress(jnp.asarray(tokens), jnp.zeros(1, bool), jnp.asarray(0), keys, jnp.zeros(0, jnp.int32))
-    cache, read = prefill(model, GREEDY, params, begin, jnp.zeros(1, jnp.int32), width=position)
+    params, model, size = decode.random_params(), GPT(decode.CONFIG), bucket(position + STEPS)
+    begin = progress(decode.random_prompts(rows, size))
+    cache = KVCache.empty(decode.CONFIG, jnp.zeros(rows, jnp.int32), size, jnp.float32)
 
     def work() -> None:
         nonlocal cache
         cache = replace(cache, length=jnp.asarray(position, jnp.int32))
-        cache, progress = decode_until(model, GREEDY, params, cache, read, jnp.asarray(1 + STEPS))
-        progress.tokens.block_until_ready()
+        cache, read = decode_until(model, GREEDY, params, cache, begin, jnp.asarray(STEPS))
+        read.tokens.block_until_ready()
 
     return work
+
+
+def progress(tokens: list[list[int]]) -> Progress:
+    """Return rows that no token was chosen for yet, and that nothing ends."""
+    keys = jax.random.split(jax.random.key(0), len(tokens))
+    ended = jnp.zeros(len(tokens), bool)
+    return Progress(jnp.asarray(tokens), ended, jnp.asarray(0), keys, jnp.zeros(0, jnp.int32))
 
 
 def _batch(ragged: bool) -> Work:

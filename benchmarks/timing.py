@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
@@ -35,6 +35,8 @@ class Benchmark:
         units: of them in a round.
         contestants: by name, ours first; each makes, in its own process, the function that does one round.
         tokens: in a unit; None where speed is not in tokens.
+        rounds: at most, where one takes long; None for as many as are asked for.
+        remark: what else the results say, where all contestants could run; a line below the table.
     """
 
     name: str
@@ -43,10 +45,8 @@ class Benchmark:
     units: int
     contestants: Mapping[str, Callable[[], Work]]
     tokens: int | None = None
-
-    @property
-    def group(self) -> str:
-        return self.name.partition("-")[0]
+    rounds: int | None = None
+    remark: Callable[[Sequence[Result]], str] | None = None
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ class Result:
 
 
 def measure(benchmark: Benchmark, repeats: int) -> list[Result]:
-    """Let the contestants do `repeats` rounds each, in turns; the first of a turn is the last of the next."""
+    """Let the contestants do `repeats` rounds each at most, in turns; the first of a turn is the last of the next."""
     with ExitStack() as stack:
         processes = {name: stack.enter_context(_process()) for name in benchmark.contestants}
         # One after another, because they compile here.
@@ -86,7 +86,7 @@ def measure(benchmark: Benchmark, repeats: int) -> list[Result]:
         }
         turn = [name for name, failure in failures.items() if failure is None]
         seconds: dict[str, list[float]] = {name: [] for name in processes}
-        for _ in range(repeats):
+        for _ in range(min(repeats, benchmark.rounds or repeats)):
             for name in turn:
                 seconds[name].append(processes[name].submit(_round).result() / benchmark.units)
             turn.reverse()

@@ -4,12 +4,17 @@ import os
 
 import jaxtyping
 import pytest
+from hypothesis import HealthCheck, settings
 
 from benchmarks.soak import ENVIRONMENT
 
 # Programs compile in half the time, of which tests compile thousands. `XLA_FLAGS= make test` compiles as users do.
 for name, value in ENVIRONMENT.items():
     os.environ.setdefault(name, value)
+
+# No test asserts speed, and on a busy machine anything may take long.
+settings.register_profile("jaxgpt", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("jaxgpt")
 
 
 @pytest.fixture
