@@ -17,6 +17,7 @@ from benchmarks import (
     layout,
     overhead,
     quality,
+    quantized,
     report,
     roofline,
     shapes,
@@ -26,11 +27,11 @@ from benchmarks import (
 from benchmarks.timing import measure
 from jaxgpt.errors import did_you_mean
 
-MODULES = (train, decode, shapes, continuous, bpe, startup, overhead, finetune, layout, classics)
+MODULES = (train, decode, shapes, continuous, bpe, startup, overhead, finetune, layout, classics, quantized)
 BENCHMARKS = [benchmark for module in MODULES for benchmark in module.benchmarks()]
-GROUPS = ("train", "decode", "startup", "overhead", "layout", "classics", "classics-attention")
-NAMES = (*GROUPS, "quality", *(benchmark.name for benchmark in BENCHMARKS), roofline.NAME)
-BY_DEFAULT = ("train", "decode", "continuous", "bpe", "startup", "overhead", "finetune", "classics", "quality")
+GROUPS = ("train", "decode", "startup", "overhead", "layout", "classics", "classics-attention", "int8")
+NAMES = (*GROUPS, "quality", *(benchmark.name for benchmark in BENCHMARKS), roofline.NAME, quantized.NAME)
+BY_DEFAULT = ("train", "decode", "int8", "continuous", "bpe", "startup", "overhead", "finetune", "classics", "quality")
 
 
 def main(argv: Sequence[str]) -> None:
@@ -56,6 +57,8 @@ def parts(argv: Sequence[str], options: argparse.Namespace) -> Iterator[tuple[st
             yield report.table(results), all(result.failure is None for result in results)
     if {"classics", roofline.NAME} & set(options.names):
         yield roofline.compare(options.repeats, options.out.parent)
+    if {"int8", quantized.NAME} & set(options.names):
+        yield quantized.compare(options.repeats)
     if "quality" in options.names:
         outcome = quality.compare(options.updates)
         yield f"{outcome}\n", outcome.passed

@@ -13,6 +13,7 @@ import numpy as np
 
 from benchmarks.timing import Benchmark, Work
 from jaxgpt import GPT, GPTConfig, generate, save_pretrained
+from jaxgpt.decode.quantize import Kind, quantize
 from jaxgpt.devices import start_devices
 from jaxgpt.text import load_tokenizer
 from jaxgpt.train import init_params
@@ -52,9 +53,11 @@ def checked(make: Maker, rows: int, length: int, new_tokens: int) -> Work:
     return work
 
 
-def ours(prompts: list[list[int]], new_tokens: int) -> Callable[[], list[list[int]]]:
+def ours(
+    prompts: list[list[int]], new_tokens: int, *, kind: Kind | None = None
+) -> Callable[[], list[list[int]]]:
     start_devices("cpu")
-    params = random_params()
+    params = random_params() if kind is None else quantize(random_params(), kind)
     return lambda: generate(CONFIG, params, prompts, max_new_tokens=new_tokens)
 
 
@@ -77,7 +80,9 @@ def hugging_face(prompts: list[list[int]], new_tokens: int) -> Callable[[], list
     return call
 
 
-def ctranslate2(prompts: list[list[int]], new_tokens: int) -> Callable[[], list[list[int]]]:
+def ctranslate2(
+    prompts: list[list[int]], new_tokens: int, *, kind: str = "float32"
+) -> Callable[[], list[list[int]]]:
     from ctranslate2 import Generator  # pyright: ignore[reportMissingImports]
     from ctranslate2.converters import TransformersConverter  # pyright: ignore[reportMissingImports]
     from transformers import AutoTokenizer
@@ -86,7 +91,7 @@ def ctranslate2(prompts: list[list[int]], new_tokens: int) -> Callable[[], list[
         save(Path(folder))
         converted = TransformersConverter(folder).convert(str(Path(folder, "converted")))
         generator = Generator(
-            converted, compute_type="float32", inter_threads=1, intra_threads=len(os.sched_getaffinity(0))
+            converted, compute_type=kind, inter_threads=1, intra_threads=len(os.sched_getaffinity(0))
         )
         tokenizer = AutoTokenizer.from_pretrained(folder)
     words = [tokenizer.convert_ids_to_tokens(ids) for ids in prompts]

@@ -14,6 +14,7 @@ from benchmarks.timing import Benchmark, Work
 from jaxgpt import GPT, generate
 from jaxgpt.decode.engine import Progress
 from jaxgpt.decode.engine import decode as decode_until
+from jaxgpt.decode.matrices import cast_matrices
 from jaxgpt.decode.rows import bucket
 from jaxgpt.decode.sampling import GREEDY
 from jaxgpt.devices import start_devices
@@ -49,13 +50,14 @@ def benchmarks() -> list[Benchmark]:
 def at(position: int, rows: int = 1) -> Work:
     """Decode from a position on, again and again, in a cache of the size that `generate` would take, empty so far."""
     start_devices("cpu")
-    params, model, size = decode.random_params(), GPT(decode.CONFIG), bucket(position + STEPS)
+    params = cast_matrices(decode.random_params(), dtype=jnp.float32)
+    model, size = GPT(decode.CONFIG), bucket(position + STEPS)
     begin = progress(decode.random_prompts(rows, size))
     cache = KVCache.empty(decode.CONFIG, jnp.zeros(rows, jnp.int32), size, jnp.float32)
 
     def work() -> None:
         nonlocal cache
-        cache = replace(cache, length=jnp.asarray(position, jnp.int32))
+        cache = replace(cache, length=jnp.asarray(position, jnp.int32), new=False)
         cache, read = decode_until(model, GREEDY, params, cache, begin, jnp.asarray(STEPS))
         read.tokens.block_until_ready()
 

@@ -50,6 +50,9 @@ class Options:
     overflow: Overflow = flag("error", "beyond the model's context: an error, or slide: go on from its last half")
     truncate: Literal["none", "left"] = flag("none", "left: of a prompt that is too long, keep the end")
     dtype: Literal["auto", "float32", "bfloat16"] = flag("auto", "of activations; auto: bfloat16 on GPU and TPU")
+    quantize: Literal["int8", "int4"] | None = flag(
+        None, "bits of weights; fewer need less memory; on a CPU int8 is faster than none, and int4 slower"
+    )
     device: Literal["auto", "cpu", "cuda", "tpu"] = flag("auto", "where to run")
     allow_pickle: bool = flag(False, "also read pytorch_model.bin and ckpt.pt: tensors only, no code in them is run")
     chat: Literal["auto", "on", "off"] = flag(
@@ -95,12 +98,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     # Only now what waits for JAX.
     from jaxgpt.cli.sources import open_model
     from jaxgpt.decode.engine import stream
+    from jaxgpt.decode.quantize import quantize
     from jaxgpt.devices import start_devices
 
     start_devices(options.device)
     config, params, tokenizer = open_model(
         options.init_from, checkpoint=options.checkpoint, allow_pickle=options.allow_pickle
     )
+    if options.quantize is not None:
+        params = quantize(params, options.quantize)
     template = chat_template(options, tokenizer, options.init_from)
     ids, count = fit(options, prompt_ids(tokenizer, template, prompt), config.n_positions)
     begin = partial(

@@ -21,7 +21,8 @@ from jax import Array
 from jax.typing import DTypeLike
 from jaxtyping import Int
 
-from jaxgpt.decode.engine import Progress, cast_matrices, decode_step, prefill, row_keys
+from jaxgpt.decode.engine import Progress, decode_step, prefill, row_keys
+from jaxgpt.decode.matrices import cast_matrices
 from jaxgpt.decode.rows import Overflow, Rows, bucket
 from jaxgpt.decode.sampling import GREEDY, Sampling
 from jaxgpt.errors import UsageError

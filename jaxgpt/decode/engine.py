@@ -16,6 +16,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Bool, Float, Int
 
 from jaxgpt.decode.choose import choose
+from jaxgpt.decode.matrices import cast_matrices
 from jaxgpt.decode.rows import Overflow, Rows
 from jaxgpt.decode.sampling import GREEDY, Sampling
 from jaxgpt.errors import UsageError
@@ -148,7 +149,7 @@ def _decode(
     model: GPT, params: Any, rows: Rows, sampling: Sampling, keys: Array, *, stride: int
 ) -> Iterator[list[int | None]]:
     """Fill the rows, `stride` tokens a call of the device; yield each step's tokens."""
-    params = cast_matrices(params, dtype=model.dtype)
+    params = cast_matrices(params, dtype=model.dtype, steps=rows.left > 1)
     stop_ids = jnp.asarray(rows.stop_ids, jnp.int32)
     while not rows.done:
         window = rows.window()
@@ -188,12 +189,6 @@ def _choose(sampling: Sampling, logits: Float[Array, "B V"], cache: KVCache, pro
         ended=progress.ended | jnp.isin(chosen, progress.stop_ids),
         count=progress.count + 1,
     )
-
-
-@partial(jax.jit, static_argnames=("dtype",))
-def cast_matrices(params: Any, *, dtype: DTypeLike) -> Any:
-    """Cast matrices once instead of in every step; vectors are small, and layer norm's are used in f32."""
-    return jax.tree.map(lambda x: x.astype(dtype) if x.ndim > 1 else x, params)
 
 
 def row_keys(seed: int, rows: Rows) -> Array:

@@ -81,6 +81,11 @@ class Rows:
         """Whether there is nothing left to choose."""
         return self.count == self._max_new_tokens or bool(self.ended.all())
 
+    @property
+    def left(self) -> int:
+        """How many tokens may still be chosen."""
+        return self._max_new_tokens - self.count
+
     def salts(self) -> np.ndarray:
         """Return a number for each row that depends only on its ids and on how many equal rows stand before it.
 

@@ -22,6 +22,7 @@ from jaxgpt.model.cache import KVCache
 from jaxgpt.model.config import GPTConfig
 from jaxgpt.model.linear import Linear
 from jaxgpt.model.norm import LayerNorm
+from jaxgpt.model.quantized import DecodingMatrix, Embed
 
 
 class GPT(nn.Module):
@@ -43,9 +44,9 @@ class GPT(nn.Module):
     def setup(self) -> None:
         config = self.config
         init = normal(config.initializer_range)
-        self.wte = nn.Embed(config.vocab_size, config.n_embd, dtype=self.dtype, embedding_init=init)
+        self.wte = Embed(config.vocab_size, config.n_embd, self.dtype, init)
         if config.position_embedding == "learned":
-            self.wpe = nn.Embed(config.n_positions, config.n_embd, dtype=self.dtype, embedding_init=init)
+            self.wpe = Embed(config.n_positions, config.n_embd, self.dtype, init)
         self.drop = nn.Dropout(config.embd_pdrop)
         # Argument 4 of Block.__call__, `deterministic`, is a Python bool that tracing must not touch.
         block = nn.remat(Block, static_argnums=(4,)) if self.remat else Block
@@ -53,7 +54,7 @@ class GPT(nn.Module):
         if config.norm_position == "pre":
             self.ln_f = layer_norm(config, self.dtype)
         if not config.tie_word_embeddings:
-            self.lm_head = nn.Embed(config.vocab_size, config.n_embd, dtype=self.dtype, embedding_init=init)
+            self.lm_head = Embed(config.vocab_size, config.n_embd, self.dtype, init)
         if config.labels is not None:
             self.score = self.param("score", init, (len(config.labels), config.n_embd))
 
@@ -118,11 +119,15 @@ class GPT(nn.Module):
 
     def logits(self, x: Float[Array, "B T D"]) -> Float[Array, "B T V"]:
         """Return the next token's logits from hidden states, accumulated in f32."""
-        return jnp.einsum("BTD,VD->BTV", x, self.head().astype(self.dtype), preferred_element_type=jnp.float32)
+        head = self.head()
+        if isinstance(head, DecodingMatrix):
+            return head.product(x)
+        return jnp.einsum("BTD,VD->BTV", x, head.astype(self.dtype), preferred_element_type=jnp.float32)
 
-    def head(self) -> Float[Array, "V D"]:
-        """Return the matrix that makes logits of hidden states, in its own dtype."""
-        return jnp.asarray((self.wte if self.config.tie_word_embeddings else self.lm_head).embedding)
+    def head(self) -> Float[Array, "V D"] | DecodingMatrix:
+        """Return the matrix that makes logits of hidden states, as the parameters hold it."""
+        table = (self.wte if self.config.tie_word_embeddings else self.lm_head).embedding
+        return table if isinstance(table, DecodingMatrix) else jnp.asarray(table)
 
     def scores(self, x: Float[Array, "B T D"]) -> Float[Array, "B T N"]:
         """Return a score for each of the config's labels from hidden states, in f32."""

@@ -9,6 +9,8 @@ from jax.nn.initializers import Initializer
 from jax.typing import DTypeLike
 from jaxtyping import Float
 
+from jaxgpt.model.quantized import DecodingMatrix, stored
+
 
 class Linear(nn.Module):
     """x W + b over the last axis, with parameters named as `nn.Dense`'s.
@@ -27,8 +29,11 @@ class Linear(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "B T I"]) -> Float[Array, "B T O"]:
-        kernel = self.param("kernel", self.kernel_init, (x.shape[-1], self.features))
-        out = product(x.astype(self.dtype), kernel.astype(self.dtype))
+        kernel, x = stored(self, "kernel", self.kernel_init, (x.shape[-1], self.features)), x.astype(self.dtype)
+        if isinstance(kernel, DecodingMatrix):
+            out = kernel.product(x).astype(self.dtype)
+        else:
+            out = product(x, kernel.astype(self.dtype))
         if not self.use_bias:
             return out
         return out + self.param("bias", nn.initializers.zeros, (self.features,)).astype(self.dtype)

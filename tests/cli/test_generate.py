@@ -13,6 +13,7 @@ import pytest
 from jaxgpt.cli import sources
 from jaxgpt.cli.generate import SEPARATOR, main
 from jaxgpt.decode.engine import generate
+from jaxgpt.decode.quantize import quantize
 from jaxgpt.hf.convert import save_pretrained
 from jaxgpt.model.config import GPTConfig
 from jaxgpt.model.layers import GPT
@@ -109,6 +110,15 @@ def test_flags_reach_the_sampler(run, capsys):
     assert result.out == expected(run, "abc", 20, **flags)[0] + "\n"
 
 
+@pytest.mark.parametrize("kind", ["int8", "int4"])
+def test_weights_are_quantized_on_the_way(run, capsys, kind):
+    config, params = load_params(run)
+    options = {"temperature": 2.0, "top_k": 27, "seed": 1337, "vocab_size": 27}
+    [row] = generate(config, quantize(params, kind), [TOKENIZER.encode("abc")], max_new_tokens=40, **options)
+    flags = ["--start=abc", "--max_new_tokens=40", "--temperature=2", "--top_k=27", f"--quantize={kind}"]
+    assert call(capsys, "--init_from", run, *flags).out == "abc" + TOKENIZER.decode(row) + "\n"
+
+
 def test_a_stop_text_ends_a_sample_and_is_left_out(run, capsys):
     [whole] = expected(run, "abc", 60)
     stop = whole[-2:]
@@ -150,6 +160,7 @@ def test_verbose_reports_speed_and_leaves_the_text_alone(run, capsys):
         (["--top_p=0"], "top_p is 0.0; it must be"),
         (["--min_p=2"], "min_p is 2.0; it must be"),
         (["--seed=-1"], "seed is -1; it must be"),
+        (["--quantize=int2"], "--quantize: 'int2' is not int8|int4|none; did you mean"),
         (["--stop="], "stop is empty; it must be"),
         (["--overflow=slid"], "--overflow: 'slid' is not error|slide; did you mean 'slide'?"),
         (["--start=FILE:nowhere.txt"], "--start FILE:nowhere.txt: No such file or directory"),
