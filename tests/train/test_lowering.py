@@ -25,15 +25,16 @@ from jaxgpt.train.preferences import dpo, reward
 from jaxgpt.train.task import Task
 from jaxgpt.train.trainer import Trainer
 
-B, T = 2, 128
-CONFIG = GPTConfig(31, T, n_embd=128, n_layer=1, n_head=2, resid_pdrop=0, embd_pdrop=0, attn_pdrop=0, labels=("value",))
+B, T = 2, 256  # twice the lanes in which a TPU keeps a row's sum
+RATES = dict.fromkeys(("resid_pdrop", "embd_pdrop", "attn_pdrop"), 0.0)
+CONFIG = GPTConfig(31, T, n_embd=128, n_layer=1, n_head=2, labels=("value",), **RATES)
 CUDNN = ["__cudnn$fmhaSoftmax", "__cudnn$fmhaSoftmaxBackward"]
 PALLAS = ["tpu_custom_call"] * 3  # forwards; backwards to keys and values, and to queries
 KERNELS = {"cuda": CUDNN, "tpu": PALLAS}
 
 
 @pytest.fixture(autouse=True)
-def cudnn_by_name(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def cudnn_by_name(monkeypatch: pytest.MonkeyPatch, unchecked_types: None) -> Iterator[None]:
     """JAX asks cuDNN for its version before it writes calls of it into a program; here the answer is given for it."""
     monkeypatch.setattr(fused_attention_stablehlo, "check_cudnn_version", lambda: 91000)
     cudnn_works.cache_clear()
