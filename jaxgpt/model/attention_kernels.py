@@ -127,7 +127,11 @@ def _block_sizes(q: Array) -> Any:
     from jax.experimental.pallas.ops.tpu.flash_attention import BlockSizes
 
     size = next(size for size in PALLAS_BLOCKS if q.shape[2] % size == 0)
-    return BlockSizes(**{field.name: size for field in fields(BlockSizes)} | {"block_b": 1})
+    sizes = {field.name: size for field in fields(BlockSizes)}
+    # The queries' gradient takes a number per query copied as often as a block has keys: at 512, half of all scores at
+    # GPT-2's context.
+    least = dict.fromkeys(("block_k_major_dq", "block_k_dq"), PALLAS_BLOCKS[-1])
+    return BlockSizes(**sizes | least | {"block_b": 1})
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(3,))

@@ -1,18 +1,28 @@
-"""The platforms' attention: equal to our own, taken only where it fits, and done without where it does not work."""
+"""The platforms' attention: equal to our own, taken only where it fits, and done without where it does not work.
 
+Several host devices need a process of their own, which runs this file.
+"""
+
+import os
+import subprocess
+import sys
 import warnings
 from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.experimental.pallas import tpu as pltpu
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from jaxgpt.model import attention_kernels
 from jaxgpt.model.attention import attention, causal
 from jaxgpt.model.attention_kernels import cudnn_works, kernels, pallas
 
+ROOT = Path(__file__).parents[2]
 SCALE = 0.3
 Attend = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
 
@@ -30,15 +40,12 @@ def draw(length: int, head_dim: int = 64, dtype: str = "float32") -> list[jax.Ar
     return [jax.random.normal(jax.random.key(seed), shape).astype(dtype) for seed in range(4)]
 
 
+@partial(jax.jit, static_argnums=0)
 def both(attend: Attend, arrays: list[jax.Array]) -> list[jax.Array]:
     """Return the output and three gradients."""
-
-    @jax.jit
-    def compute(q: jax.Array, k: jax.Array, v: jax.Array, d_out: jax.Array) -> list[jax.Array]:
-        out, pull = jax.vjp(attend, q, k, v)
-        return [out, *pull(d_out)]
-
-    return compute(*arrays)
+    *qkv, d_out = arrays
+    out, pull = jax.vjp(attend, *qkv)
+    return [out, *pull(d_out)]
 
 
 def interpreted(arrays: list[jax.Array]) -> list[jax.Array]:
@@ -65,6 +72,24 @@ def test_pallas_in_bf16_is_close():
         assert close.dtype == jnp.bfloat16
         # Each of a few roundings is up to 2^-9 of what is rounded.
         assert jnp.linalg.norm(close - exact) < 2**-6 * jnp.linalg.norm(exact)
+
+
+def test_on_several_devices_each_computes_its_rows_and_heads():
+    environment = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=4", "JAX_PLATFORMS": "cpu"}
+    subprocess.run([sys.executable, "-W", "error", __file__], env={**environment, "PYTHONPATH": str(ROOT)}, check=True)
+
+
+def main() -> None:
+    """Compare the divided kernels, interpreted, with our own attention, and look for copies between devices."""
+    mesh = jax.make_mesh((2, 2), ("rows", "heads"), axis_types=(AxisType.Auto,) * 2)
+    arrays = jax.device_put(draw(128), NamedSharding(mesh, PartitionSpec("rows", "heads")))
+    pltpu.set_tpu_interpret_mode(True)  # in all threads: XLA divides in one of its own
+    compiled = both.lower(lambda q, k, v: pallas(q, k, v, SCALE), arrays).compile()
+    program = compiled.as_text()
+    assert "f32[1,1,128,64]" in program
+    assert not [name for name in ("all-gather", "all-to-all", "all-reduce", "collective-permute") if name in program]
+    for theirs, own in zip(compiled(arrays), both(ours, arrays), strict=True):
+        np.testing.assert_allclose(theirs, own, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -108,3 +133,7 @@ def test_a_machine_without_a_gpu_is_told_nothing():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert "cuda" not in kernels(draw(128, dtype="bfloat16")[0], SCALE)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,4 +1,4 @@
-"""The step as it is lowered for a GPU or a TPU, neither of which has to be here: what it calls, multiplies and keeps."""
+"""The step, lowered for a GPU or a TPU, neither of which has to be here: what it calls, multiplies and keeps."""
 
 import re
 from collections.abc import Iterator
@@ -68,7 +68,9 @@ class Lowered:
     ) -> None:
         flags = TrainConfig(batch_size=B, gradient_accumulation_steps=accumulate)
         mesh, own = make_mesh(), tuple(parameters(config))
-        trainer = Trainer(flags, Task(config, own, lambda _: None, objective, lambda _: batch, lambda _: batch, 1), mesh)
+        trainer = Trainer(
+            flags, Task(config, own, lambda _: None, objective, lambda _: batch, lambda _: batch, 1), mesh
+        )
         known = [DisabledSafetyCheck.custom_call(name) for name in CUDNN]
         step = export(trainer.step, platforms=[platform], disabled_checks=known)
         self.text = step(trainer.abstract, put_batch(mesh, batch)).mlir_module()
@@ -77,7 +79,9 @@ class Lowered:
     @property
     def calls(self) -> list[str]:
         """The attention kernels that are called, in their order."""
-        return [name for name in re.findall(r"stablehlo\.custom_call @([\w$]+)", self.text) if name in (*CUDNN, *PALLAS)]
+        return [
+            name for name in re.findall(r"stablehlo\.custom_call @([\w$]+)", self.text) if name in (*CUDNN, *PALLAS)
+        ]
 
     @property
     def multiplied(self) -> set[str]:
