@@ -8,14 +8,27 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from benchmarks import bpe, continuous, decode, finetune, layout, overhead, quality, report, shapes, startup, train
+from benchmarks import (
+    bpe,
+    continuous,
+    decode,
+    finetune,
+    layout,
+    overhead,
+    quality,
+    report,
+    shapes,
+    speculative,
+    startup,
+    train,
+)
 from benchmarks.timing import measure
 from jaxgpt.errors import did_you_mean
 
-MODULES = (train, decode, shapes, continuous, bpe, startup, overhead, finetune, layout)
+MODULES = (train, decode, shapes, continuous, speculative, bpe, startup, overhead, finetune, layout)
 BENCHMARKS = [benchmark for module in MODULES for benchmark in module.benchmarks()]
-NAMES = ("train", "decode", "startup", "overhead", "layout", "quality", *(benchmark.name for benchmark in BENCHMARKS))
-BY_DEFAULT = ("train", "decode", "continuous", "bpe", "startup", "overhead", "finetune", "quality")
+NAMES = ("train", "decode", "speculative", "startup", "overhead", "layout", "quality", *(benchmark.name for benchmark in BENCHMARKS))
+BY_DEFAULT = ("train", "decode", "continuous", "speculative", "bpe", "startup", "overhead", "finetune", "quality")
 
 
 def main(argv: Sequence[str]) -> None:

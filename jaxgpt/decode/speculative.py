@@ -23,8 +23,8 @@ from jaxgpt.decode.step import Progress, choose_after, decode_step, read
 from jaxgpt.model.cache import KVCache
 from jaxgpt.model.layers import GPT
 
-Carry = tuple[KVCache, Any, Progress]
-"""The model's cache, what the draft carries along, and where the rows are."""
+Carry = tuple[KVCache, Any, Progress, Array]
+"""The model's cache, what the draft carries along, where the rows are, and the number of passes."""
 
 
 @partial(jax.jit, static_argnames=("model", "sampling"), donate_argnames=("cache", "state"))
@@ -48,30 +48,32 @@ def speculate(
         The cache, the draft's state, the progress, and the number of passes.
     """
 
-    def going(carry: tuple[Carry, Array]) -> Array:
-        _, _, progress = carry[0]
+    def going(carry: Carry) -> Array:
+        progress = carry[2]
         return (progress.count < until) & ~progress.ended.all()
 
-    def advance(carry: tuple[Carry, Array]) -> tuple[Carry, Array]:
-        (cache, state, progress), passes = carry
+    def guessing(carry: Carry) -> Array:
+        cache, _, progress, _ = carry
         fits = cache.length + draft.tokens - cache.start.min() < model.config.n_positions
-        guessed = (draft.ready(cache, progress) | progress.ended).all()
-        return jax.lax.cond(fits & guessed, check, plain, (cache, state, progress)), passes + 1
+        return fits & (draft.ready(cache, progress) | progress.ended).all()
 
     def check(carry: Carry) -> Carry:
-        cache, state, progress = carry
+        cache, state, progress, passes = carry
         guesses, state = draft.propose(sampling, model.dtype, state, cache, progress)
         cache, progress = verify(model, sampling, params, cache, progress, guesses)
-        return cache, state, progress
+        return cache, state, progress, passes + 1
 
     def plain(carry: Carry) -> Carry:
-        cache, state, progress = carry
+        cache, state, progress, passes = carry
         cache, progress = decode_step(model, sampling, params, cache, progress)
-        return cache, state, progress
+        return cache, state, progress, passes + 1
 
-    begin = (cache, state, progress), jnp.zeros((), jnp.int32)
-    (cache, state, progress), passes = jax.lax.while_loop(going, advance, begin)
-    return cache, state, progress, passes
+    def advance(carry: Carry) -> Carry:
+        # Two loops and no `cond`, whose branches would each get a copy of the cache.
+        carry = jax.lax.while_loop(lambda carry: going(carry) & guessing(carry), check, carry)
+        return jax.lax.while_loop(lambda carry: going(carry) & ~guessing(carry), plain, carry)
+
+    return jax.lax.while_loop(going, advance, (cache, state, progress, jnp.zeros((), jnp.int32)))
 
 
 def verify(
