@@ -27,7 +27,16 @@ from jaxgpt.errors import did_you_mean
 
 MODULES = (train, decode, shapes, continuous, speculative, bpe, startup, overhead, finetune, layout)
 BENCHMARKS = [benchmark for module in MODULES for benchmark in module.benchmarks()]
-NAMES = ("train", "decode", "speculative", "startup", "overhead", "layout", "quality", *(benchmark.name for benchmark in BENCHMARKS))
+NAMES = (
+    "train",
+    "decode",
+    "speculative",
+    "startup",
+    "overhead",
+    "layout",
+    "quality",
+    *(benchmark.name for benchmark in BENCHMARKS),
+)
 BY_DEFAULT = ("train", "decode", "continuous", "speculative", "bpe", "startup", "overhead", "finetune", "quality")
 
 

@@ -61,11 +61,11 @@ class Rows:
         self._lengths = [len(ids) for ids in self._ids]
         self._begins = [0 for _ in self._ids]
         self._max_new_tokens = max_new_tokens
-        if overflow == "error" and self.longest > self._context:
+        longest = self.longest
+        if overflow == "error" and longest > self._context:
             raise UsageError(
-                f"a prompt of {self.longest - max_new_tokens} tokens and {max_new_tokens} new ones make {self.longest}, "
-                f"but the model's context is {self._context}: shorten one of them, or let the context slide (overflow "
-                "'slide')"
+                f"a prompt of {longest - max_new_tokens} tokens and {max_new_tokens} new ones make {longest}, but the "
+                f"model's context is {self._context}: shorten one of them, or let the context slide (overflow 'slide')"
             )
         self.stop_ids = [eos_token_id] if isinstance(eos_token_id, int) else list(eos_token_id or ())
         self.ended = np.zeros(len(self._ids), bool)
