@@ -13,8 +13,8 @@ from matplotlib.figure import Figure
 from benchmarks import decode, report, shapes
 from benchmarks.timing import Benchmark, Work, measure
 from jaxgpt import GPT, GPTConfig
-from jaxgpt.decode.engine import prefill
 from jaxgpt.decode.sampling import GREEDY
+from jaxgpt.decode.step import prefill
 from jaxgpt.devices import start_devices
 
 NAME = "classics-roofline"
@@ -120,8 +120,9 @@ def compare(repeats: int, folder: Path) -> tuple[str, bool]:
         )
     machine = (
         f"The machine: {roof.flops / 1e9:.0f} GFLOP/s in products of {SIDE:,} × {SIDE:,} matrices, "
-        f"{roof.read / 1e9:.1f} GB/s in reading a matrix of {read / 2**30:.0f} GiB for its product with a vector, so arithmetic is the bound from "
-        f"{roof.ridge:.1f} FLOP/byte on. Of the model, weights and cache are counted as read once a step."
+        f"{roof.read / 1e9:.1f} GB/s in reading a matrix of {read / 2**30:.0f} GiB for its product with a vector, so "
+        f"arithmetic is the bound from {roof.ridge:.1f} FLOP/byte on. Of the model, "
+        "weights and cache are counted as read once a step."
     )
     return (f"**{NAME}**: {what}\n\n{report.grid(lines)}\n\n{machine}\n\n![roofline](roofline.png)\n"), True
 

@@ -12,10 +12,10 @@ import numpy as np
 from benchmarks import decode
 from benchmarks.timing import Benchmark, Work
 from jaxgpt import GPT, generate
-from jaxgpt.decode.engine import Progress
-from jaxgpt.decode.engine import decode as decode_until
 from jaxgpt.decode.rows import bucket
 from jaxgpt.decode.sampling import GREEDY
+from jaxgpt.decode.step import Progress
+from jaxgpt.decode.step import decode as decode_until
 from jaxgpt.devices import start_devices
 from jaxgpt.model.cache import KVCache
 

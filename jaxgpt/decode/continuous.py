@@ -21,9 +21,10 @@ from jax import Array
 from jax.typing import DTypeLike
 from jaxtyping import Int
 
-from jaxgpt.decode.engine import Progress, cast_matrices, decode_step, prefill, row_keys
+from jaxgpt.decode.engine import cast_matrices, row_keys
 from jaxgpt.decode.rows import Overflow, Rows, bucket
 from jaxgpt.decode.sampling import GREEDY, Sampling
+from jaxgpt.decode.step import Progress, decode_step, prefill
 from jaxgpt.errors import UsageError
 from jaxgpt.model.cache import KVCache
 from jaxgpt.model.config import GPTConfig

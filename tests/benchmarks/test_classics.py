@@ -9,8 +9,8 @@ from benchmarks import classics
 from benchmarks.roofline import Load, Roof, model_load
 from benchmarks.shapes import progress
 from jaxgpt import GPT, GPTConfig, generate
-from jaxgpt.decode.engine import decode_step, prefill
 from jaxgpt.decode.sampling import GREEDY
+from jaxgpt.decode.step import decode_step, prefill
 from jaxgpt.model.cache import KVCache
 from jaxgpt.train import init_params
 
