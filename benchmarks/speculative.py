@@ -34,8 +34,8 @@ def benchmarks() -> list[Benchmark]:
         ),
         "model-bad": (
             bad,
-            "greedy text of random weights; the draft, a layer of other random weights with a head of its own, is never "
-            "right",
+            "greedy text of random weights; the draft, one layer of other random weights with a head of its own, is "
+            "never right",
         ),
     }
     return [
