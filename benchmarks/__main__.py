@@ -21,17 +21,30 @@ from benchmarks import (
     report,
     roofline,
     shapes,
+    speculative,
     startup,
     train,
 )
 from benchmarks.timing import measure
 from jaxgpt.errors import did_you_mean
 
-MODULES = (train, decode, shapes, continuous, bpe, startup, overhead, finetune, layout, classics, quantized)
+MODULES = (train, decode, shapes, continuous, speculative, bpe, startup, overhead, finetune, layout, classics, quantized)
 BENCHMARKS = [benchmark for module in MODULES for benchmark in module.benchmarks()]
-GROUPS = ("train", "decode", "startup", "overhead", "layout", "classics", "classics-attention", "int8")
+GROUPS = ("train", "decode", "speculative", "startup", "overhead", "layout", "classics", "classics-attention", "int8")
 NAMES = (*GROUPS, "quality", *(benchmark.name for benchmark in BENCHMARKS), roofline.NAME, quantized.NAME)
-BY_DEFAULT = ("train", "decode", "int8", "continuous", "bpe", "startup", "overhead", "finetune", "classics", "quality")
+BY_DEFAULT = (
+    "train",
+    "decode",
+    "int8",
+    "continuous",
+    "speculative",
+    "bpe",
+    "startup",
+    "overhead",
+    "finetune",
+    "classics",
+    "quality",
+)
 
 
 def main(argv: Sequence[str]) -> None:

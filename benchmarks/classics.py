@@ -161,7 +161,7 @@ def _attention(attend: Attend, direction: str) -> Work:
 
 
 def _smaller(direction: str, _: Sequence[Result]) -> str:
-    rows, heads, length, _ = QKV
+    rows, heads, length = QKV[:3]
     blocks, whole = (apart(_temporary, attend, direction) / 2**20 for attend in (ours, naive))
     return (
         f"Temporary memory of the compiled program: {blocks:,.0f} MiB, naive's {whole:,.0f} MiB, of which each T × T "

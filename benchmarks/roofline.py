@@ -13,8 +13,8 @@ from matplotlib.figure import Figure
 from benchmarks import decode, report, shapes
 from benchmarks.timing import Benchmark, Work, measure
 from jaxgpt import GPT, GPTConfig
-from jaxgpt.decode.engine import prefill
 from jaxgpt.decode.sampling import GREEDY
+from jaxgpt.decode.step import prefill
 from jaxgpt.devices import start_devices
 
 NAME = "classics-roofline"
@@ -119,11 +119,11 @@ def compare(repeats: int, folder: Path) -> tuple[str, bool]:
             )
         )
     machine = (
-        f"The machine: {roof.flops / 1e9:.0f} GFLOP/s in products of {SIDE:,} × {SIDE:,} matrices, "
-        f"{roof.read / 1e9:.1f} GB/s in reading a matrix of {read / 2**30:.0f} GiB for its product with a vector, so arithmetic is the bound from "
-        f"{roof.ridge:.1f} FLOP/byte on. Of the model, weights and cache are counted as read once a step."
+        f"The machine: {roof.flops / 1e9:.0f} GFLOP/s in a product of {SIDE:,} × {SIDE:,} matrices, "
+        f"{roof.read / 1e9:.1f} GB/s in that of a matrix of {read / 2**30:.0f} GiB and a vector; so arithmetic is the "
+        f"bound from {roof.ridge:.1f} FLOP/byte on. Of the model, weights and cache are counted, read once a step."
     )
-    return (f"**{NAME}**: {what}\n\n{report.grid(lines)}\n\n{machine}\n\n![roofline](roofline.png)\n"), True
+    return f"**{NAME}**: {what}\n\n{report.grid(lines)}\n\n{machine}\n\n![roofline](roofline.png)\n", True
 
 
 def draw(roof: Roof, points: dict[str, tuple[Load, float]], path: Path) -> None:
@@ -133,11 +133,14 @@ def draw(roof: Roof, points: dict[str, tuple[Load, float]], path: Path) -> None:
     intensities = [load.intensity for load, _ in points.values()]
     ends = min(*intensities, roof.ridge) / 3, max(*intensities, roof.ridge) * 3
     corners = (ends[0], roof.ridge, ends[1])
-    axes.loglog(corners, [roof.attainable(x) / 1e9 for x in corners], color="black")
+    roofline = f"the roof: {roof.flops / 1e9:.0f} GFLOP/s, {roof.read / 1e9:.1f} GB/s"
+    axes.loglog(corners, [roof.attainable(x) / 1e9 for x in corners], color="black", label=roofline)
     for name, (load, reached) in points.items():
         axes.plot(load.intensity, reached / 1e9, "o", label=name)
         axes.vlines(load.intensity, reached / 1e9, roof.attainable(load.intensity) / 1e9, colors="grey", linestyles=":")
     axes.set(xlabel="arithmetic intensity, FLOP/byte", ylabel="GFLOP/s")
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.yaxis.set_major_formatter("{x:g}")
     axes.grid(alpha=0.3, which="both")
     axes.legend(loc="lower right")
     figure.savefig(path, dpi=120)

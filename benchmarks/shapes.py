@@ -12,11 +12,11 @@ import numpy as np
 from benchmarks import decode
 from benchmarks.timing import Benchmark, Work
 from jaxgpt import GPT, generate
-from jaxgpt.decode.engine import Progress
-from jaxgpt.decode.engine import decode as decode_until
 from jaxgpt.decode.matrices import cast_matrices
 from jaxgpt.decode.rows import bucket
 from jaxgpt.decode.sampling import GREEDY
+from jaxgpt.decode.step import Progress
+from jaxgpt.decode.step import decode as decode_until
 from jaxgpt.devices import start_devices
 from jaxgpt.model.cache import KVCache
 
@@ -50,10 +50,10 @@ def benchmarks() -> list[Benchmark]:
 def at(position: int, rows: int = 1) -> Work:
     """Decode from a position on, again and again, in a cache of the size that `generate` would take, empty so far."""
     start_devices("cpu")
-    params = cast_matrices(decode.random_params(), dtype=jnp.float32)
+    params = cast_matrices(decode.random_params(), dtype=jnp.float32, by_outputs=rows > 1)
     model, size = GPT(decode.CONFIG), bucket(position + STEPS)
     begin = progress(decode.random_prompts(rows, size))
-    cache = KVCache.empty(decode.CONFIG, jnp.zeros(rows, jnp.int32), size, jnp.float32)
+    cache = replace(KVCache.empty(decode.CONFIG, jnp.zeros(rows, jnp.int32), size, jnp.float32), new=False)
 
     def work() -> None:
         nonlocal cache

@@ -60,6 +60,10 @@ class Options:
     )
     compare: tuple[str, ...] | None = flag(None, "models whose answers to --prompts are printed side by side")
     prompts: str | None = flag(None, "with --compare, a .jsonl or .json file of prompts, or a .txt file, one a line")
+    draft: str | None = flag(
+        None, "guess tokens ahead, to read several in a pass: ngram (what followed these tokens before), or a model"
+    )
+    draft_tokens: int | None = flag(None, "how many to guess at a time; none: what suits the draft")
     verbose: bool = flag(False, "report tokens per second on standard error; compiles before it counts")
 
     def __post_init__(self) -> None:
@@ -71,10 +75,14 @@ class Options:
             raise UsageError(f"seed is {self.seed}; it must be from 0 to 2^32 - 1")
         if self.stop is not None and "" in self.stop:
             raise UsageError("stop is empty; it must be one or more texts, or none")
+        if self.draft_tokens is not None and self.draft is None:
+            raise UsageError(f"--draft_tokens {self.draft_tokens}: only with --draft")
+        if self.draft_tokens is not None and self.draft_tokens < 1:
+            raise UsageError(f"draft_tokens is {self.draft_tokens}; it must be a whole number from 1 up, or none")
         if (self.compare is None) != (self.prompts is None):
             raise UsageError("--compare RUN_A RUN_B and --prompts FILE go together")
         if self.compare is not None:
-            for name in ("init_from", "start", "num_samples", "stop", "verbose"):
+            for name in ("init_from", "start", "num_samples", "stop", "draft", "verbose"):
                 if (value := getattr(self, name)) != getattr(Options, name):
                     raise UsageError(f"--{name} {value}: not with --compare")
         _ = self.sampling  # checks what it takes
@@ -115,9 +123,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         params,
         [ids] * options.num_samples,
         max_new_tokens=count,
+        draft=open_draft(options, tokenizer),
         **how(options, config, tokenizer),
     )
-    meter = Meter(begin) if options.verbose else None
+    meter = Meter(begin, draft=options.draft is not None) if options.verbose else None
     texts = [TextStream(tokenizer, options.stop or (), config.eos_token_ids) for _ in range(options.num_samples)]
     # An answer is printed alone, a continuation with what it continues.
     print_samples(prompt if template is None else "", texts, iter(meter or begin()))
@@ -138,6 +147,22 @@ def how(options: Options, config: GPTConfig, tokenizer: Tokenizer) -> dict[str, 
         "dtype": compute_dtype(options.dtype),
         "overflow": options.overflow,
     }
+
+
+def open_draft(options: Options, tokenizer: Tokenizer) -> Any:
+    """Return the `Draft` that guesses tokens ahead, or None."""
+    from jaxgpt.cli.sources import open_model
+    from jaxgpt.decode.draft import DraftModel, PromptLookup
+
+    if options.draft is None:
+        return None
+    tokens = {} if options.draft_tokens is None else {"tokens": options.draft_tokens}
+    if options.draft == "ngram":
+        return PromptLookup(**tokens)
+    config, params, its = open_model(options.draft, allow_pickle=options.allow_pickle)
+    if its.fingerprint != tokenizer.fingerprint:
+        raise UsageError(f"--draft {options.draft}: its tokenizer is another than that of {options.init_from}")
+    return DraftModel(config, params, **tokens)
 
 
 def read_prompt(start: str) -> str:
@@ -210,18 +235,18 @@ def print_samples(prompt: str, texts: Sequence[TextStream], steps: Steps) -> Non
 
 
 class Meter:
-    """Passes on what `begin` yields, and measures how fast it comes."""
+    """Passes on what `begin` yields, a `Stream` at each call, and measures how fast it comes."""
 
-    def __init__(self, begin: Callable[[], Steps]) -> None:
+    def __init__(self, begin: Callable[[], Any], *, draft: bool) -> None:
         for _ in itertools.islice(begin(), 2):  # compiles both programs
             pass
-        self._begin = begin
+        self._stream, self._draft = begin(), draft
         self._seconds: list[float] = []
         self._counts: list[int] = []
 
     def __iter__(self) -> Steps:
         before = time.perf_counter()
-        for step in self._begin():
+        for step in self._stream:
             self._seconds.append(time.perf_counter() - before)
             self._counts.append(sum(token is not None for token in step))
             yield step
@@ -231,8 +256,13 @@ class Meter:
         """Return lines for prefill and decoding. A sliding context's own prefills are not in the median step."""
         prefill, *steps = self._seconds
         lines = [f"prefill: {prompt_tokens} tokens in {prefill:.3f} s, {prompt_tokens / prefill:.1f} tokens/s"]
-        if steps:
+        tokens, passes = sum(self._counts[1:]), self._stream.passes - 1
+        if steps and self._draft:  # most steps come with the one before
+            mean, rate = sum(steps) / passes, tokens / sum(steps)
+            each = f"{len(steps) / passes:.2f} tokens of a sample a pass"
+            lines.append(f"decode: {tokens} tokens, {each}, {1000 * mean:.2f} ms a pass, {rate:.1f} tokens/s")
+        elif steps:
             step = statistics.median(steps)
             rate = statistics.mean(self._counts[1:]) / step
-            lines.append(f"decode: {sum(self._counts[1:])} tokens, {1000 * step:.2f} ms a step, {rate:.1f} tokens/s")
+            lines.append(f"decode: {tokens} tokens, {1000 * step:.2f} ms a step, {rate:.1f} tokens/s")
         return "\n".join(lines)

@@ -21,10 +21,11 @@ from jax import Array
 from jax.typing import DTypeLike
 from jaxtyping import Int
 
-from jaxgpt.decode.engine import Progress, decode_step, prefill, row_keys
+from jaxgpt.decode.engine import row_keys
 from jaxgpt.decode.matrices import cast_matrices
 from jaxgpt.decode.rows import Overflow, Rows, bucket
 from jaxgpt.decode.sampling import GREEDY, Sampling
+from jaxgpt.decode.step import Progress, decode_step, prefill
 from jaxgpt.errors import UsageError
 from jaxgpt.model.cache import KVCache
 from jaxgpt.model.config import GPTConfig
@@ -81,7 +82,8 @@ def generate_many(
     if waiting:
         seated = [waiting.popleft() for _ in range(min(batch_size, len(waiting)))]
         model, size = GPT(config, jnp.dtype(dtype)), _slots(config, prompts, limits)
-        _Batch(model, cast_matrices(params, dtype=model.dtype), sampling, seated, size).run(waiting)
+        params = cast_matrices(params, dtype=model.dtype, by_outputs=len(seated) > 1)
+        _Batch(model, params, sampling, seated, size).run(waiting)
     return [text.rows.new[0] for text in texts]
 
 

@@ -14,13 +14,16 @@ from jaxtyping import Float
 from jaxgpt.model.quantized import DecodingMatrix
 
 
-def cast_matrices(params: Any, *, dtype: DTypeLike, steps: bool = True) -> Any:
+def cast_matrices(params: Any, *, dtype: DTypeLike, by_outputs: bool = False) -> Any:
     """Cast matrices once instead of in every step; vectors are small, and layer norm's are used in f32.
 
-    Where there will be steps on a CPU the matrices are also stored as it reads them fastest: by outputs. That takes
-    0.1 s for GPT-2 124M on two cores, which is what four steps gain at batch 8. Quantized ones stay as they are.
+    Args:
+        params: a model's parameters; quantized matrices in them stay as they are.
+        dtype: to compute in.
+        by_outputs: on a CPU also store matrices as it reads them fastest for several rows. Worth it where there will be
+            steps: it copies all kernels.
     """
-    return _cast(params, dtype, steps and jax.default_backend() == "cpu")
+    return _cast(params, dtype, by_outputs and jax.default_backend() == "cpu")
 
 
 @partial(jax.jit, static_argnames=("dtype", "by_outputs"))

@@ -59,14 +59,14 @@ class Rows:
         self._context = config.n_positions
         self._ids = [_checked(config, row, prompt) for row, prompt in enumerate(prompts)]
         self._lengths = [len(ids) for ids in self._ids]
-        longest = max(self._lengths, default=0)
-        if overflow == "error" and longest + max_new_tokens > self._context:
-            raise UsageError(
-                f"a prompt of {longest} tokens and {max_new_tokens} new ones make {longest + max_new_tokens}, but the "
-                f"model's context is {self._context}: shorten one of them, or let the context slide (overflow 'slide')"
-            )
         self._begins = [0 for _ in self._ids]
         self._max_new_tokens = max_new_tokens
+        longest = self.longest
+        if overflow == "error" and longest > self._context:
+            raise UsageError(
+                f"a prompt of {longest - max_new_tokens} tokens and {max_new_tokens} new ones make {longest}, but the "
+                f"model's context is {self._context}: shorten one of them, or let the context slide (overflow 'slide')"
+            )
         self.stop_ids = [eos_token_id] if isinstance(eos_token_id, int) else list(eos_token_id or ())
         self.ended = np.zeros(len(self._ids), bool)
         self.count = 0
@@ -98,8 +98,13 @@ class Rows:
             earlier[ids] += 1
         return np.asarray(salts, np.uint32)
 
-    def window(self) -> Window:
-        """Return what to read next.
+    @property
+    def longest(self) -> int:
+        """Tokens that the longest row may have in the end."""
+        return max(self._lengths, default=0) + self._max_new_tokens
+
+    def window(self, spare: int = 0) -> Window:
+        """Return what to read next, with `spare` slots or more behind those for what can be chosen.
 
         A row with more ids than the context goes on from the last half of the context. Rows slide each at its own
         time, so that sharing a batch changes nothing.
@@ -113,7 +118,7 @@ class Rows:
         longest = max(map(len, rows))
         width = bucket(longest)
         room = self._context + 1 - longest  # a full context still predicts a token, which then needs no slot
-        tokens = np.zeros((len(rows), bucket(width + min(room, self._max_new_tokens))), np.int32)
+        tokens = np.zeros((len(rows), bucket(width + min(room, self._max_new_tokens) + spare)), np.int32)
         start = np.asarray([width - len(row) for row in rows], np.int32)
         for row, ids in enumerate(rows):
             tokens[row, start[row] : width] = ids

@@ -7,6 +7,9 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Bool, Float
 
+from jaxgpt.model.attention_kernels import kernels
+from jaxgpt.model.linear import wide_product
+
 # Finite, so that the rows of padding, which may attend to nothing, stay free of NaN.
 NEVER = jnp.finfo(jnp.float32).min
 
@@ -39,17 +42,25 @@ def attention(
     if dropout_rate == 0:
         dropout_key = None
     if mask is None and dropout_key is None:
-        return causal(q, k, v, scale)
+        return plain(q, k, v, scale)
     if mask is not None and dropout_key is None and q.shape[2] == k.shape[2]:
         return _masked(q, k, v, mask, scale)
     if mask is None:
         mask = jnp.tri(q.shape[2], dtype=bool)[None, None]
-    scores = jnp.einsum("BHTK,BHSK->BHTS", q, k, preferred_element_type=jnp.float32) * scale
+    scores = wide_product("BHTK,BHSK->BHTS", q, k) * scale
     weights = jax.nn.softmax(jnp.where(mask, scores, NEVER))
     if dropout_key is not None:
         kept = jax.random.bernoulli(dropout_key, 1 - dropout_rate, weights.shape)
         weights = jnp.where(kept, weights / (1 - dropout_rate), 0)
     return jnp.einsum("BHTS,BHSK->BHTK", weights.astype(v.dtype), v)
+
+
+def plain(
+    q: Float[Array, "B H T K"], k: Float[Array, "B H T K"], v: Float[Array, "B H T K"], scale: float
+) -> Float[Array, "B H T K"]:
+    """Return plain causal attention by the platform's own kernel where one fits, and else by `causal`."""
+    ours, others = partial(causal, scale=scale), kernels(q, scale)
+    return jax.lax.platform_dependent(q, k, v, default=ours, **others) if others else ours(q, k, v)
 
 
 def _masked(q: Array, k: Array, v: Array, mask: Array, scale: float) -> Array:
@@ -121,6 +132,6 @@ def _blocks(length: int) -> list[range]:
 def _scores(q: Array, k: Array, block: range, scale: float, axes: str) -> Array:
     """Return the f32 scores of a block of queries with the keys up to the block's end, as BHTS or BHST."""
     queries, keys = q[:, :, block.start : block.stop], k[:, :, : block.stop]
-    scores = jnp.einsum(f"BHTK,BHSK->{axes}", queries, keys, preferred_element_type=jnp.float32) * scale
+    scores = wide_product(f"BHTK,BHSK->{axes}", queries, keys) * scale
     seen = jnp.arange(block.start, block.stop)[:, None] >= jnp.arange(block.stop)
     return jnp.where(seen if axes == "BHTS" else seen.T, scores, NEVER)

@@ -20,7 +20,7 @@ from jaxgpt.model.activations import ACTIVATIONS
 from jaxgpt.model.attention import attention
 from jaxgpt.model.cache import KVCache
 from jaxgpt.model.config import GPTConfig
-from jaxgpt.model.linear import Linear
+from jaxgpt.model.linear import Linear, wide_product
 from jaxgpt.model.norm import LayerNorm
 from jaxgpt.model.quantized import DecodingMatrix, Embed
 
@@ -122,7 +122,7 @@ class GPT(nn.Module):
         head = self.head()
         if isinstance(head, DecodingMatrix):
             return head.product(x)
-        return jnp.einsum("BTD,VD->BTV", x, head.astype(self.dtype), preferred_element_type=jnp.float32)
+        return wide_product("BTD,VD->BTV", x, head.astype(self.dtype))
 
     def head(self) -> Float[Array, "V D"] | DecodingMatrix:
         """Return the matrix that makes logits of hidden states, as the parameters hold it."""
@@ -131,7 +131,7 @@ class GPT(nn.Module):
 
     def scores(self, x: Float[Array, "B T D"]) -> Float[Array, "B T N"]:
         """Return a score for each of the config's labels from hidden states, in f32."""
-        return jnp.einsum("BTD,ND->BTN", x, self.score.astype(self.dtype), preferred_element_type=jnp.float32)
+        return wide_product("BTD,ND->BTN", x, self.score.astype(self.dtype))
 
 
 def applied(model: GPT, params: Any) -> Any:

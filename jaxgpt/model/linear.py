@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 from jax import Array
 from jax.nn.initializers import Initializer
 from jax.typing import DTypeLike
@@ -65,3 +68,36 @@ def _backward(kept: tuple[Array, Array], d_out: Array) -> tuple[Array, Array]:
 
 
 product.defvjp(_forward, _backward)
+
+
+def wide_product(axes: str, x: Array, y: Array) -> Array:
+    """Return `einsum(axes, x, y)` in f32, with products of the operands' dtype in both directions.
+
+    Autodiff would widen an operand instead, and multiply it with the f32 gradient.
+
+    Args:
+        axes: as in `jnp.einsum`; each axis occurs in two of the three arrays.
+        x, y: of one dtype, to which the gradient is rounded first.
+    """
+    if x.dtype == jnp.float32:
+        return jnp.einsum(axes, x, y, preferred_element_type=jnp.float32)
+    return _narrow_product(axes, x, y)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _narrow_product(axes: str, x: Array, y: Array) -> Array:
+    return jnp.einsum(axes, x, y, preferred_element_type=jnp.float32)
+
+
+def _narrow_forward(axes: str, x: Array, y: Array) -> tuple[Array, tuple[Array, Array]]:
+    return _narrow_product(axes, x, y), (x, y)
+
+
+def _narrow_backward(axes: str, kept: tuple[Array, Array], d_out: Array) -> tuple[Array, Array]:
+    x, y = kept
+    left, right, out = axes.replace("->", ",").split(",")
+    d_out = d_out.astype(x.dtype)
+    return jnp.einsum(f"{out},{right}->{left}", d_out, y), jnp.einsum(f"{out},{left}->{right}", d_out, x)
+
+
+_narrow_product.defvjp(_narrow_forward, _narrow_backward)

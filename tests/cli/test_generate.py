@@ -149,6 +149,23 @@ def test_verbose_reports_speed_and_leaves_the_text_alone(run, capsys):
     assert re.fullmatch(r"prefill: 1 tokens in .* tokens/s\n(decode: \d tokens, .* tokens/s\n)?", result.err)
 
 
+@pytest.mark.parametrize("flags", [["--draft=ngram"], ["--draft=RUN", "--draft_tokens=3"]])
+def test_a_draft_leaves_the_text_alone_and_its_passes_are_reported(run, capsys, flags):
+    flags = [flag.replace("RUN", run) for flag in flags]
+    result = call(capsys, "--init_from", run, "--start=abcabcabc", "--verbose", "--max_new_tokens=9", *flags)
+    assert result.out == expected(run, "abcabcabc", 9)[0] + "\n"
+    [rate] = re.findall(r"decode: 8 tokens, (.*) tokens of a sample a pass, .* ms a pass, .* tokens/s\n", result.err)
+    assert rate == "4.00" if run in flags[0] else float(rate) >= 1
+
+
+def test_a_draft_with_another_tokenizer_is_refused(run, capsys, tmp_path):
+    save_params(tmp_path, *load_params(run))
+    CharTokenizer("\nabcdefghijklmnopqrstuvwxyZ").save(tmp_path)
+    result = call(capsys, "--init_from", run, "--draft", str(tmp_path))
+    assert result.code == 2
+    assert result.err == f"error: --draft {tmp_path}: its tokenizer is another than that of {run}\n"
+
+
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
@@ -161,6 +178,9 @@ def test_verbose_reports_speed_and_leaves_the_text_alone(run, capsys):
         (["--min_p=2"], "min_p is 2.0; it must be"),
         (["--seed=-1"], "seed is -1; it must be"),
         (["--quantize=int2"], "--quantize: 'int2' is not int8|int4|none; did you mean"),
+        (["--draft_tokens=2"], "--draft_tokens 2: only with --draft"),
+        (["--draft=ngram", "--draft_tokens=0"], "draft_tokens is 0; it must be a whole number from 1 up, or none"),
+        (["--compare", "a", "b", "--prompts=x.txt", "--draft=ngram"], "--draft ngram: not with --compare"),
         (["--stop="], "stop is empty; it must be"),
         (["--overflow=slid"], "--overflow: 'slid' is not error|slide; did you mean 'slide'?"),
         (["--start=FILE:nowhere.txt"], "--start FILE:nowhere.txt: No such file or directory"),

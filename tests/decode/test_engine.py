@@ -9,7 +9,7 @@ import pytest
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from jaxgpt.decode import engine
+from jaxgpt.decode import engine, step
 from jaxgpt.decode.engine import generate, stream
 from jaxgpt.decode.rows import bucket
 from jaxgpt.decode.sampling import GREEDY, Sampling
@@ -84,8 +84,8 @@ def test_a_ragged_batch_gives_what_each_prompt_gives_alone(config, params, promp
 def test_stream_yields_what_generate_returns(config, params, prompts, options, overflow):
     common = {"max_new_tokens": 20 if overflow == "error" else 70, "eos_token_id": (2, 3, 5), "overflow": overflow}
     rows = [[] for _ in prompts]
-    for step in stream(config, params, prompts, sampling=Sampling(**options), **common):
-        for row, token in zip(rows, step, strict=True):
+    for chosen in stream(config, params, prompts, sampling=Sampling(**options), **common):
+        for row, token in zip(rows, chosen, strict=True):
             row += [token]
     expected = generate(config, params, prompts, **options, **common)
     assert [[token for token in row if token is not None] for row in rows] == expected
@@ -196,8 +196,8 @@ def test_a_decode_step_never_copies_the_cache(config, params, batch):
     cache = dataclasses.replace(KVCache.empty(config, rows, size, jnp.float32), new=False)
     keys = jax.random.split(jax.random.key(0), batch)
     tokens = jnp.zeros((batch, size), jnp.int32)
-    progress = engine.Progress(tokens, rows > 0, jnp.asarray(0), keys, jnp.zeros(0, jnp.int32))
-    program = engine.decode.lower(GPT(config), GREEDY, params, cache, progress, jnp.asarray(9)).compile().as_text()
+    progress = step.Progress(tokens, rows > 0, jnp.asarray(0), keys, jnp.zeros(0, jnp.int32))
+    program = step.decode.lower(GPT(config), GREEDY, params, cache, progress, jnp.asarray(9)).compile().as_text()
     buffer = rf"f32\[[0-9,]*{size},{config.head_dim}\]"
     assert re.findall(rf"{buffer}\S* (fusion|dynamic-update-slice)\(", program)
     assert not re.findall(rf"{buffer}\S* copy\(", program)

@@ -32,7 +32,9 @@ from jaxgpt.train.weights import load_params, save_params
 pytestmark = pytest.mark.usefixtures("unchecked_types")
 # A deadline, so that a hang is a failure.
 fuzz = settings(
-    max_examples=60, deadline=timedelta(seconds=20), suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=60,
+    deadline=timedelta(seconds=20),
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
 )
 CONFIG = GPTConfig(vocab_size=61, n_positions=8, n_embd=8, n_layer=1, n_head=2, bos_token_id=None, eos_token_id=3)
 TEXT = "It was the best of times, it was the worst of times, it was the age of wisdom … äöü\n" * 20

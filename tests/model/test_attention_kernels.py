@@ -1,0 +1,139 @@
+"""The platforms' attention: equal to our own, taken only where it fits, and done without where it does not work.
+
+Several host devices need a process of their own, which runs this file.
+"""
+
+import os
+import subprocess
+import sys
+import warnings
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.experimental.pallas import tpu as pltpu
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+
+from jaxgpt.model import attention_kernels
+from jaxgpt.model.attention import attention, causal
+from jaxgpt.model.attention_kernels import cudnn_works, kernels, pallas
+
+ROOT = Path(__file__).parents[2]
+SCALE = 0.3
+Attend = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
+
+
+@pytest.fixture(autouse=True)
+def nothing_known_of_cudnn() -> Iterator[None]:
+    cudnn_works.cache_clear()
+    yield
+    cudnn_works.cache_clear()
+
+
+def draw(length: int, head_dim: int = 64, dtype: str = "float32") -> list[jax.Array]:
+    """Return queries, keys, values and the output's gradient."""
+    shape = (2, 2, length, head_dim)
+    return [jax.random.normal(jax.random.key(seed), shape).astype(dtype) for seed in range(4)]
+
+
+@partial(jax.jit, static_argnums=0)
+def both(attend: Attend, arrays: list[jax.Array]) -> list[jax.Array]:
+    """Return the output and three gradients."""
+    *qkv, d_out = arrays
+    out, pull = jax.vjp(attend, *qkv)
+    return [out, *pull(d_out)]
+
+
+def interpreted(arrays: list[jax.Array]) -> list[jax.Array]:
+    """Return the same of the TPU's kernels, which JAX makes an ordinary program of."""
+    with pltpu.force_tpu_interpret_mode(True):
+        return both(lambda q, k, v: pallas(q, k, v, SCALE), arrays)
+
+
+def ours(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
+    return causal(q, k, v, SCALE)
+
+
+@pytest.mark.parametrize(("length", "blocks"), [(128, (512, 128)), (256, (512, 256)), (384, (128,))])
+def test_pallas_has_our_values_and_gradients(length: int, blocks: tuple[int, ...], monkeypatch: pytest.MonkeyPatch):
+    """In rows of one block, and of several, whose softmax is put together."""
+    monkeypatch.setattr(attention_kernels, "PALLAS_BLOCKS", blocks)
+    arrays = draw(length)
+    for theirs, own in zip(interpreted(arrays), both(ours, arrays), strict=True):
+        np.testing.assert_allclose(theirs, own, rtol=1e-4, atol=1e-5)
+
+
+def test_pallas_in_bf16_is_close():
+    for close, exact in zip(interpreted(draw(256, dtype="bfloat16")), both(ours, draw(256)), strict=True):
+        assert close.dtype == jnp.bfloat16
+        # Each of a few roundings is up to 2^-9 of what is rounded.
+        assert jnp.linalg.norm(close - exact) < 2**-6 * jnp.linalg.norm(exact)
+
+
+def test_on_several_devices_each_computes_its_rows_and_heads():
+    environment = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=4", "JAX_PLATFORMS": "cpu"}
+    subprocess.run([sys.executable, "-W", "error", __file__], env={**environment, "PYTHONPATH": str(ROOT)}, check=True)
+
+
+def main() -> None:
+    """Compare the divided kernels, interpreted, with our own attention, and look for copies between devices."""
+    mesh = jax.make_mesh((2, 2), ("rows", "heads"), axis_types=(AxisType.Auto,) * 2)
+    arrays = jax.device_put(draw(128), NamedSharding(mesh, PartitionSpec("rows", "heads")))
+    pltpu.set_tpu_interpret_mode(True)  # in all threads: XLA divides in one of its own
+    compiled = both.lower(lambda q, k, v: pallas(q, k, v, SCALE), arrays).compile()
+    program = compiled.as_text()
+    assert "f32[1,1,128,64]" in program
+    assert not [name for name in ("all-gather", "all-to-all", "all-reduce", "collective-permute") if name in program]
+    for theirs, own in zip(compiled(arrays), both(ours, arrays), strict=True):
+        np.testing.assert_allclose(theirs, own, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("length", "head_dim", "dtype", "fitting"),
+    [
+        (1024, 64, "bfloat16", {"cuda", "tpu"}),
+        (128, 128, "bfloat16", {"cuda", "tpu"}),
+        (1024, 64, "float32", set()),
+        (1023, 64, "bfloat16", {"cuda"}),
+        (64, 32, "bfloat16", {"cuda"}),
+        (1024, 96, "bfloat16", {"cuda"}),
+        (1024, 256, "bfloat16", {"tpu"}),
+        (100, 4, "bfloat16", set()),
+    ],
+)
+def test_kernels_are_taken_where_they_fit(
+    length: int, head_dim: int, dtype: str, fitting: set[str], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(attention_kernels, "cudnn_works", lambda *_: True)
+    assert set(kernels(jnp.zeros((1, 1, length, head_dim), dtype), SCALE)) == fitting
+
+
+def test_where_no_kernel_is_at_home_a_program_computes_the_same():
+    arrays = draw(128, dtype="bfloat16")
+    assert "tpu" in kernels(arrays[0], SCALE)
+    chosen = both(lambda q, k, v: attention(q, k, v, None, scale=SCALE), arrays)
+    for one, other in zip(chosen, both(ours, arrays), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_a_gpu_without_cudnn_is_told_once_and_does_without(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    arrays = draw(128, dtype="bfloat16")
+    with pytest.warns(UserWarning, match="cuDNN's attention can't be used here.*: cuDNN is not detected") as told:
+        for _ in range(2):
+            assert "cuda" not in kernels(arrays[0], SCALE)
+    assert len(told) == 1
+
+
+def test_a_machine_without_a_gpu_is_told_nothing():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert "cuda" not in kernels(draw(128, dtype="bfloat16")[0], SCALE)
+
+
+if __name__ == "__main__":
+    main()
