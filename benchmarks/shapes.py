@@ -51,7 +51,7 @@ def at(position: int, rows: int = 1) -> Work:
     start_devices("cpu")
     params, model, size = decode.random_params(), GPT(decode.CONFIG), bucket(position + STEPS)
     begin = progress(decode.random_prompts(rows, size))
-    cache = replace(KVCache.empty(decode.CONFIG, jnp.zeros(rows, jnp.int32), size, jnp.float32), new=False)
+    cache = KVCache.empty(decode.CONFIG, jnp.zeros(rows, jnp.int32), size, jnp.float32, new=False)
 
     def work() -> None:
         nonlocal cache

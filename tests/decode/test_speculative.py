@@ -1,6 +1,5 @@
 import dataclasses
 import re
-from dataclasses import replace
 from functools import partial
 
 import jax
@@ -158,10 +157,10 @@ def test_no_guess_is_no_draft(config):
 def test_a_pass_never_copies_the_cache(config, params, drafts, batch, kind):
     size = 64
     rows = jnp.zeros(batch, jnp.int32)
-    cache = replace(KVCache.empty(config, rows, size, jnp.float32), new=False)
+    cache = KVCache.empty(config, rows, size, jnp.float32, new=False)
     state = None
     if kind != "lookup":
-        state = replace(KVCache.empty(drafts[kind].config, rows, size, jnp.float32), new=False)
+        state = KVCache.empty(drafts[kind].config, rows, size, jnp.float32, new=False)
     keys = jax.random.split(jax.random.key(0), batch)
     progress = Progress(jnp.zeros((batch, size), jnp.int32), rows > 0, jnp.asarray(0), keys, jnp.zeros(0, jnp.int32))
     arguments = (GPT(config), GREEDY, params, drafts[kind], cache, state, progress, jnp.asarray(9))
