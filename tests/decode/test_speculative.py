@@ -89,6 +89,14 @@ def test_stream_yields_what_generate_returns_and_ends_when_all_rows_have(config,
     assert len(steps) == max(map(len, rows)) < 16
 
 
+@pytest.mark.parametrize("kind", ["lookup", "half"])
+def test_all_passes_are_one_program(config, params, drafts, kind):
+    draft, before = dataclasses.replace(drafts[kind], tokens=2), speculate._cache_size()
+    steps = stream(config, params, [[3]], max_new_tokens=12, draft=draft)
+    assert len(list(steps)) == 12 and steps.passes > 2
+    assert speculate._cache_size() == before + 1
+
+
 def test_the_latest_earlier_ngram_is_what_is_looked_for():
     tokens = jnp.asarray([[9, 1, 2, 3, 1, 2, 5, 1, 2, 0, 0, 0], [1, 2, 0, 0, 7, 7, 8, 1, 2, 0, 0, 0]])
     start = jnp.asarray([0, 4])  # the other row's earlier 1, 2 are padding
