@@ -145,8 +145,8 @@ def _decode(layout: type[Any], steps: int) -> Work:
 
     @jax.jit
     def generate(params: Any) -> Array:
-        cache = KVCache.empty(decode.CONFIG, jnp.zeros(1, jnp.int32), decode.PROMPT + steps, jnp.float32)
-        cache = replace(cache, new=False)  # a loop's cache keeps its type
+        # Not new: a loop's cache keeps its type.
+        cache = KVCache.empty(decode.CONFIG, jnp.zeros(1, jnp.int32), decode.PROMPT + steps, jnp.float32, new=False)
         if layout is StackedGPT:
             cache = replace(cache, key_buffers=(stack(cache.key_buffers),), value_buffers=(stack(cache.value_buffers),))
 

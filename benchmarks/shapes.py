@@ -53,7 +53,7 @@ def at(position: int, rows: int = 1) -> Work:
     params = cast_matrices(decode.random_params(), dtype=jnp.float32, by_outputs=rows > 1)
     model, size = GPT(decode.CONFIG), bucket(position + STEPS)
     begin = progress(decode.random_prompts(rows, size))
-    cache = replace(KVCache.empty(decode.CONFIG, jnp.zeros(rows, jnp.int32), size, jnp.float32), new=False)
+    cache = KVCache.empty(decode.CONFIG, jnp.zeros(rows, jnp.int32), size, jnp.float32, new=False)
 
     def work() -> None:
         nonlocal cache

@@ -113,8 +113,8 @@ class _Batch:
         self._texts = texts
         self._length = 0
         self._tokens = np.zeros((len(texts), size), np.int32)
-        empty = KVCache.empty(model.config, jnp.zeros(len(texts), jnp.int32), size, model.dtype)
-        self._cache = replace(empty, new=False)  # rows are put into it, never read together
+        # Rows are put into it, never read together.
+        self._cache = KVCache.empty(model.config, jnp.zeros(len(texts), jnp.int32), size, model.dtype, new=False)
         self._stop_ids = jnp.asarray(texts[0].rows.stop_ids, jnp.int32)
 
     def run(self, waiting: deque[_Text]) -> None:

@@ -134,9 +134,9 @@ class Stream(Iterator[list[int | None]]):
         while not rows.done:
             window = rows.window(spare=0 if draft is None else draft.tokens)
             slot, last = window.width, rows.count + window.count
-            progress = Progress(
-                jnp.asarray(window.tokens), jnp.asarray(rows.ended), jnp.asarray(rows.count), self._keys, stop_ids
-            )
+            # With its dtype: one that JAX may widen would make a second program of the first pass.
+            count = jnp.asarray(rows.count, jnp.int32)
+            progress = Progress(jnp.asarray(window.tokens), jnp.asarray(rows.ended), count, self._keys, stop_ids)
             start = jnp.asarray(window.start)
             cache, progress = prefill(model, sampling, params, progress, start, width=window.width)
             self.passes += 1

@@ -44,12 +44,14 @@ class KVCache:
     new: bool = flax.struct.field(pytree_node=False, default=False)
 
     @classmethod
-    def empty(cls, config: GPTConfig, start: Int[Array, " B"], size: int, dtype: DTypeLike) -> KVCache:
-        """Allocate a cache of `size` slots for rows that begin at `start`."""
+    def empty(
+        cls, config: GPTConfig, start: Int[Array, " B"], size: int, dtype: DTypeLike, *, new: bool = True
+    ) -> KVCache:
+        """Allocate a cache of `size` slots for rows that begin at `start`; not `new` if its slots are filled apart."""
         rows = start.shape if start.shape != (1,) else ()
         shape = (*rows, config.n_head, size, config.head_dim)
         keys, values = (tuple(jnp.zeros(shape, dtype) for _ in range(config.n_layer)) for _ in "kv")
-        return cls(keys, values, jnp.zeros((), jnp.int32), start, new=True)
+        return cls(keys, values, jnp.zeros((), jnp.int32), start, new)
 
     @property
     def size(self) -> int:

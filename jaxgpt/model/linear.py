@@ -76,7 +76,7 @@ def wide_product(axes: str, x: Array, y: Array) -> Array:
     Autodiff would widen an operand instead, and multiply it with the f32 gradient.
 
     Args:
-        axes: as in `jnp.einsum`; each axis occurs in two of the three arrays.
+        axes: as in `jnp.einsum`; each axis of an array occurs in another, and none twice in one.
         x, y: of one dtype, to which the gradient is rounded first.
     """
     if x.dtype == jnp.float32:

@@ -43,7 +43,7 @@ def test_the_flops_counted_are_those_of_the_programs(rows, unchecked_types):
     model, slots, width = GPT(WIDE), 48, 32
     params = jax.eval_shape(lambda: init_params(model, seed=0))
     begin, start = progress([[0] * slots] * rows), jnp.zeros(rows, jnp.int32)
-    cache = replace(KVCache.empty(WIDE, start, slots, jnp.float32), new=False)
+    cache = KVCache.empty(WIDE, start, slots, jnp.float32, new=False)
     programs = {
         width: prefill.lower(model, GREEDY, params, begin, start, width=width),
         1: jax.jit(decode_step, static_argnums=(0, 1)).lower(model, GREEDY, params, cache, begin),

@@ -193,7 +193,7 @@ def test_sizes_are_rounded_up_to_few_buckets():
 def test_a_decode_step_never_copies_the_cache(config, params, batch):
     size = 64
     rows = jnp.zeros(batch, jnp.int32)
-    cache = dataclasses.replace(KVCache.empty(config, rows, size, jnp.float32), new=False)
+    cache = KVCache.empty(config, rows, size, jnp.float32, new=False)
     keys = jax.random.split(jax.random.key(0), batch)
     tokens = jnp.zeros((batch, size), jnp.int32)
     progress = step.Progress(tokens, rows > 0, jnp.asarray(0), keys, jnp.zeros(0, jnp.int32))

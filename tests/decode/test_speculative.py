@@ -1,6 +1,5 @@
 import dataclasses
 import re
-from dataclasses import replace
 from functools import partial
 
 import jax
@@ -90,6 +89,14 @@ def test_stream_yields_what_generate_returns_and_ends_when_all_rows_have(config,
     assert len(steps) == max(map(len, rows)) < 16
 
 
+@pytest.mark.parametrize("kind", ["lookup", "half"])
+def test_all_passes_are_one_program(config, params, drafts, kind):
+    draft, before = dataclasses.replace(drafts[kind], tokens=2), speculate._cache_size()
+    steps = stream(config, params, [[3]], max_new_tokens=12, draft=draft)
+    assert len(list(steps)) == 12 and steps.passes > 2
+    assert speculate._cache_size() == before + 1
+
+
 def test_the_latest_earlier_ngram_is_what_is_looked_for():
     tokens = jnp.asarray([[9, 1, 2, 3, 1, 2, 5, 1, 2, 0, 0, 0], [1, 2, 0, 0, 7, 7, 8, 1, 2, 0, 0, 0]])
     start = jnp.asarray([0, 4])  # the other row's earlier 1, 2 are padding
@@ -158,10 +165,10 @@ def test_no_guess_is_no_draft(config):
 def test_a_pass_never_copies_the_cache(config, params, drafts, batch, kind):
     size = 64
     rows = jnp.zeros(batch, jnp.int32)
-    cache = replace(KVCache.empty(config, rows, size, jnp.float32), new=False)
+    cache = KVCache.empty(config, rows, size, jnp.float32, new=False)
     state = None
     if kind != "lookup":
-        state = replace(KVCache.empty(drafts[kind].config, rows, size, jnp.float32), new=False)
+        state = KVCache.empty(drafts[kind].config, rows, size, jnp.float32, new=False)
     keys = jax.random.split(jax.random.key(0), batch)
     progress = Progress(jnp.zeros((batch, size), jnp.int32), rows > 0, jnp.asarray(0), keys, jnp.zeros(0, jnp.int32))
     arguments = (GPT(config), GREEDY, params, drafts[kind], cache, state, progress, jnp.asarray(9))
