@@ -28,7 +28,20 @@ from benchmarks import (
 from benchmarks.timing import measure
 from jaxgpt.errors import did_you_mean
 
-MODULES = (train, decode, shapes, continuous, speculative, bpe, startup, overhead, finetune, layout, classics, quantized)
+MODULES = (
+    train,
+    decode,
+    quantized,
+    shapes,
+    continuous,
+    speculative,
+    bpe,
+    startup,
+    overhead,
+    finetune,
+    layout,
+    classics,
+)
 BENCHMARKS = [benchmark for module in MODULES for benchmark in module.benchmarks()]
 GROUPS = ("train", "decode", "speculative", "startup", "overhead", "layout", "classics", "classics-attention", "int8")
 NAMES = (*GROUPS, "quality", *(benchmark.name for benchmark in BENCHMARKS), roofline.NAME, quantized.NAME)

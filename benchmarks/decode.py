@@ -53,9 +53,7 @@ def checked(make: Maker, rows: int, length: int, new_tokens: int) -> Work:
     return work
 
 
-def ours(
-    prompts: list[list[int]], new_tokens: int, *, kind: Kind | None = None
-) -> Callable[[], list[list[int]]]:
+def ours(prompts: list[list[int]], new_tokens: int, *, kind: Kind | None = None) -> Callable[[], list[list[int]]]:
     start_devices("cpu")
     params = random_params() if kind is None else quantize(random_params(), kind)
     return lambda: generate(CONFIG, params, prompts, max_new_tokens=new_tokens)
@@ -80,9 +78,7 @@ def hugging_face(prompts: list[list[int]], new_tokens: int) -> Callable[[], list
     return call
 
 
-def ctranslate2(
-    prompts: list[list[int]], new_tokens: int, *, kind: str = "float32"
-) -> Callable[[], list[list[int]]]:
+def ctranslate2(prompts: list[list[int]], new_tokens: int, *, kind: str = "float32") -> Callable[[], list[list[int]]]:
     from ctranslate2 import Generator  # pyright: ignore[reportMissingImports]
     from ctranslate2.converters import TransformersConverter  # pyright: ignore[reportMissingImports]
     from transformers import AutoTokenizer
@@ -90,9 +86,7 @@ def ctranslate2(
     with TemporaryDirectory() as folder:
         save(Path(folder))
         converted = TransformersConverter(folder).convert(str(Path(folder, "converted")))
-        generator = Generator(
-            converted, compute_type=kind, inter_threads=1, intra_threads=len(os.sched_getaffinity(0))
-        )
+        generator = Generator(converted, compute_type=kind, inter_threads=1, intra_threads=len(os.sched_getaffinity(0)))
         tokenizer = AutoTokenizer.from_pretrained(folder)
     words = [tokenizer.convert_ids_to_tokens(ids) for ids in prompts]
 

@@ -48,8 +48,8 @@ def compare(repeats: int) -> str:
     results = measure(speed, min(repeats, ROUNDS))
     entropy, found = apart(_accuracy)
     lines = [
-        f"**{NAME}**: GPT-2 124M, random weights, batch 1; KL divergence from f32 of {ROWS * LENGTH} next-token "
-        f"distributions, made {SHARPER} times sharper, as random weights' are nearly flat: {entropy:.1f} nats of entropy",
+        f"**{NAME}**: GPT-2 124M, random weights, batch 1; KL divergence from f32 of {ROWS * LENGTH} "
+        f"next-token distributions, {SHARPER} times sharper as random weights' are nearly flat: {entropy:.1f} nats",
         "",
         "| weights | MB | tokens/s | mean KL |",
         "|---------|----|----------|---------|",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import flax.linen as nn
@@ -44,8 +43,8 @@ class DecodingMatrix:
         """Return x W, accumulated and returned in f32.
 
         A step of decoding reads all weights for a few rows, so how they are read is what it costs. XLA:CPU reads them
-        as they lie, and fuses their cast to f32, in a dot of one row with W stored (O, I), and for more rows in a sum of
-        products; else it writes copies first. All of GPT-2 124M's products took, in ms on two cores,
+        as they lie, and fuses their cast to f32, in a dot of one row with W stored (O, I), and for more rows in a sum
+        of products; else it writes copies first. All of GPT-2 124M's products took, in ms on two cores,
 
             rows   f32 dot   f32 sum   int8 dot   int8 sum
             1      25        266       9          190
@@ -62,18 +61,16 @@ class DecodingMatrix:
         return out.reshape(*x.shape[:-1], -1)
 
     def _on_cpu(self, rows: Float[Array, "N I"]) -> Float[Array, "N O"]:
-        matrix = self
-        if self.values.dtype != jnp.float32:
+        values, scale = self.values, self.scale
+        if values.dtype != jnp.float32:
             # Ties the weights to the rows: or else XLA moves the cast, the same in every step, out of a loop, which
             # then reads f32. Without a cast it would only make copies.
-            matrix, rows = jax.lax.optimization_barrier((self, rows))
+            values, scale, rows = jax.lax.optimization_barrier((values, scale, rows))
         # One factor an output can wait until after the sum, and the cast alone fuses into it.
-        late = None
-        if matrix.scale is not None and matrix.scale.shape[1] == 1:
-            matrix, late = replace(matrix, scale=None), matrix.scale[:, 0]
-        weights = matrix.dense().astype(jnp.float32)
+        late = scale is not None and scale.shape[1] == 1
+        weights = (_unpacked(values) if late else _scaled(values, scale)).astype(jnp.float32)
         out = (weights[:, None] * rows).sum(-1).T if 1 < len(rows) <= MOST_ROWS else rows @ weights.T
-        return out if late is None else out * late
+        return out * scale[:, 0] if late else out
 
 
 def stored(module: nn.Module, name: str, init: Initializer, shape: tuple[int, int]) -> Any:

@@ -9,11 +9,11 @@ from jaxgpt.decode.quantize import quantize
 from jaxgpt.model import quantized
 from jaxgpt.model.quantized import MOST_ROWS, DecodingMatrix, Embed
 
-O, I = 10, 16
+OUTPUTS, INPUTS = 10, 16
 
 
 def make(form: str) -> DecodingMatrix:
-    kernel = jax.random.normal(jax.random.key(0), (I, O))
+    kernel = jax.random.normal(jax.random.key(0), (INPUTS, OUTPUTS))
     if form in ("int8", "int4"):
         return quantize({"kernel": kernel}, form)["kernel"]
     return DecodingMatrix(kernel.T.astype(form))
@@ -24,7 +24,7 @@ def make(form: str) -> DecodingMatrix:
 @pytest.mark.parametrize("form", ["float32", "bfloat16", "int8", "int4"])
 def test_a_product_is_that_with_the_matrix_in_f32(form: str, rows: tuple[int, int], backend: str, monkeypatch):
     monkeypatch.setattr(quantized.jax, "default_backend", lambda: backend)
-    matrix, x = make(form), jax.random.normal(jax.random.key(1), (*rows, I))
+    matrix, x = make(form), jax.random.normal(jax.random.key(1), (*rows, INPUTS))
     expected = np.asarray(x, np.float64) @ np.asarray(matrix.dense(), np.float64).T
     out = jax.jit(DecodingMatrix.product)(matrix, x)
     assert out.dtype == jnp.float32
@@ -34,8 +34,8 @@ def test_a_product_is_that_with_the_matrix_in_f32(form: str, rows: tuple[int, in
 @pytest.mark.parametrize("form", ["float32", "int8", "int4"])
 def test_a_table_gives_its_rows_and_nan_outside(form: str):
     matrix = make(form)
-    index = jnp.array([[0, O - 1, 3, O]])
-    out = Embed(O, I, jnp.float32, jax.nn.initializers.zeros).apply({"params": {"embedding": matrix}}, index)
+    index = jnp.array([[0, OUTPUTS - 1, 3, OUTPUTS]])
+    out = Embed(OUTPUTS, INPUTS, jnp.float32, jax.nn.initializers.zeros).apply({"params": {"embedding": matrix}}, index)
     np.testing.assert_array_equal(out[0, :3], matrix.dense()[index[0, :3]])
     assert jnp.isnan(out[0, 3]).all()
 
