@@ -125,8 +125,8 @@ class Stream(Iterator[list[int | None]]):
 
     def _decode(self) -> Iterator[list[int | None]]:
         model, rows, sampling, draft = self._model, self._rows, self._sampling, self._draft
-        # A single row's f32 is read no faster so.
-        cast = partial(cast_matrices, dtype=model.dtype, by_outputs=rows.left > 1 and rows.ended.size > 1)
+        several = draft is not None or rows.ended.size > 1
+        cast = partial(cast_matrices, dtype=model.dtype, by_outputs=several and rows.left > 1)
         params = cast(self._params)
         if isinstance(draft, DraftModel):
             draft = replace(draft, params=cast(draft.params))

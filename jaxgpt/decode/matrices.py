@@ -7,6 +7,7 @@ from functools import partial
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jax import Array
 from jax.typing import DTypeLike
 from jaxtyping import Float
@@ -20,10 +21,10 @@ def cast_matrices(params: Any, *, dtype: DTypeLike, by_outputs: bool = False) ->
     Args:
         params: a model's parameters; quantized matrices in them stay as they are.
         dtype: to compute in.
-        by_outputs: on a CPU also store matrices as it reads them fastest for several rows. Worth it where there will be
-            steps: it copies all kernels.
+        by_outputs: in f32 on a CPU also store matrices as it reads them fastest for several rows. That copies all
+            kernels, at the price of two or three such steps.
     """
-    return _cast(params, dtype, by_outputs and jax.default_backend() == "cpu")
+    return _cast(params, dtype, by_outputs and dtype == jnp.float32 and jax.default_backend() == "cpu")
 
 
 @partial(jax.jit, static_argnames=("dtype", "by_outputs"))

@@ -69,7 +69,12 @@ class DecodingMatrix:
         # One factor an output can wait until after the sum, and the cast alone fuses into it.
         late = scale is not None and scale.shape[1] == 1
         weights = (_unpacked(values) if late else _scaled(values, scale)).astype(jnp.float32)
-        out = (weights[:, None] * rows).sum(-1).T if 1 < len(rows) <= MOST_ROWS else rows @ weights.T
+        if 1 < len(rows) <= MOST_ROWS:
+            out = (weights[:, None] * rows).sum(-1).T
+        elif len(rows) == 1 and scale is None:  # a product of matrices would, with a bias added to it, transpose W
+            out = (weights @ rows[0])[None]
+        else:
+            out = rows @ weights.T
         return out * scale[:, 0] if late else out
 
 
