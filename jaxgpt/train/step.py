@@ -92,14 +92,20 @@ def make_step(
     def step(state: TrainState, batch: Any) -> tuple[TrainState, StepMetrics]:
         grads, sums = gradient(state, batch, jax.random.fold_in(jax.random.key(seed), state.step))
         mean, norm = sums.loss / sums.weight, optax.tree.norm(grads)
-        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-        moved = (optax.apply_updates(state.params, updates), opt_state, jnp.roll(state.losses, -1).at[-1].set(mean))
         good = jnp.isfinite(mean) & jnp.isfinite(norm)
         if skip_spikes:
             # While the window still holds infinities the comparison is False, and nothing is a spike.
             good &= ~(mean > state.losses.mean() + SPIKE_SIGMAS * state.losses.std())
-        stayed = (state.params, state.opt_state, state.losses)
-        params, opt_state, losses = jax.tree.map(lambda new, old: jnp.where(good, new, old), moved, stayed)
+
+        def move(grads: Params, params: Params, opt_state: Any, losses: Array) -> tuple[Params, Any, Array]:
+            updates, opt_state = optimizer.update(grads, opt_state, params)
+            return optax.apply_updates(params, updates), opt_state, jnp.roll(losses, -1).at[-1].set(mean)
+
+        def stay(_: Params, params: Params, opt_state: Any, losses: Array) -> tuple[Params, Any, Array]:
+            return params, opt_state, losses
+
+        # A branch, not a select of results: that would need old and new side by side.
+        params, opt_state, losses = jax.lax.cond(good, move, stay, grads, state.params, state.opt_state, state.losses)
         bad = 1 - good.astype(jnp.int32)
         skipped, streak = state.skipped + bad, (state.streak + 1) * bad
         metrics = StepMetrics(mean, norm, state.step - state.skipped, skipped, streak, means(sums))
