@@ -41,8 +41,8 @@ def _contestant(make: decode.Maker, rows: int) -> Any:
     return decode.checked(make, rows, decode.PROMPT, decode.NEW_TOKENS)
 
 
-def compare(repeats: int) -> str:
-    """Return a table of what fewer bits cost, and gain."""
+def compare(repeats: int) -> tuple[str, bool]:
+    """Return a table of what fewer bits cost, and gain, and whether all ran."""
     contestants = {name: partial(_contestant, partial(decode.ours, kind=kind), 1) for name, kind in KINDS.items()}
     speed = Benchmark(NAME, "", "call", 1, contestants, tokens=decode.NEW_TOKENS)
     results = measure(speed, min(repeats, ROUNDS))
@@ -58,7 +58,7 @@ def compare(repeats: int) -> str:
         cost = found[result.contestant]
         rate = "failed" if result.failure is not None else f"{decode.NEW_TOKENS / result.median:.1f}"
         lines.append(f"| {result.contestant} | {cost.size / 1e6:.0f} | {rate} | {cost.kl:.1e} |")
-    return "\n".join(lines) + "\n"
+    return "\n".join(lines) + "\n", all(result.failure is None for result in results)
 
 
 @dataclass(frozen=True)

@@ -75,6 +75,15 @@ def reuse_memory() -> None:
             mallopt(option, value)
 
 
+def return_memory() -> None:
+    """Give back what the process has freed and kept, where its allocator is glibc's: what compiling took, a gigabyte.
+
+    Once, behind the first execution of a large program; the next one pays for the pages that it needs itself.
+    """
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL("libc.so.6").malloc_trim(0)
+
+
 def compute_dtype(dtype: str) -> str:
     """Resolve "auto": bfloat16 on GPU and TPU, float32 on a CPU, where bfloat16 is slower."""
     import jax

@@ -9,6 +9,7 @@ from jaxtyping import Bool, Float
 
 from jaxgpt.model.attention_kernels import kernels
 from jaxgpt.model.linear import wide_product
+from jaxgpt.model.order import after
 
 # Finite, so that the rows of padding, which may attend to nothing, stay free of NaN.
 NEVER = jnp.finfo(jnp.float32).min
@@ -100,6 +101,8 @@ def _forward(q: Array, k: Array, v: Array, scale: float) -> tuple[Array, tuple[A
 
 def _backward(scale: float, kept: tuple[Array, ...], d_out: Array) -> tuple[Array, Array, Array]:
     q, k, v, out, log_sum = kept
+    # The scores come again, and not before they are needed.
+    q, k, v = (after(d_out, x) for x in (q, k, v))
     length = q.shape[2]
     # The sum over keys in softmax's derivative, taken over K instead.
     inner = (d_out.astype(jnp.float32) * out).sum(-1)

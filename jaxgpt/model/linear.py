@@ -12,6 +12,7 @@ from jax.nn.initializers import Initializer
 from jax.typing import DTypeLike
 from jaxtyping import Float
 
+from jaxgpt.model.order import after
 from jaxgpt.model.quantized import DecodingMatrix, stored
 
 
@@ -61,7 +62,7 @@ def _backward(kept: tuple[Array, Array], d_out: Array) -> tuple[Array, Array]:
     x, kernel = kept
     rows = (((0, 1), (0, 1)), ((), ()))
     if x.shape[-1] <= d_out.shape[-1]:
-        d_kernel = jax.lax.dot_general(x, d_out, rows)
+        d_kernel = jax.lax.dot_general(after(d_out, x), d_out, rows)
     else:
         d_kernel = jax.lax.dot_general(d_out, x, rows).T
     return d_out @ kernel.T, d_kernel

@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from jaxgpt.devices import return_memory
 from jaxgpt.train.objectives import Objective, Params
 from jaxgpt.train.state import TrainState
 from jaxgpt.train.step import Step, StepMetrics, means
@@ -25,10 +26,12 @@ def run(
         batches: a function of the number of updates done. The next batch is made while the device works.
         until: updates in the whole run.
     """
-    done = int(state.step)
+    begun = done = int(state.step)
     batch = batches(done) if done < until else None
     while batch is not None:
         state, metrics = step(state, batch)
+        if done == begun:  # it has compiled
+            return_memory()
         done += 1
         batch = batches(done) if done < until else None
         yield done, state, metrics

@@ -61,6 +61,8 @@ def make_step(
             last 128 (once there are 128).
     """
 
+    update = optax.with_extra_args_support(optimizer).update
+
     def loss(params: Params, frozen: Params, batch: Any, key: Array) -> tuple[Array, Sums]:
         sums = objective(join(params, frozen), batch, key)
         return sums.loss, sums
@@ -89,17 +91,22 @@ def make_step(
         grads, sums = jax.lax.scan(add, zeros, (numbers, micro))[0]
         return jax.tree.map(lambda g: g / sums.weight, grads), sums
 
+    def move(moving: tuple[Any, Any, Array], grads: Params, mean: Array, norm: Array) -> tuple[Any, Any, Array]:
+        params, opt_state, losses = moving
+        updates, opt_state = update(grads, opt_state, params, norm=norm)
+        return optax.apply_updates(params, updates), opt_state, jnp.roll(losses, -1).at[-1].set(mean)
+
     def step(state: TrainState, batch: Any) -> tuple[TrainState, StepMetrics]:
         grads, sums = gradient(state, batch, jax.random.fold_in(jax.random.key(seed), state.step))
         mean, norm = sums.loss / sums.weight, optax.tree.norm(grads)
-        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-        moved = (optax.apply_updates(state.params, updates), opt_state, jnp.roll(state.losses, -1).at[-1].set(mean))
         good = jnp.isfinite(mean) & jnp.isfinite(norm)
         if skip_spikes:
             # While the window still holds infinities the comparison is False, and nothing is a spike.
             good &= ~(mean > state.losses.mean() + SPIKE_SIGMAS * state.losses.std())
-        stayed = (state.params, state.opt_state, state.losses)
-        params, opt_state, losses = jax.tree.map(lambda new, old: jnp.where(good, new, old), moved, stayed)
+        moving = state.params, state.opt_state, state.losses
+        # A branch, not a select: in it XLA writes moments over the old ones before it reads them for the parameters. Of
+        # a select it makes three fusions that all read the old moments, and so copies both first.
+        params, opt_state, losses = jax.lax.cond(good, move, lambda moving, *_: moving, moving, grads, mean, norm)
         bad = 1 - good.astype(jnp.int32)
         skipped, streak = state.skipped + bad, (state.streak + 1) * bad
         metrics = StepMetrics(mean, norm, state.step - state.skipped, skipped, streak, means(sums))
