@@ -58,8 +58,8 @@ def compare(repeats: int) -> tuple[str, bool]:
         rows.append([name, f"{sizes[name] / 1e6:.0f}", rate, *costs])
     head = (
         f"**{NAME}**: GPT-2 124M, random weights, batch 1; mean KL divergence of next-token distributions from "
-        f"those in f32: of these weights as they are, which predict next to nothing; {SHARPER} times sharper; and of the small "
-        f"model after {UPDATES} updates of `train.py`'s default run, on its validation text"
+        f"those in f32: of these weights as they are, which predict next to nothing; {SHARPER} times sharper; and of "
+        f"the small model after {UPDATES} updates of `train.py`'s default run, on its validation text"
     )
     table = ("| " + " | ".join(row) + " |" for row in rows)
     return "\n".join([head, "", *table]) + "\n", all(result.failure is None for result in results)
