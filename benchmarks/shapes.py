@@ -57,7 +57,7 @@ def at(position: int, rows: int = 1) -> Work:
 
     def work() -> None:
         nonlocal cache
-        cache = replace(cache, length=jnp.asarray(position, jnp.int32), new=False)
+        cache = replace(cache, length=jnp.asarray(position, jnp.int32))
         cache, read = decode_until(model, GREEDY, params, cache, begin, jnp.asarray(STEPS))
         read.tokens.block_until_ready()
 

@@ -12,7 +12,7 @@ from jax import Array
 from jax.typing import DTypeLike
 from jaxtyping import Float
 
-from jaxgpt.model.quantized import DecodingMatrix
+from jaxgpt.model.matrix import DecodingMatrix
 
 
 def cast_matrices(params: Any, *, dtype: DTypeLike, by_outputs: bool = False) -> Any:

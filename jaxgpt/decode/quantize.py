@@ -13,7 +13,7 @@ from jaxtyping import Float
 
 from jaxgpt.decode.matrices import map_matrices
 from jaxgpt.errors import UsageError
-from jaxgpt.model.quantized import DecodingMatrix
+from jaxgpt.model.matrix import DecodingMatrix
 
 Kind = Literal["int8", "int4"]
 

@@ -20,9 +20,10 @@ from jaxgpt.model.activations import ACTIVATIONS
 from jaxgpt.model.attention import attention
 from jaxgpt.model.cache import KVCache
 from jaxgpt.model.config import GPTConfig
+from jaxgpt.model.embed import Embed
 from jaxgpt.model.linear import Linear, wide_product
+from jaxgpt.model.matrix import DecodingMatrix
 from jaxgpt.model.norm import LayerNorm
-from jaxgpt.model.quantized import DecodingMatrix, Embed
 
 
 class GPT(nn.Module):

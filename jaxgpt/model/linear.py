@@ -12,8 +12,8 @@ from jax.nn.initializers import Initializer
 from jax.typing import DTypeLike
 from jaxtyping import Float
 
+from jaxgpt.model.matrix import DecodingMatrix, stored
 from jaxgpt.model.order import after
-from jaxgpt.model.quantized import DecodingMatrix, stored
 
 
 class Linear(nn.Module):

@@ -14,7 +14,7 @@ from jaxgpt.decode.quantize import quantize
 from jaxgpt.errors import UsageError
 from jaxgpt.model.atlas import parameters
 from jaxgpt.model.layers import GPT
-from jaxgpt.model.quantized import DecodingMatrix
+from jaxgpt.model.matrix import DecodingMatrix
 
 KINDS = ["int8", "int4"]
 TOKENS = jnp.arange(24).reshape(2, 12)

@@ -10,7 +10,6 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 from jax.nn.initializers import Initializer
-from jax.typing import DTypeLike
 from jaxtyping import Float, Int, Num
 
 # Rows up to which a CPU multiplies and sums; see `DecodingMatrix.product`.
@@ -82,29 +81,6 @@ def stored(module: nn.Module, name: str, init: Initializer, shape: tuple[int, in
     """Return a module's matrix: a parameter of this shape, or the `DecodingMatrix` that its parameters hold instead."""
     found = module.get_variable("params", name)
     return found if isinstance(found, DecodingMatrix) else module.param(name, init, shape)
-
-
-class Embed(nn.Module):
-    """A table of vectors, with parameters named as `nn.Embed`'s; an index outside gives NaN.
-
-    Attributes:
-        count, features: V and D.
-        dtype: of the vectors that are looked up.
-        init: of the table.
-    """
-
-    count: int
-    features: int
-    dtype: DTypeLike
-    init: Initializer
-
-    def setup(self) -> None:
-        self.embedding = stored(self, "embedding", self.init, (self.count, self.features))
-
-    def __call__(self, index: Int[Array, "B T"]) -> Float[Array, "B T D"]:
-        table = self.embedding
-        found = table.rows(index) if isinstance(table, DecodingMatrix) else jnp.take(table, index, axis=0)
-        return found.astype(self.dtype)
 
 
 def _unpacked(values: Num[Array, "*N J"]) -> Num[Array, "*N I"]:
