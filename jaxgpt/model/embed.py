@@ -18,16 +18,16 @@ class Embed(nn.Module):
     Attributes:
         count, features: V and D.
         dtype: of the vectors that are looked up.
-        init: of the table.
+        embedding_init: of the table.
     """
 
     count: int
     features: int
     dtype: DTypeLike
-    init: Initializer
+    embedding_init: Initializer
 
     def setup(self) -> None:
-        self.embedding = stored(self, "embedding", self.init, (self.count, self.features))
+        self.embedding = stored(self, "embedding", self.embedding_init, (self.count, self.features))
 
     def __call__(self, index: Int[Array, "B T"]) -> Float[Array, "B T D"]:
         table = self.embedding

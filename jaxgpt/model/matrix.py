@@ -66,15 +66,15 @@ class DecodingMatrix:
             # then reads f32. Without a cast it would only make copies.
             values, scale, rows = jax.lax.optimization_barrier((values, scale, rows))
         # One factor an output can wait until after the sum, and the cast alone fuses into it.
-        late = scale is not None and scale.shape[1] == 1
-        weights = (_unpacked(values) if late else _scaled(values, scale)).astype(jnp.float32)
+        late = None if scale is None or scale.shape[1] > 1 else scale[:, 0]
+        weights = (_scaled(values, scale) if late is None else _unpacked(values)).astype(jnp.float32)
         if 1 < len(rows) <= MOST_ROWS:
             out = (weights[:, None] * rows).sum(-1).T
         elif len(rows) == 1 and scale is None:  # a product of matrices would, with a bias added to it, transpose W
             out = (weights @ rows[0])[None]
         else:
             out = rows @ weights.T
-        return out * scale[:, 0] if late else out
+        return out if late is None else out * late
 
 
 def stored(module: nn.Module, name: str, init: Initializer, shape: tuple[int, int]) -> Any:
