@@ -51,6 +51,7 @@ def benchmarks() -> list[Benchmark]:
             "run",
             1,
             {OURS: partial(_run, "train.py"), PYTORCH: partial(_run, "-m", "benchmarks.torch_run")},
+            rounds=2,
         ),
     ]
 
