@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import functools
 import os
 import sys
 from typing import Any
@@ -75,10 +76,12 @@ def reuse_memory() -> None:
             mallopt(option, value)
 
 
+@functools.cache
 def return_memory() -> None:
     """Give back what the process has freed and kept, where its allocator is glibc's: what compiling took, a gigabyte.
 
-    Once, behind the first execution of a large program; the next one pays for the pages that it needs itself.
+    Only once in a process, behind the first execution of its large program: what runs next pays for the pages that it
+    needs itself, a quarter of a second with a small model.
     """
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL("libc.so.6").malloc_trim(0)
