@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -26,14 +26,15 @@ Maker = Callable[[list[list[int]], int], Callable[[], list[list[int]]]]
 
 
 def benchmarks() -> list[Benchmark]:
-    return [_benchmark(rows) for rows in (1, 8)]
-
-
-def _benchmark(rows: int) -> Benchmark:
     makers = {"jaxgpt": ours, "Hugging Face generate": hugging_face, "CTranslate2": ctranslate2}
+    return [benchmark(f"decode-{rows}", "GPT-2 124M", rows, makers) for rows in (1, 8)]
+
+
+def benchmark(name: str, model: str, rows: int, makers: Mapping[str, Maker]) -> Benchmark:
+    """Compare makers at a batch of `rows` prompts."""
     return Benchmark(
-        f"decode-{rows}",
-        f"GPT-2 124M, batch {rows}, prompt {PROMPT}, {NEW_TOKENS} new tokens",
+        name,
+        f"{model}, batch {rows}, prompt {PROMPT}, {NEW_TOKENS} new tokens",
         "call",
         1,
         {name: partial(checked, make, rows, PROMPT, NEW_TOKENS) for name, make in makers.items()},

@@ -11,6 +11,7 @@ from jax import Array
 from jaxtyping import Int
 
 from benchmarks import decode
+from benchmarks.report import failures, grid
 from benchmarks.timing import Benchmark, apart, last, measure
 from benchmarks.train import CPU, train_ours
 from jaxgpt import GPT, GPTConfig
@@ -25,44 +26,28 @@ UPDATES = 500
 
 
 def benchmarks() -> list[Benchmark]:
-    makers = {"jaxgpt": decode.ours, "CTranslate2": decode.ctranslate2}
-    return [
-        Benchmark(
-            f"int8-{rows}",
-            f"GPT-2 124M, int8, batch {rows}, prompt {decode.PROMPT}, {decode.NEW_TOKENS} new tokens",
-            "call",
-            1,
-            {name: partial(_contestant, partial(make, kind="int8"), rows) for name, make in makers.items()},
-            tokens=rows * decode.NEW_TOKENS,
-        )
-        for rows in (1, 8)
-    ]
-
-
-def _contestant(make: decode.Maker, rows: int) -> Any:
-    return decode.checked(make, rows, decode.PROMPT, decode.NEW_TOKENS)
+    makers = {"jaxgpt": partial(decode.ours, kind="int8"), "CTranslate2": partial(decode.ctranslate2, kind="int8")}
+    return [decode.benchmark(f"int8-{rows}", "GPT-2 124M, int8", rows, makers) for rows in (1, 8)]
 
 
 def compare(repeats: int) -> tuple[str, bool]:
     """Return a table of what fewer bits cost, and gain, and whether all ran."""
-    contestants = {name: partial(_contestant, partial(decode.ours, kind=kind), 1) for name, kind in KINDS.items()}
-    speed = Benchmark(NAME, "", "call", 1, contestants, tokens=decode.NEW_TOKENS)
-    results = measure(speed, min(repeats, ROUNDS))
+    makers = {name: partial(decode.ours, kind=kind) for name, kind in KINDS.items()}
+    results = measure(decode.benchmark(NAME, "GPT-2 124M, random weights", 1, makers), min(repeats, ROUNDS))
     sizes, divergences = apart(_accuracy)
-    columns = ["weights", "MB", "tokens/s", *(f"KL, {model}" for model in divergences)]
-    rows = [columns, ["-" * len(column) for column in columns]]
+    lines = [["weights", "MB", "tokens/s", *(f"KL, {model}" for model in divergences)]]
     for result in results:
         name, fine = result.contestant, result.failure is None
         rate = f"{decode.NEW_TOKENS / result.median:.1f}" if fine else "failed"
         costs = (f"{model[name]:.1e}" for model in divergences.values())
-        rows.append([name, f"{sizes[name] / 1e6:.0f}", rate, *costs])
+        lines.append([name, f"{sizes[name] / 1e6:.0f}", rate, *costs])
     head = (
-        f"**{NAME}**: GPT-2 124M, random weights, batch 1; mean KL divergence of next-token distributions from "
+        f"**{NAME}**: {results[0].benchmark.what}; mean KL divergence of next-token distributions from "
         f"those in f32: of these weights as they are, which predict next to nothing; {SHARPER} times sharper; and of "
         f"the small model after {UPDATES} updates of `train.py`'s default run, on its validation text"
     )
-    table = ("| " + " | ".join(row) + " |" for row in rows)
-    return "\n".join([head, "", *table]) + "\n", all(result.failure is None for result in results)
+    below = failures(results)
+    return "\n\n".join([head, grid(lines), *below]) + "\n", not below
 
 
 def _accuracy() -> tuple[dict[str, int], dict[str, dict[str, float]]]:
@@ -76,7 +61,10 @@ def _accuracy() -> tuple[dict[str, int], dict[str, dict[str, float]]]:
         f"{SHARPER} × sharper": _divergences(decode.CONFIG, sharp, tokens),
         "trained": _divergences(task.config, trained, task.evaluation(0).tokens),
     }
-    sizes = {name: sum(leaf.nbytes for leaf in jax.tree.leaves(_rounded(params, name))) for name in KINDS}
+    shapes = {name: jax.eval_shape(partial(_rounded, name=name), params) for name in KINDS}
+    sizes = {
+        name: sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree)) for name, tree in shapes.items()
+    }
     return sizes, divergences
 
 

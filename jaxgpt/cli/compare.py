@@ -7,10 +7,8 @@ import textwrap
 from collections.abc import Iterator, Sequence
 from itertools import zip_longest
 
-from jaxgpt.cli.generate import Options, chat_template, fit, how, prompt_ids
-from jaxgpt.cli.sources import open_model
+from jaxgpt.cli.generate import Options, chat_template, fit, how, open_quantized, prompt_ids
 from jaxgpt.decode.continuous import generate_many
-from jaxgpt.decode.quantize import quantize
 from jaxgpt.decode.text import TextStream
 from jaxgpt.devices import start_devices
 from jaxgpt.errors import UsageError
@@ -34,9 +32,7 @@ def compare(options: Options) -> None:
 
 def answer(options: Options, model: str, prompts: Sequence[Prompt]) -> list[str]:
     """Return a model's answers, each what it would be alone."""
-    config, params, tokenizer = open_model(model, checkpoint=options.checkpoint, allow_pickle=options.allow_pickle)
-    if options.quantize is not None:
-        params = quantize(params, options.quantize)
+    config, params, tokenizer = open_quantized(options, model)
     template = chat_template(options, tokenizer, model)
     # Each by how many tokens there is room for, so that a long prompt does not cut the others' answers short.
     rows, counts = [], []

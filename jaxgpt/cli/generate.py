@@ -104,17 +104,11 @@ def main(argv: Sequence[str] | None = None) -> None:
         return
     prompt = read_prompt(options.start)
     # Only now what waits for JAX.
-    from jaxgpt.cli.sources import open_model
     from jaxgpt.decode.engine import stream
-    from jaxgpt.decode.quantize import quantize
     from jaxgpt.devices import start_devices
 
     start_devices(options.device)
-    config, params, tokenizer = open_model(
-        options.init_from, checkpoint=options.checkpoint, allow_pickle=options.allow_pickle
-    )
-    if options.quantize is not None:
-        params = quantize(params, options.quantize)
+    config, params, tokenizer = open_quantized(options, options.init_from)
     template = chat_template(options, tokenizer, options.init_from)
     ids, count = fit(options, prompt_ids(tokenizer, template, prompt), config.n_positions)
     begin = partial(
@@ -147,6 +141,15 @@ def how(options: Options, config: GPTConfig, tokenizer: Tokenizer) -> dict[str, 
         "dtype": compute_dtype(options.dtype),
         "overflow": options.overflow,
     }
+
+
+def open_quantized(options: Options, source: str) -> tuple[GPTConfig, Any, Tokenizer]:
+    """Open a model by path or name, with weights of as many bits as `--quantize` says."""
+    from jaxgpt.cli.sources import open_model
+    from jaxgpt.decode.quantize import quantize
+
+    config, params, tokenizer = open_model(source, checkpoint=options.checkpoint, allow_pickle=options.allow_pickle)
+    return config, params if options.quantize is None else quantize(params, options.quantize), tokenizer
 
 
 def open_draft(options: Options, tokenizer: Tokenizer) -> Any:

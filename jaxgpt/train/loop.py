@@ -26,12 +26,11 @@ def run(
         batches: a function of the number of updates done. The next batch is made while the device works.
         until: updates in the whole run.
     """
-    begun = done = int(state.step)
+    done = int(state.step)
     batch = batches(done) if done < until else None
     while batch is not None:
         state, metrics = step(state, batch)
-        if done == begun:  # it has compiled
-            return_memory()
+        return_memory()  # of what compiling took, after the first
         done += 1
         batch = batches(done) if done < until else None
         yield done, state, metrics
