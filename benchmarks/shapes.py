@@ -50,7 +50,7 @@ def benchmarks() -> list[Benchmark]:
 def at(position: int, rows: int = 1) -> Work:
     """Decode from a position on, again and again, in a cache of the size that `generate` would take, empty so far."""
     start_devices("cpu")
-    params = cast_matrices(decode.random_params(), dtype=jnp.float32, by_outputs=rows > 1)
+    params = cast_matrices(decode.random_params(), dtype=jnp.float32, rows=rows)
     model, size = GPT(decode.CONFIG), bucket(position + STEPS)
     begin = progress(decode.random_prompts(rows, size))
     cache = KVCache.empty(decode.CONFIG, jnp.zeros(rows, jnp.int32), size, jnp.float32, new=False)

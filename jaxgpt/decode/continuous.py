@@ -82,7 +82,7 @@ def generate_many(
     if waiting:
         seated = [waiting.popleft() for _ in range(min(batch_size, len(waiting)))]
         model, size = GPT(config, jnp.dtype(dtype)), _slots(config, prompts, limits)
-        params = cast_matrices(params, dtype=model.dtype, by_outputs=len(seated) > 1)
+        params = cast_matrices(params, dtype=model.dtype, rows=len(seated))
         _Batch(model, params, sampling, seated, size).run(waiting)
     return [text.rows.new[0] for text in texts]
 

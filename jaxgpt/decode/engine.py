@@ -125,8 +125,8 @@ class Stream(Iterator[list[int | None]]):
 
     def _decode(self) -> Iterator[list[int | None]]:
         model, rows, sampling, draft = self._model, self._rows, self._sampling, self._draft
-        several = draft is not None or rows.ended.size > 1
-        cast = partial(cast_matrices, dtype=model.dtype, by_outputs=several and rows.left > 1)
+        read = rows.ended.size * (1 if draft is None else draft.tokens + 1)
+        cast = partial(cast_matrices, dtype=model.dtype, rows=read if rows.left > 1 else 0)
         params = cast(self._params)
         if isinstance(draft, DraftModel):
             draft = replace(draft, params=cast(draft.params))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import jax
@@ -15,42 +14,48 @@ from jaxtyping import Float
 from jaxgpt.model.matrix import DecodingMatrix
 
 
-def cast_matrices(params: Any, *, dtype: DTypeLike, by_outputs: bool = False) -> Any:
+def cast_matrices(params: Any, *, dtype: DTypeLike, rows: int = 0) -> Any:
     """Cast matrices once instead of in every step; vectors are small, and layer norm's are used in f32.
+
+    Nothing is copied that is as it should be.
 
     Args:
         params: a model's parameters; quantized matrices in them stay as they are.
         dtype: to compute in.
-        by_outputs: in f32 on a CPU also store matrices as it reads them fastest for several rows. That copies all
-            kernels, at the price of two or three such steps.
+        rows: that a step reads, where many steps follow. In f32 a CPU reads the matrices fastest that are stored by
+            outputs: of a single row those with more inputs than outputs, and of several rows all of them. To store
+            them so takes as long as one such step, or two or three.
     """
-    return _cast(params, dtype, by_outputs and dtype == jnp.float32 and jax.default_backend() == "cpu")
 
-
-@partial(jax.jit, static_argnames=("dtype", "by_outputs"))
-def _cast(params: Any, dtype: DTypeLike, by_outputs: bool) -> Any:
     def cast(x: Any) -> Any:
-        return x.astype(dtype) if not isinstance(x, DecodingMatrix) and x.ndim > 1 else x
+        return x if isinstance(x, DecodingMatrix) or x.ndim == 1 or x.dtype == dtype else x.astype(dtype)
 
     params = jax.tree.map(cast, params, is_leaf=_is_matrix)
-    return map_matrices(params, DecodingMatrix) if by_outputs else params
+    if rows == 0 or dtype != jnp.float32 or jax.default_backend() != "cpu":
+        return params
+    return map_matrices(params, DecodingMatrix, lambda outputs, inputs: rows > 1 or inputs > outputs)
 
 
-def map_matrices(params: Any, function: Callable[[Float[Array, "O I"]], DecodingMatrix]) -> Any:
+def map_matrices(
+    params: Any,
+    function: Callable[[Float[Array, "O I"]], DecodingMatrix],
+    chosen: Callable[[int, int], bool] = lambda outputs, inputs: True,
+) -> Any:
     """Replace kernels of linear layers, the token table and the head, but not those that are replaced already.
 
     Args:
         params: a model's parameters.
         function: of a matrix stored by outputs.
+        chosen: (O, I) → whether to replace a matrix of this size.
     """
 
     def replaced(path: tuple[Any, ...], x: Any) -> Any:
         *_, module, name = ("", *(key.key for key in path))
         if isinstance(x, DecodingMatrix):
             return x
-        if name == "kernel":
+        if name == "kernel" and chosen(*x.shape[::-1]):
             return function(x.T)
-        return function(x) if name == "embedding" and module in ("wte", "lm_head") else x
+        return function(x) if name == "embedding" and module in ("wte", "lm_head") and chosen(*x.shape) else x
 
     return jax.tree_util.tree_map_with_path(replaced, params, is_leaf=_is_matrix)
 

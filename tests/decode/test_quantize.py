@@ -96,8 +96,8 @@ def test_rows_of_zeros_stay_zeros():
 
 
 def test_what_is_ready_for_decoding_stays(params):
-    for tree in (cast_matrices(params, dtype=jnp.float32, by_outputs=True), quantize(params, "int8")):
-        again = cast_matrices(tree, dtype=jnp.float32, by_outputs=True)
+    for tree in (cast_matrices(params, dtype=jnp.float32, rows=2), quantize(params, "int8")):
+        again = cast_matrices(tree, dtype=jnp.float32, rows=2)
         assert jax.tree.structure(again) == jax.tree.structure(tree)
         for one, other in zip(jax.tree.leaves(again), jax.tree.leaves(tree), strict=True):
             np.testing.assert_array_equal(one, other, strict=True)
