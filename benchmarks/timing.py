@@ -7,6 +7,7 @@ while slows down all of them.
 from __future__ import annotations
 
 import multiprocessing
+import os
 import subprocess
 import sys
 import time
@@ -105,9 +106,9 @@ def last(items: Iterator[T], count: int) -> T:
     return deque(islice(items, count), maxlen=1).pop()
 
 
-def run_python(*command: str) -> None:
+def run_python(*command: str, **environment: str) -> None:
     """Run a script or module, whose output nobody needs, in a new interpreter."""
-    subprocess.run([sys.executable, *command], check=True, stdout=subprocess.DEVNULL)
+    subprocess.run([sys.executable, *command], check=True, stdout=subprocess.DEVNULL, env={**os.environ, **environment})
 
 
 def _process() -> ProcessPoolExecutor:

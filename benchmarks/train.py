@@ -103,11 +103,11 @@ def train_pytorch(flags: TrainConfig) -> tuple[Task, TorchGPT, Iterator[Tensor]]
 
 
 def _run(*script: str) -> Work:
-    """Return a run into a new folder."""
+    """Return a run into a new folder, as the first on a machine: no kernels that PyTorch compiled for an earlier one."""
 
     def work() -> None:
         with TemporaryDirectory() as folder:
-            run_python(*script, "--out_dir", f"{folder}/run")
+            run_python(*script, "--out_dir", f"{folder}/run", TORCHINDUCTOR_CACHE_DIR=f"{folder}/cache")
 
     return work
 
