@@ -103,7 +103,7 @@ def train_pytorch(flags: TrainConfig) -> tuple[Task, TorchGPT, Iterator[Tensor]]
 
 
 def _run(*script: str) -> Work:
-    """Return a run into a new folder, as the first on a machine: no kernels that PyTorch compiled for an earlier one."""
+    """Return a run into a new folder, as the first on its machine: without what PyTorch compiled in earlier ones."""
 
     def work() -> None:
         with TemporaryDirectory() as folder:
