@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 from jax.sharding import Mesh
 
 from jaxgpt.errors import RunError, UsageError
@@ -54,7 +53,7 @@ class Trainer:
         self.updates = 1 if task.outer is None else task.outer.updates
         self.carried = () if task.outer is None else task.outer.carried
         recipe = flags.times(self.updates)
-        self.optimizer, self.schedule = adamw(recipe, task.config), schedule(recipe)
+        self.optimizer, self.schedule = adamw(recipe, task.config), jax.jit(schedule(recipe))
         self.abstract = abstract_state(self.mesh, task.parameters, self.optimizer, task.moves, self.carried)
         self.shardings = jax.tree.map(lambda leaf: leaf.sharding, self.abstract)
         step = make_step(
@@ -199,14 +198,14 @@ class Trainer:
         return progress.evaluated(found["loss"])
 
     def _log(self, done: int, metrics: StepMetrics, log: MetricsLog | NoMetrics, meter: Meter) -> None:
-        loss, norm, skipped = float(metrics.loss), float(metrics.grad_norm), int(metrics.skipped)
+        with meter.paused():  # the first time it is compiled
+            rate = self.schedule(metrics.updates)  # while the step still runs: when it is read the device has no work
+        loss, norm, skipped, lr = (value.item() for value in (metrics.loss, metrics.grad_norm, metrics.skipped, rate))
         speed, mfu, left = meter.read(done)
-        with meter.paused():
-            rate = float(np.asarray(self.schedule(metrics.updates)))
         more = {name: float(value) for name, value in metrics.metrics.items()}
-        row = {"loss": loss, **more, "lr": rate, "grad_norm": norm, "skipped": skipped}
+        row = {"loss": loss, **more, "lr": lr, "grad_norm": norm, "skipped": skipped}
         log.write(done, "train", **row, tokens_per_s=speed, mfu=mfu)
-        parts = [f"step {done}/{self.flags.max_iters}", f"loss {loss:.4f}", f"lr {rate:.2e}"]
+        parts = [f"step {done}/{self.flags.max_iters}", f"loss {loss:.4f}", f"lr {lr:.2e}"]
         parts += [f"{name} {more[name]:.3f}" for name in SHOWN if name in more]
         parts += [] if speed is None else [f"{speed:,.0f} tokens/s", f"{duration(left)} left"]
         parts += [] if mfu is None else [f"MFU {mfu:.1%}"]
