@@ -7,9 +7,8 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float, Int
 
-# Rows are taken in so many parts that a part's logits stay below this, but not in more: parts run one after another,
-# and each adds to the whole of the head's gradient.
-PART_BYTES = 128 * 2**20
+# Rows are taken in so many parts that a part's logits stay below this, but not in more: parts run one after another.
+PART_BYTES = 64 * 2**20
 MOST_PARTS = 16
 
 
