@@ -20,7 +20,7 @@ def cast_matrices(params: Any, *, dtype: DTypeLike, rows: int = 0) -> Any:
     Nothing is copied that is as it should be.
 
     Args:
-        params: a model's parameters; quantized matrices in them stay as they are.
+        params: a model's parameters, JAX's arrays or NumPy's; quantized matrices in them stay as they are.
         dtype: to compute in.
         rows: that a step reads, where many steps follow. In f32 a CPU reads the matrices fastest that are stored by
             outputs: of a single row those with more inputs than outputs, and of several rows all of them. To store
@@ -28,7 +28,7 @@ def cast_matrices(params: Any, *, dtype: DTypeLike, rows: int = 0) -> Any:
     """
 
     def cast(x: Any) -> Any:
-        return x if isinstance(x, DecodingMatrix) or x.ndim == 1 or x.dtype == dtype else x.astype(dtype)
+        return x if isinstance(x, DecodingMatrix) else jnp.asarray(x, x.dtype if x.ndim == 1 else dtype)
 
     params = jax.tree.map(cast, params, is_leaf=_is_matrix)
     if rows == 0 or dtype != jnp.float32 or jax.default_backend() != "cpu":
