@@ -246,26 +246,30 @@ class Meter:
         self._stream, self._draft = begin(), draft
         self._seconds: list[float] = []
         self._counts: list[int] = []
+        self._passes: list[int] = []
 
     def __iter__(self) -> Steps:
         before = time.perf_counter()
         for step in self._stream:
             self._seconds.append(time.perf_counter() - before)
             self._counts.append(sum(token is not None for token in step))
+            self._passes.append(self._stream.passes)
             yield step
             before = time.perf_counter()
 
     def report(self, prompt_tokens: int) -> str:
-        """Return lines for prefill and decoding. A sliding context's own prefills are not in the median step."""
+        """Return lines for prefill and decoding.
+
+        A sliding context's own prefills, and what is compiled for them, are not in the median pass.
+        """
         prefill, *steps = self._seconds
         lines = [f"prefill: {prompt_tokens} tokens in {prefill:.3f} s, {prompt_tokens / prefill:.1f} tokens/s"]
-        tokens, passes = sum(self._counts[1:]), self._stream.passes - 1
-        if steps and self._draft:  # most steps come with the one before
-            mean, rate = sum(steps) / passes, tokens / sum(steps)
-            each = f"{len(steps) / passes:.2f} tokens of a sample a pass"
-            lines.append(f"decode: {tokens} tokens, {each}, {1000 * mean:.2f} ms a pass, {rate:.1f} tokens/s")
-        elif steps:
-            step = statistics.median(steps)
-            rate = statistics.mean(self._counts[1:]) / step
-            lines.append(f"decode: {tokens} tokens, {1000 * step:.2f} ms a step, {rate:.1f} tokens/s")
+        # With a draft, most steps come with the one before.
+        passes = itertools.pairwise(self._passes)
+        made = [seconds for seconds, (before, now) in zip(steps, passes, strict=True) if now > before]
+        if made:
+            tokens, each = sum(self._counts[1:]), statistics.median(made)
+            more = f"{len(steps) / len(made):.2f} tokens of a sample a pass, " if self._draft else ""
+            speed = f"{1000 * each:.2f} ms a {'pass' if self._draft else 'step'}"
+            lines.append(f"decode: {tokens} tokens, {more}{speed}, {tokens / len(made) / each:.1f} tokens/s")
         return "\n".join(lines)

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import pytest
 
 from jaxgpt.cli import sources
-from jaxgpt.cli.generate import SEPARATOR, main
+from jaxgpt.cli.generate import SEPARATOR, Meter, main
 from jaxgpt.decode.engine import generate
 from jaxgpt.decode.quantize import quantize
 from jaxgpt.hf.convert import save_pretrained
@@ -156,6 +156,28 @@ def test_a_draft_leaves_the_text_alone_and_its_passes_are_reported(run, capsys, 
     assert result.out == expected(run, "abcabcabc", 9)[0] + "\n"
     [rate] = re.findall(r"decode: 8 tokens, (.*) tokens of a sample a pass, .* ms a pass, .* tokens/s\n", result.err)
     assert rate == "4.00" if run in flags[0] else float(rate) >= 1
+
+
+def test_a_slow_pass_is_not_what_a_pass_takes(monkeypatch):
+    """Passes of 1 s choose 2 tokens each, but one compiles a program for a new window, which takes 50."""
+    clock = [0.0]
+    monkeypatch.setattr("time.perf_counter", lambda: clock[0])
+
+    class Stream:
+        passes = 0
+
+        def __iter__(self):
+            for taken in (3, 1, 0, 50, 0, 1, 0):
+                clock[0] += taken
+                self.passes += taken > 0
+                yield [7]
+
+    meter = Meter(Stream, draft=True)
+    assert list(meter) == 7 * [[7]]
+    assert meter.report(6) == (
+        "prefill: 6 tokens in 3.000 s, 2.0 tokens/s\n"
+        "decode: 6 tokens, 2.00 tokens of a sample a pass, 1000.00 ms a pass, 2.0 tokens/s"
+    )
 
 
 def test_a_draft_with_another_tokenizer_is_refused(run, capsys, tmp_path):
