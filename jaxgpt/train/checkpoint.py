@@ -25,7 +25,7 @@ import orbax.checkpoint as ocp
 
 from jaxgpt.errors import RunError, UsageError
 from jaxgpt.train.manifest import TEMPORARY, Progress, read_manifest, step_of, steps, write_manifest
-from jaxgpt.train.state import TrainState
+from jaxgpt.train.state import TrainState, not_finite
 
 
 class Checkpoints:
@@ -36,6 +36,7 @@ class Checkpoints:
         self.folder = (run / "checkpoints").resolve()  # orbax needs an absolute path
         self.keep = keep
         self._progress: Progress | None = None
+        self._prunes = True
         # Weights hardly compress, and what is compressed is first held in memory whole.
         params, rest = (ocp.PyTreeCheckpointHandler(use_compression=False) for _ in range(2))
         self._writer = ocp.AsyncCheckpointer(
@@ -47,8 +48,16 @@ class Checkpoints:
         """Begin to write a checkpoint; when this returns, the state may change.
 
         Raises:
-            RunError: this or an earlier one could not be written.
+            RunError: this or an earlier one could not be written, or the state is not finite.
         """
+        self.wait()
+        if wrong := not_finite({"params": state.params, "opt_state": state.opt_state, "carried": state.carried}):
+            raise RunError(
+                f"the state after step {progress.step} is not finite, and not saved: {wrong[0]} holds a NaN or an "
+                f"infinity; {self.last_good()}; try a lower --learning_rate or --weight_decay"
+            )
+        # Weights whose updates are being skipped may be beyond rescue: they take no other checkpoint's place.
+        self._prunes = int(state.streak) == 0
         self.write(progress, params=state.params, rest=_rest(state))
 
     def write(self, progress: Progress, **items: Any) -> None:
@@ -115,7 +124,7 @@ class Checkpoints:
 
     def _prune(self) -> None:
         """Delete checkpoints that are neither best nor among the last, up to the one just written."""
-        if self._progress is not None and jax.process_index() == 0:
+        if self._progress is not None and self._prunes and jax.process_index() == 0:
             done = [step for step in steps(self.folder.parent) if step <= self._progress.step]
             for step in sorted(done)[: -self.keep]:
                 if step != self._progress.best_step:

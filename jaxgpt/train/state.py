@@ -1,5 +1,6 @@
 """Everything that changes during a run, where it lies on the mesh, and how it begins."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, no_type_check
@@ -82,6 +83,19 @@ def split(params: Any, moves: Callable[[LeafPath], bool]) -> tuple[Any, Any]:
 def join(params: Any, frozen: Any) -> Any:
     """Return one tree with the leaves of two."""
     return unflatten_dict({**flatten_dict(params), **flatten_dict(frozen)})
+
+
+def not_finite(tree: Any) -> list[str]:
+    """Return the paths of the leaves of a tree that hold a NaN or an infinity."""
+    # All are asked before the first answer is waited for.
+    found = [(path, _zero(leaf)) for path, leaf in jax.tree_util.tree_leaves_with_path(tree)]
+    return [jax.tree_util.keystr(path, simple=True, separator="/") for path, zero in found if math.isnan(zero)]
+
+
+@jax.jit
+def _zero(leaf: Array) -> Array:
+    # 0 times a NaN or an infinity is NaN, and sums keep it; XLA:CPU's max and min of large arrays do not.
+    return (0 * leaf).sum()
 
 
 def init_params(model: GPT, *, seed: int, shardings: Any = None) -> Any:

@@ -1,5 +1,6 @@
 """Losses that are not finite, and their sudden rise."""
 
+import jax
 import jax.numpy as jnp
 import pytest
 
@@ -49,6 +50,17 @@ def test_repeated_ones_end_the_run_and_name_the_last_good_checkpoint(workshop, p
     assert last < 10, "the state of the step that ends the run is not saved"
     _, params = load_params(workshop.folder / "always", "last")
     assert bool(jnp.isfinite(params["wte"]["embedding"]).all())
+
+
+def test_weights_that_an_update_has_ruined_are_not_saved_over_good_ones(workshop):
+    """Loss and gradient are finite; it is the decay that is not."""
+    code, _, errors = workshop.train("decayed", "--weight_decay=1e38", "--save_interval=1", "--keep=1")
+    assert code == 1 and errors.startswith("error: the state after step ") and errors.count("\n") == 1
+    assert "is not finite, and not saved: params/" in errors and "--weight_decay" in errors
+    last = workshop.steps("decayed")[-1]
+    assert f"the last good checkpoint is {workshop.folder / 'decayed' / 'checkpoints' / str(last)};" in errors
+    _, params = load_params(workshop.folder / "decayed", "last")
+    assert all(bool(jnp.isfinite(leaf).all()) for leaf in jax.tree.leaves(params))
 
 
 @pytest.mark.parametrize("value", [jnp.nan, jnp.inf, -jnp.inf])

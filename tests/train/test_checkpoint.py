@@ -10,11 +10,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxgpt.errors import UsageError
+from jaxgpt.errors import RunError, UsageError
 from jaxgpt.train.checkpoint import Checkpoints, gigabytes_at_once, sweep
 from jaxgpt.train.folder import FORMAT, write_record
 from jaxgpt.train.loop import run
 from jaxgpt.train.manifest import Progress, latest, read_manifest, steps
+from jaxgpt.train.state import TrainState, not_finite
 from jaxgpt.train.weights import load_params, save_params
 
 
@@ -169,6 +170,44 @@ def test_damaged_ones_ahead_of_the_run_do_not_crowd_out_whole_ones(tiny, folder)
     checkpoints.wait()
     assert latest(folder) == Progress(1)
     assert {"2.old-1", "3.old-1"} <= {path.name for path in (folder / "checkpoints").iterdir()}, "nothing is deleted"
+
+
+def spoiled(state: TrainState, where: str, value: float) -> TrainState:
+    """Return a state with one value changed, the last one of the largest leaf of a part."""
+    leaves, structure = jax.tree.flatten(getattr(state, where))
+    largest = max(range(len(leaves)), key=lambda i: leaves[i].size)
+    leaves[largest] = leaves[largest].reshape(-1).at[-1].set(value).reshape(leaves[largest].shape)
+    return state.replace(**{where: structure.unflatten(leaves)})
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("where", ["params", "opt_state", "carried"])
+def test_a_state_that_is_not_finite_is_not_saved_and_takes_no_others_place(tiny, rewarded, tmp_path, where, value):
+    """Of every stage, and whether or not its last update was skipped; PPO's carries a number of its own."""
+    checkpoints = Checkpoints(tmp_path, keep=1)
+    for begin in (tiny.begin, rewarded.begin) if where != "carried" else (rewarded.begin,):
+        checkpoints.save(begin(), Progress(1))
+        for streak in (0, 2):
+            state = spoiled(begin(), where, value).replace(streak=jnp.full((), streak, jnp.int32))
+            with pytest.raises(RunError, match=f"step 2 is not finite, and not saved: {where}.* checkpoint is .*/1;"):
+                checkpoints.save(state, Progress(2))
+        assert steps(tmp_path) == [1]
+
+
+def test_the_largest_tables_are_looked_through():
+    """XLA:CPU's max and min drop a NaN in a large array."""
+    table = jnp.ones((50257, 96))
+    assert not_finite({"table": table}) == []
+    for place in ((0, 0), (25000, 50), (50256, 95)):
+        assert not_finite({"other": jnp.ones(3), "table": table.at[place].set(jnp.nan)}) == ["table"]
+
+
+def test_states_whose_updates_are_skipped_take_no_other_ones_place(tiny, tmp_path):
+    checkpoints = Checkpoints(tmp_path, keep=1)
+    for step, streak, left in ((1, 0, [1]), (2, 1, [1, 2]), (3, 2, [1, 2, 3]), (4, 0, [4])):
+        checkpoints.save(tiny.begin().replace(streak=jnp.full((), streak, jnp.int32)), Progress(step))
+        checkpoints.wait()
+        assert sorted(steps(tmp_path)) == left
 
 
 def test_the_same_step_may_be_saved_again(tiny, folder, states):
