@@ -69,3 +69,12 @@ def test_public_names_are_there(name: str):
 def test_another_name_is_an_attribute_error():
     with pytest.raises(AttributeError, match="GTP"):
         _ = jaxgpt.GTP
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(ROOT)))
+def test_warnings_go_to_standard_error(file: Path):
+    """What goes to standard output may be a model's text."""
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Call) and ast.unparse(node.func) == "print" and node.args:
+            warns = ast.unparse(node.args[0]).lstrip("f'\"").startswith("warning")
+            assert not warns or "file=sys.stderr" in ast.unparse(node), f"line {node.lineno}"

@@ -240,7 +240,7 @@ def job(
 
     def show_best(params: Any) -> None:
         """Show the model that whoever opens the folder gets."""
-        progress = latest(folder)
+        progress = latest(folder, ())  # what is then read of it is verified
         if progress is not None and progress.best_step not in (None, progress.step):
             print(f"best:  step {progress.best_step}, by the loss on validation; what follows is its")
             params = load_params(folder)[1]

@@ -82,14 +82,20 @@ class Checkpoints:
         with self._clear_errors():
             self._writer.check_for_errors()
 
-    def restore(self, like: TrainState, step: int) -> TrainState:
-        """Read a state; `like` gives shapes, dtypes and shardings, which need not be those it was saved with, and the
-        frozen weights, which are not in the checkpoint.
+    def restore(self, like: TrainState, step: int, *, verified: bool = False) -> TrainState:
+        """Read a state.
+
+        Args:
+            like: gives shapes, dtypes and shardings, which need not be those it was saved with, and the frozen weights,
+                which are not in the checkpoint.
+            step: the checkpoint's.
+            verified: its files have just been compared with their hashes, as `latest` does.
 
         Raises:
             UsageError: it is damaged, or holds weights only.
         """
-        read_manifest(self.folder / str(step))
+        if not verified:
+            read_manifest(self.folder / str(step))
         if not (self.folder / str(step) / "rest").is_dir():
             raise UsageError(f"{self.folder / str(step)} holds weights only; start from them with --init_from DIR")
         items = read_items(self.folder / str(step), params=like.params, rest=_rest(like))
@@ -228,4 +234,4 @@ def _check_shapes(folder: Path, stored: Any, wanted: Any) -> None:
 def _set_aside(path: Path, why: str) -> None:
     aside = next(old for i in itertools.count(1) if not (old := Path(f"{path}.old-{i}")).exists())
     path.rename(aside)
-    print(f"warning: {path} is now {aside}: {why}")
+    print(f"warning: {path} is now {aside}: {why}", file=sys.stderr)

@@ -14,6 +14,7 @@ import json
 import os
 import platform
 import socket
+import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -91,7 +92,8 @@ def lock(path: Path) -> Iterator[None]:
         except BlockingIOError:
             raise UsageError(f"--out_dir {path} is in use by {file.read().strip() or 'another process'}") from None
         except OSError as error:  # some network file systems have no locks
-            print(f"warning: {path} can't be locked ({error.strerror}); make sure that no other process uses it")
+            reason = f"can't be locked ({error.strerror}); make sure that no other process uses it"
+            print(f"warning: {path} {reason}", file=sys.stderr)
         if left := file.read().strip():
             print(f"note: {left} ended without leaving {path}; going on from its last checkpoint")
         file.truncate(0)

@@ -8,6 +8,8 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import sys
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -17,6 +19,8 @@ from jaxgpt.train.folder import FORMAT, write_json
 
 Which = int | Literal["best", "last"]
 """A checkpoint of a run: by its step, the best by validation loss, or the newest."""
+WEIGHTS, ITEMS = ("params",), ("params", "rest")
+"""What of a checkpoint's items holds the weights, and all of them."""
 TEMPORARY = ".orbax-checkpoint-tmp"
 """What orbax appends to the name of a folder that it has not finished."""
 
@@ -48,14 +52,28 @@ def steps(run: Path) -> list[int]:
     return [step for step in found if step is not None]
 
 
-def latest(run: Path) -> Progress | None:
-    """Return the newest undamaged checkpoint's progress, saying which ones had to be passed over; None if none is."""
+def latest(run: Path, items: Collection[str] = ITEMS) -> Progress | None:
+    """Return the newest undamaged checkpoint's progress, saying which ones had to be passed over; None if none is.
+
+    Args:
+        run: the run's folder.
+        items: see `read_manifest`.
+    """
     for step in sorted(steps(run), reverse=True):
-        try:
-            return read_manifest(run / "checkpoints" / str(step))
-        except UsageError as error:
-            print(f"warning: {error}; falling back to the checkpoint before it")
+        if progress := undamaged(run / "checkpoints" / str(step), items):
+            return progress
     return None
+
+
+def undamaged(
+    folder: Path, items: Collection[str], instead: str = "falling back to the checkpoint before it"
+) -> Progress | None:
+    """Return what `read_manifest` does; or None where it raises, with a warning that says what is done instead."""
+    try:
+        return read_manifest(folder, items)
+    except UsageError as error:
+        print(f"warning: {error}; {instead}", file=sys.stderr)
+        return None
 
 
 def write_manifest(folder: Path, progress: Progress) -> None:
@@ -68,8 +86,8 @@ def write_manifest(folder: Path, progress: Progress) -> None:
     write_json(folder / "manifest.json", {**manifest, "sha256": _digest(manifest)})
 
 
-def read_manifest(folder: Path) -> Progress:
-    """Verify a checkpoint's files against its manifest.
+def read_manifest(folder: Path, items: Collection[str] = ITEMS) -> Progress:
+    """Verify a checkpoint's manifest, and against it the files of those items that are to be read.
 
     Raises:
         UsageError: it is missing, of an unknown format, or a file is missing or has changed.
@@ -91,7 +109,9 @@ def read_manifest(folder: Path) -> Progress:
     if not whole or str(progress.step) not in (folder.name, folder.name.removesuffix(TEMPORARY)):
         raise UsageError(f"{damaged}: manifest.json has changed, or is another checkpoint's")
     for name, expected in files.items():
-        file, inside = folder / name, not Path(name).is_absolute() and ".." not in Path(name).parts
+        if name.partition("/")[0] not in items:
+            continue
+        file, inside = folder / name, ".." not in Path(name).parts
         try:
             if not inside or not file.is_file() or sha256(file) != expected:
                 raise UsageError(f"{damaged}: {name} is missing or has changed")

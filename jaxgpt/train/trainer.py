@@ -86,10 +86,10 @@ class Trainer:
             return replace(rest, params=params, frozen=frozen)
 
     def resume(self, checkpoints: Checkpoints, step: int) -> TrainState:
-        """Return the state that was saved at a step; what is not trained is the task's."""
+        """Return the state of a verified checkpoint; what is not trained is the task's."""
         with clear_errors():
             like = replace(self.abstract, frozen=self._begin()[1]) if self.abstract.frozen else self.abstract
-            return checkpoints.restore(like, step)
+            return checkpoints.restore(like, step, verified=True)
 
     def fit(
         self, folder: Path, begin: TrainState, progress: Progress, checkpoints: Checkpoints

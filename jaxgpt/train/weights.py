@@ -6,7 +6,6 @@ base/                      a folder of weights: all that the run began with, whe
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,7 @@ from jaxgpt.model.lora import adapter_parameters, merge
 from jaxgpt.model.lora_config import LoRA
 from jaxgpt.train.checkpoint import Checkpoints, read_items, stored_paths
 from jaxgpt.train.folder import read_record, write_record
-from jaxgpt.train.manifest import Progress, Which, latest, read_manifest, steps
+from jaxgpt.train.manifest import WEIGHTS, Progress, Which, read_manifest, steps, undamaged
 
 BASE = "base"
 
@@ -81,23 +80,23 @@ def save_params(run: str | Path, config: GPTConfig, params: Any, **record: Any) 
 
 
 def find_checkpoint(run: Path, which: Which) -> Path:
-    """Return the folder of an undamaged checkpoint."""
+    """Return the folder of a checkpoint whose weights are undamaged; the moments beside them are not looked at."""
     folder = (run / "checkpoints").resolve()  # orbax needs an absolute path
     if isinstance(which, int):
         if not (folder / str(which)).is_dir():
             raise UsageError(f"{run} has no checkpoint of step {which}; there are {sorted(steps(run))}")
-        read_manifest(folder / str(which))
+        read_manifest(folder / str(which), WEIGHTS)
         return folder / str(which)
-    newest = latest(run)
-    if newest is None:
-        raise UsageError(f"every checkpoint in {run} is damaged" if steps(run) else f"{run} holds no checkpoint")
-    if which == "best" and newest.best_step not in (None, newest.step):
-        try:
-            read_manifest(folder / str(newest.best_step))
-            return folder / str(newest.best_step)
-        except UsageError as error:
-            print(f"warning: {error}; the newest, of step {newest.step}, takes the place of the best", file=sys.stderr)
-    return folder / str(newest.step)
+    for step in sorted(steps(run), reverse=True):
+        if (progress := undamaged(folder / str(step), ())) is None:
+            continue
+        best = step if which == "last" or progress.best_step is None else progress.best_step
+        instead = f"the newest, of step {step}, takes the place of the best"
+        if best != step and undamaged(folder / str(best), WEIGHTS, instead):
+            return folder / str(best)
+        if undamaged(folder / str(step), WEIGHTS):
+            return folder / str(step)
+    raise UsageError(f"every checkpoint in {run} is damaged" if steps(run) else f"{run} holds no checkpoint")
 
 
 def _read(folder: Path, rows: list[Parameter], dtype: Any) -> dict[str, Any]:

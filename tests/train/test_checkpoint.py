@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 
 from jaxgpt.errors import RunError, UsageError
+from jaxgpt.train import manifest
 from jaxgpt.train.checkpoint import Checkpoints, gigabytes_at_once, sweep
 from jaxgpt.train.folder import FORMAT, write_record
 from jaxgpt.train.loop import run
-from jaxgpt.train.manifest import Progress, latest, read_manifest, steps
+from jaxgpt.train.manifest import Progress, latest, read_manifest, sha256, steps
 from jaxgpt.train.state import TrainState, not_finite
 from jaxgpt.train.weights import load_params, save_params
 
@@ -60,9 +61,9 @@ def test_a_restored_state_lies_as_asked_and_may_be_donated(tiny, saved):
     tiny.step(restored, tiny.batches(3))
 
 
-def data_files(folder: Path, step: int) -> list[Path]:
-    """Return a checkpoint's files with the arrays in them, largest first."""
-    found = (path for path in (folder / "checkpoints" / str(step)).rglob("d/*") if path.is_file())
+def data_files(folder: Path, step: int, item: str = "params") -> list[Path]:
+    """Return an item's files with the arrays in them, largest first."""
+    found = (path for path in (folder / "checkpoints" / str(step) / item).rglob("d/*") if path.is_file())
     return sorted(found, key=lambda path: -path.stat().st_size)
 
 
@@ -76,13 +77,19 @@ def cut(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-1])
 
 
+@pytest.mark.parametrize("item", ["params", "rest"])
 @pytest.mark.parametrize("damage", [flip, cut, Path.unlink])
-def test_damage_is_noticed_and_the_checkpoint_before_is_used(tiny, folder, capsys, damage):
-    damage(data_files(folder, 3)[0])
+def test_damage_is_noticed_and_the_checkpoint_before_is_used(tiny, folder, states, capsys, damage, item):
+    damage(data_files(folder, 3, item)[0])
     assert latest(folder) == Progress(2, 2, 2.0)
-    assert "warning: checkpoint" in (out := capsys.readouterr().out) and "falling back" in out
+    captured = capsys.readouterr()
+    assert "warning: checkpoint" in captured.err and "falling back" in captured.err
+    assert captured.out == "", "which may be a model's text"
     with pytest.raises(UsageError, match="3 is damaged: .* is missing or has changed"):
         Checkpoints(folder).restore(tiny.abstract, 3)
+    if item == "rest":  # which is no part of the model
+        assert_same_bits(load_params(folder, 3)[1], states[3].params)
+        return
     with pytest.raises(UsageError, match="3 is damaged: .* is missing or has changed"):
         load_params(folder, 3)
 
@@ -105,8 +112,8 @@ def test_a_broken_manifest_is_damage(folder, content):
 
 
 def test_another_format_is_refused_by_its_number(folder):
-    manifest = folder / "checkpoints" / "3" / "manifest.json"
-    manifest.write_text(json.dumps({**json.loads(manifest.read_text()), "format": FORMAT + 1}))
+    file = folder / "checkpoints" / "3" / "manifest.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "format": FORMAT + 1}))
     with pytest.raises(UsageError, match=f"has format {FORMAT + 1}; this version reads format {FORMAT}"):
         load_params(folder, 3)
 
@@ -235,6 +242,25 @@ def test_in_place_of_a_damaged_best_one_the_newest_is_loaded_with_a_warning(fold
     assert err.startswith("warning: ") and "; the newest, of step 3, takes the place of the best\n" in err
     with pytest.raises(UsageError, match="2 is damaged: |no checkpoint of step 2"):
         load_params(folder, 2)
+
+
+def test_of_a_model_only_the_weights_that_are_read_are_verified(folder, states, monkeypatch):
+    """Moments are two thirds of a checkpoint, and the newest one is not read where another is the best."""
+    hashed = []
+    monkeypatch.setattr(manifest, "sha256", lambda file: hashed.append(file) or sha256(file))
+    assert_same_bits(load_params(folder)[1], states[2].params)
+    assert hashed and {file.relative_to(folder.resolve()).parts[:3] for file in hashed} == {
+        ("checkpoints", "2", "params")
+    }
+    assert len(hashed) == len(set(hashed))
+
+
+def test_a_run_that_goes_on_verifies_all_of_its_checkpoint_once(tiny, folder, monkeypatch):
+    hashed = []
+    monkeypatch.setattr(manifest, "sha256", lambda file: hashed.append(file.resolve()) or sha256(file))
+    Checkpoints(folder).restore(tiny.abstract, latest(folder).step, verified=True)
+    there = (path for item in ("params", "rest") for path in (folder / "checkpoints" / "3" / item).rglob("*"))
+    assert sorted(hashed) == sorted(path.resolve() for path in there if path.is_file())
 
 
 def test_params_may_be_loaded_in_half_precision(saved, states):
