@@ -8,12 +8,12 @@ can end its own turn or speak for another role.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 import numpy as np
 
@@ -21,10 +21,8 @@ from jaxgpt.errors import UsageError
 from jaxgpt.text.bpe import replace_surrogates
 from jaxgpt.text.bpe_files import read_chat_template, write_chat_template
 from jaxgpt.text.records import Message
+from jaxgpt.text.templates import Template
 from jaxgpt.text.tokenizers import BPETokenizer, Tokenizer
-
-if TYPE_CHECKING:
-    from jaxgpt.text.templates import Template
 
 _TOKEN = re.compile(r"<\|[^|<>\s]+\|>")
 _SURROGATES = range(0xD800, 0xE000)
@@ -97,20 +95,26 @@ class ChatTemplate:
     @cached_property
     def special_tokens(self) -> tuple[str, ...]:
         """What looks like a special token in the template, `<|…|>`, in the order of appearance."""
-        return tuple(dict.fromkeys(chain.from_iterable(map(_TOKEN.findall, self._template.texts))))
+        return tuple(dict.fromkeys(chain.from_iterable(map(_TOKEN.findall, self._template.texts()))))
 
     def encode(self, tokenizer: Tokenizer, messages: Iterable[Message], add_generation_prompt: bool = False) -> Encoded:
-        """Return the tokens of a conversation.
+        """Return the tokens of a conversation, as `encode_all` does of many."""
+        return next(self.encode_all(tokenizer, [messages], add_generation_prompt))
+
+    def encode_all(
+        self, tokenizer: Tokenizer, conversations: Iterable[Iterable[Message]], add_generation_prompt: bool = False
+    ) -> Iterator[Encoded]:
+        """Yield the tokens of each conversation.
 
         A token of which a `{% generation %}` block has made only a part is one to learn, as in transformers.
 
         Args:
             tokenizer: has the template's special tokens.
-            messages: the conversation.
+            conversations: the conversations, of which some are read ahead.
             add_generation_prompt: end with what an answer of the assistant's begins with.
 
         Raises:
-            UsageError: the tokenizer lacks tokens, or the template fails on this conversation.
+            UsageError: the tokenizer lacks tokens, or the template fails on the conversation whose turn it is.
         """
         tokenizer = self._check(tokenizer)
         # In messages, the first letter of a special token gives way to a stand-in that no text can hold, until special
@@ -118,23 +122,23 @@ class ChatTemplate:
         letters = sorted({token[0] for token in tokenizer.special_tokens})
         stand_ins = dict(zip(letters, map(chr, _SURROGATES), strict=False))
         restored = dict.fromkeys(_SURROGATES, "\ufffd") | {ord(mark): letter for letter, mark in stand_ins.items()}
-        given = [
-            {"role": message.role, "content": _disguise(message.content, tokenizer, stand_ins)} for message in messages
-        ]
-        text, spans = self._render(tokenizer, given, add_generation_prompt)
-
-        ids: list[int] = []
-        for i, part in enumerate(tokenizer.split_special(text)):
-            special = i % 2 == 1
-            ids.extend([tokenizer.special_tokens[part]] if special else tokenizer.encode(part.translate(restored)))
-        text = text.translate(restored)
-        ends = np.cumsum([len(tokenizer.decode_bytes([i])) for i in ids])
-        starts = np.concatenate([[0], ends[:-1]])
-        weights = np.zeros(len(ids))
-        for begin, end in spans:
-            first, past = (len(text[:place].encode()) for place in (begin, end))
-            weights[(starts < past) & (ends > first)] = 1.0
-        return Encoded(tuple(ids), tuple(weights.tolist()))
+        variables: dict[str, Any] = {"add_generation_prompt": add_generation_prompt}
+        if (eos := tokenizer.eos_token) is not None:  # GPT-2 begins texts with the same
+            variables |= {"bos_token": eos, "eos_token": eos}
+        given = (variables | {"messages": _plain(messages, tokenizer, stand_ins)} for messages in conversations)
+        for text, spans in self._template.render(given):
+            ids: list[int] = []
+            for i, part in enumerate(tokenizer.split_special(text)):
+                special = i % 2 == 1
+                ids.extend([tokenizer.special_tokens[part]] if special else tokenizer.encode(part.translate(restored)))
+            text = text.translate(restored)
+            ends = np.cumsum([len(tokenizer.decode_bytes([i])) for i in ids])
+            starts = np.concatenate([[0], ends[:-1]])
+            weights = np.zeros(len(ids))
+            for begin, end in spans:
+                first, past = (len(text[:place].encode()) for place in (begin, end))
+                weights[(starts < past) & (ends > first)] = 1.0
+            yield Encoded(tuple(ids), tuple(weights.tolist()))
 
     def stop_id(self, tokenizer: Tokenizer) -> int:
         """Return the id that ends an assistant's turn.
@@ -165,8 +169,6 @@ class ChatTemplate:
 
     @cached_property
     def _template(self) -> Template:
-        from jaxgpt.text.templates import Template  # Jinja takes a tenth of a second to import
-
         return Template(self.source, self.name)
 
     def _check(self, tokenizer: Tokenizer) -> BPETokenizer:
@@ -174,26 +176,6 @@ class ChatTemplate:
         if missing := [token for token in self.special_tokens if token not in bpe.special_tokens]:
             raise UsageError(f"{self.name}: the tokenizer has no special tokens {', '.join(missing)}")
         return bpe
-
-    def _render(
-        self, tokenizer: BPETokenizer, messages: list[dict[str, str]], add_generation_prompt: bool
-    ) -> tuple[str, list[tuple[int, int]]]:
-        """Return the text, and where in it each `{% generation %}` block begins and ends."""
-        from jaxgpt.text.templates import BEGIN, END
-
-        variables = {"messages": messages, "add_generation_prompt": add_generation_prompt}
-        if (eos := tokenizer.eos_token) is not None:  # GPT-2 begins texts with the same
-            variables |= {"bos_token": eos, "eos_token": eos}
-        rendered = self._template.render(variables)
-        text, begun, spans = "", 0, []
-        for part in re.split(f"([{BEGIN}{END}])", rendered):
-            if part == BEGIN:
-                begun = len(text)
-            elif part == END:
-                spans.append((begun, len(text)))
-            else:
-                text += part
-        return text, spans
 
     def _sample(self, tokenizer: Tokenizer) -> tuple[Encoded, int]:
         """Return the smallest conversation, and the place of the token that ends it, white space aside."""
@@ -249,6 +231,11 @@ def _with_room(tokenizer: Tokenizer, tokens: Iterable[str]) -> BPETokenizer:
             "need; train a model with --tokenizer bpe"
         )
     return tokenizer
+
+
+def _plain(messages: Iterable[Message], tokenizer: BPETokenizer, stand_ins: dict[str, str]) -> list[dict[str, str]]:
+    """Return messages as a template is given them, in which nothing is a special token."""
+    return [{"role": message.role, "content": _disguise(message.content, tokenizer, stand_ins)} for message in messages]
 
 
 def _disguise(text: str, tokenizer: BPETokenizer, stand_ins: dict[str, str]) -> str:

@@ -9,11 +9,15 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
+from typing import TypeVar
 
 from jaxgpt.errors import UsageError, did_you_mean
 from jaxgpt.text.chat import ChatTemplate, Encoded
 from jaxgpt.text.records import Conversation, Message, Preference, Prompt, Text
 from jaxgpt.text.tokenizers import Tokenizer
+
+_Any = TypeVar("_Any")
 
 
 @dataclass(frozen=True)
@@ -85,9 +89,11 @@ def encode_conversations(
     template.check_learnable(tokenizer)
     fitting: list[Encoded] = []
     cut = dropped = 0
+    conversations = list(conversations)
+    encoded = template.encode_all(tokenizer, (conversation.messages for conversation in conversations))
     for conversation in conversations:
         with _at(conversation.where):
-            whole = template.encode(tokenizer, conversation.messages)
+            whole = next(encoded)
         part = fit(whole, length)
         if part is None:
             dropped += 1
@@ -114,50 +120,31 @@ def fit(conversation: Encoded, length: int) -> Encoded | None:
 def encode_pairs(
     pairs: Iterable[Preference], tokenizer: Tokenizer, template: ChatTemplate | None, *, length: int
 ) -> list[EncodedPair]:
-    """Return the tokens of prompts with either answer, at most `length` in all.
-
-    Raises:
-        UsageError: naming file and line of what is longer, or of messages where there is no template for them.
-    """
-    encoded = []
-    for pair in pairs:
-        with _at(pair.where):
-            answers = []
-            for answer in (pair.chosen, pair.rejected):
-                answers.append(encode_answer(pair.prompt, answer, tokenizer, template))
-                _fitting(answers[-1].ids, length)
-            encoded.append(EncodedPair(answers[0], answers[1], pair.margin))
-    return encoded
-
-
-def encode_answer(
-    prompt: str | tuple[Message, ...],
-    answer: str | tuple[Message, ...],
-    tokenizer: Tokenizer,
-    template: ChatTemplate | None,
-) -> Encoded:
-    """Return the tokens of a prompt and an answer, up to the answer's last; those of the answer are to be learnt.
+    """Return the tokens of prompts with either answer, up to the answer's last, at most `length` in all.
 
     Texts need no template: the answer's tokens follow the prompt's, and the end-of-text token those, if there is one.
 
     Raises:
-        UsageError: messages without a template, or with one from which nothing can be learnt.
+        UsageError: naming file and line of what is longer, or of messages where there is no template for them, or one
+            from which nothing can be learnt.
     """
-    if isinstance(prompt, str) and isinstance(answer, str):
-        begin, end = tokenizer.encode(prompt), tokenizer.encode(answer)
-        if tokenizer.eos_token_id is not None:
-            end.append(tokenizer.eos_token_id)
-        return Encoded((*begin, *end), (0.0,) * len(begin) + (1.0,) * len(end))
-    assert not isinstance(prompt, str) and not isinstance(answer, str)
-    template = _needed(template)
-    before = len(template.encode(tokenizer, prompt).turns())
-    whole = template.encode(tokenizer, (*prompt, *answer))
-    turns = whole.turns()[before:]
-    if not turns:
-        template.check_learnable(tokenizer)
-        raise UsageError(f"{template.name}: leaves the answer out")
-    begin, end = turns[0][0], turns[-1][1]
-    return Encoded(whole.ids[:end], (0.0,) * begin + whole.weights[begin:end])
+    pairs = list(pairs)
+    told = template and template.encode_all(tokenizer, chain.from_iterable(map(_conversations, pairs)))
+    encoded = []
+    for pair in pairs:
+        with _at(pair.where):
+            if isinstance(pair.prompt, str):
+                chosen, rejected = (
+                    _continued(pair.prompt, str(one), tokenizer) for one in (pair.chosen, pair.rejected)
+                )
+            else:
+                template, told = _needed(template), _needed(told)
+                prompt = next(told)
+                chosen, rejected = (_answer(prompt, next(told), tokenizer, template) for _ in range(2))
+            for answer in (chosen, rejected):
+                _fitting(answer.ids, length)
+            encoded.append(EncodedPair(chosen, rejected, pair.margin))
+    return encoded
 
 
 def encode_prompts(
@@ -168,15 +155,43 @@ def encode_prompts(
     Raises:
         UsageError: naming file and line of what is longer, or of messages where there is no template for them.
     """
+    prompts = list(prompts)
+    conversations = (prompt.prompt for prompt in prompts if not isinstance(prompt.prompt, str))
+    told = template and template.encode_all(tokenizer, conversations, add_generation_prompt=True)
     encoded = []
     for prompt in prompts:
         with _at(prompt.where):
             if isinstance(prompt.prompt, str):
                 ids = tuple(tokenizer.encode(prompt.prompt))
             else:
-                ids = _needed(template).encode(tokenizer, prompt.prompt, add_generation_prompt=True).ids
+                ids = next(_needed(told)).ids
             encoded.append(_fitting(ids, length))
     return encoded
+
+
+def _conversations(pair: Preference) -> Iterator[tuple[Message, ...]]:
+    """Yield what a template is to lay out: the prompt, and with either answer; nothing of texts."""
+    for answer in ((), pair.chosen, pair.rejected):
+        if not isinstance(pair.prompt, str) and not isinstance(answer, str):
+            yield (*pair.prompt, *answer)
+
+
+def _continued(prompt: str, answer: str, tokenizer: Tokenizer) -> Encoded:
+    """Return the tokens of two texts, those of the second to be learnt."""
+    begin, end = tokenizer.encode(prompt), tokenizer.encode(answer)
+    if tokenizer.eos_token_id is not None:
+        end.append(tokenizer.eos_token_id)
+    return Encoded((*begin, *end), (0.0,) * len(begin) + (1.0,) * len(end))
+
+
+def _answer(prompt: Encoded, whole: Encoded, tokenizer: Tokenizer, template: ChatTemplate) -> Encoded:
+    """Return a conversation up to the last token of the turns that the prompt has not; they alone are to be learnt."""
+    turns = whole.turns()[len(prompt.turns()) :]
+    if not turns:
+        template.check_learnable(tokenizer)
+        raise UsageError(f"{template.name}: leaves the answer out")
+    begin, end = turns[0][0], turns[-1][1]
+    return Encoded(whole.ids[:end], (0.0,) * begin + whole.weights[begin:end])
 
 
 @contextlib.contextmanager
@@ -194,7 +209,7 @@ def _fitting(ids: Sequence[int], length: int) -> Sequence[int]:
     return ids
 
 
-def _needed(template: ChatTemplate | None) -> ChatTemplate:
+def _needed(template: _Any | None) -> _Any:
     if template is None:
         raise UsageError("messages need a chat template, which the tokenizer's folder has not; texts do without")
     return template

@@ -1,143 +1,198 @@
-"""Jinja templates from anyone's folder, rendered so that a bad one is an error and does no harm.
+"""Jinja templates from anyone's folder, rendered in a process of their own with limits of time and memory (`sandbox`).
 
-They see plain data in Jinja's sandbox, which keeps them from Python and so from files and network. Loops and macros run
-against the clock; memory is not limited. What transformers gives to templates is here too, but for the current time:
-the same conversation is the same text on any day.
+One process renders all of them, one after the other. It is started when the first one is needed, and again where a
+template has ended it; it ends with this one.
 """
 
 from __future__ import annotations
 
+import atexit
+import contextlib
 import json
-import time
-from collections.abc import Mapping
-from contextvars import ContextVar
-from typing import Any, NoReturn
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
-from jinja2 import TemplateError, nodes
-from jinja2.exceptions import SecurityError
-from jinja2.ext import Extension, loopcontrols
-from jinja2.parser import Parser
-from jinja2.runtime import Context
-from jinja2.sandbox import ImmutableSandboxedEnvironment
+from jaxgpt.errors import RunError, UsageError
 
-from jaxgpt.errors import UsageError
-
-BEGIN, END = "\udffe", "\udfff"
-"""Stand in the rendered text where a `{% generation %}` block began and ended. No text has them: no UTF-8 can."""
-
-_SECONDS = 2.0  # of this thread's computing, in which a conversation takes some thousandths
 _MAX_SOURCE = 1 << 20  # characters
-_MAX_REPEATED = 1 << 20  # characters or items
+# Conversations, and characters of them, that are sent at a time: one by one they would wait for each other's turn.
+_BATCH, _BATCH_SIZE = 64, 1 << 20
+_LENGTH_BYTES = 8  # of a message
+# The program finds Jinja where this one does, whatever lies in the current folder.
+_START = """\
+import runpy, sys
+program, memory, seconds, *sys.path[:] = sys.argv[1:]
+sys.argv[1:] = memory, seconds
+runpy.run_path(program, run_name="__main__")"""
 
-_deadline: ContextVar[float] = ContextVar("deadline")
 
-
+@dataclass(frozen=True)
 class Template:
-    """A template made ready to render.
+    """A template, which messages call `name`.
 
-    Attributes:
-        texts: all that its source has literally: the text between blocks, and the strings in them.
+    Raises:
+        UsageError: the source is too long.
     """
 
-    def __init__(self, source: str, name: str) -> None:
-        """Compile `source`, which messages call `name`.
+    source: str
+    name: str
+
+    def __post_init__(self) -> None:
+        if (size := len(self.source)) > _MAX_SOURCE:
+            raise UsageError(f"{self.name}: {size} characters is too large for a template (limit {_MAX_SOURCE})")
+
+    def texts(self) -> list[str]:
+        """Return all that the source has literally: the text between blocks, and the strings in them.
 
         Raises:
             UsageError: it is no template.
         """
-        self._name = name
-        if len(source) > _MAX_SOURCE:
-            raise UsageError(f"{name}: {len(source)} characters is too large for a template (limit {_MAX_SOURCE})")
-        environment = _Sandbox(trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, _Clock, loopcontrols])
-        try:
-            tree = environment.parse(source)
-            self.texts = tuple(
-                str(node.data if isinstance(node, nodes.TemplateData) else node.value)
-                for node in tree.find_all((nodes.TemplateData, nodes.Const))
-            )
-            _Clock.watch(tree)
-            code = environment.compile(tree)
-            self._template = environment.template_class.from_code(environment, code, environment.globals)
-        except Exception as error:  # of the lexer, the parser, the generator, or of Python on what these made
-            raise self._failed(error) from None
+        [answer] = renderer.ask(_json({"source": self.source}), 1)
+        return self._checked(answer)["texts"]
 
-    def render(self, variables: Mapping[str, Any]) -> str:
-        """Return the text, with `BEGIN` and `END` around what `{% generation %}` blocks made of it.
+    def render(self, given: Iterable[Mapping[str, Any]]) -> Iterator[tuple[str, list[tuple[int, int]]]]:
+        """Yield what is made of each of `given`: a text, and where in it `{% generation %}` blocks begin and end.
+
+        Args:
+            given: variables. Some are read ahead.
 
         Raises:
-            UsageError: the template fails, by itself or because of what it was given.
+            UsageError: the template fails, by itself or because of the variables whose turn it is.
         """
-        _deadline.set(time.thread_time() + _SECONDS)
-        try:
-            return self._template.render(variables)
-        except Exception as error:  # a template is a program, and fails in any way that a program does
-            raise self._failed(error) from None
+        for batch in _batches(map(_json, given)):
+            request = f'{{"source": {_json(self.source)}, "given": [{", ".join(batch)}]}}'
+            for answer in renderer.ask(request, len(batch)):
+                found = self._checked(answer)
+                yield found["text"], [(begin, end) for begin, end in found["spans"]]
 
-    def _failed(self, error: Exception) -> UsageError:
-        line = f" (line {lineno})" if (lineno := getattr(error, "lineno", None)) else ""
-        kind = "" if isinstance(error, TemplateError) else f"{type(error).__name__}: "
-        return UsageError(f"{self._name}: the chat template fails{line}: {kind}{' '.join(str(error).split())[:200]}")
-
-
-class _Sandbox(ImmutableSandboxedEnvironment):
-    # One such operation can take all time or memory there is, and no clock interrupts it.
-    intercepted_binops = frozenset({"*", "**"})
-
-    def __init__(self, **options: Any) -> None:
-        super().__init__(**options)
-        self.filters["tojson"] = _to_json
-        kept = {name: self.globals[name] for name in ("dict", "namespace", "range")}
-        self.globals = {**kept, "raise_exception": _raise_exception}
-
-    def unsafe_undefined(self, obj: Any, attribute: str) -> NoReturn:
-        raise SecurityError(f"attribute {attribute!r} of a {type(obj).__name__} is unsafe")
-
-    def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
-        if operator == "**":
-            raise SecurityError("powers are not allowed")
-        numbers = [value for value in (left, right) if isinstance(value, int | float)]
-        sizes = [len(value) for value in (left, right) if isinstance(value, str | list | tuple)]
-        if (sizes and sizes[0] * max(numbers, default=0) > _MAX_REPEATED) or max(map(abs, numbers), default=0) > 1e18:
-            raise SecurityError("a product is too large")
-        return super().call_binop(context, operator, left, right)
+    def _checked(self, answer: dict[str, Any]) -> dict[str, Any]:
+        if "error" in answer:
+            raise UsageError(f"{self.name}: the chat template fails{answer['error']}")
+        return answer
 
 
-class _Generation(Extension):
-    """`{% generation %}…{% endgeneration %}`: around what an assistant is to learn to say."""
+class Renderer:
+    """The process that renders, started when it is needed.
 
-    tags = {"generation"}
+    Args:
+        memory: bytes that it may have; a template and a conversation take some thousandths.
+        seconds: of computing that a rendering may take, in place of some thousandths.
+        patience: seconds that many may take, where there is no limit to computing.
+    """
 
-    def parse(self, parser: Parser) -> nodes.Node:
-        line = next(parser.stream).lineno
-        body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
-        begin, end = (nodes.Output([nodes.TemplateData(mark)]) for mark in (BEGIN, END))
-        return nodes.Scope([begin, *body, end]).set_lineno(line)
+    def __init__(self, memory: int = 1 << 30, seconds: float = 2.0, patience: float = 30.0) -> None:
+        self._memory, self._seconds, self._patience = memory, seconds, patience
+        self._lock = threading.Lock()
+        self._process: subprocess.Popen[bytes] | None = None
+        self._limits_time = True
+
+    def ask(self, request: str, count: int) -> list[dict[str, Any]]:
+        """Return the answers to a request, in order; fewer than `count` if the last one has ended the process."""
+        with self._lock:
+            try:
+                if self._process is not None and self._process.poll() is not None:
+                    self.end()
+                return list(self._exchange(self._process or self._start(), request, count))
+            except BaseException:
+                self.end()  # what was under way would be taken for the answer to the next request
+                raise
+
+    def end(self) -> None:
+        """End the process."""
+        if (process := self._process) is not None:
+            self._process = None
+            process.kill()
+            process.communicate()
+
+    def _exchange(self, process: subprocess.Popen[bytes], request: str, count: int) -> Iterator[dict[str, Any]]:
+        clock = threading.Timer(self._patience, process.kill)
+        clock.daemon = True
+        if not self._limits_time:
+            clock.start()
+        content = request.encode("utf-8", "surrogatepass")
+        assert process.stdin is not None
+        with contextlib.suppress(BrokenPipeError):  # it has ended, as reading will show
+            process.stdin.write(len(content).to_bytes(_LENGTH_BYTES, "big") + content)
+            process.stdin.flush()
+        for _ in range(count):
+            answer = _read(process)
+            if answer is None:
+                yield {"error": f": {self._reason(process.wait())}"}
+                self.end()
+                break
+            yield answer
+        clock.cancel()
+
+    def _start(self) -> subprocess.Popen[bytes]:
+        program = Path(__file__).with_name("sandbox.py")
+        words = [program, self._memory, self._seconds, *sys.path]
+        # A session of its own, so that Ctrl-C in a terminal is heard here alone.
+        self._process = process = subprocess.Popen(
+            [sys.executable, "-I", "-c", _START, *map(str, words)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+        unlimited = _read(process)
+        if unlimited is None:
+            raise RunError(f"the process that renders chat templates does not start (exit code {process.wait()})")
+        self._limits_time = "time" not in unlimited
+        if "memory" in unlimited:
+            print("note: the memory that chat templates take can't be limited on this platform", file=sys.stderr)
+        return process
+
+    def _reason(self, code: int) -> str:
+        if self._limits_time and code == -signal.SIGPROF:
+            return f"it has not ended after {self._seconds:g} seconds"
+        if not self._limits_time:
+            return f"it has not ended after {self._patience:g} seconds, or broken the process that renders it"
+        return f"it has broken the process that renders it (exit code {code})"
 
 
-class _Clock(Extension):
-    """Looks at the clock at each turn of a loop and each call of a macro, without which nothing goes on for long."""
-
-    @classmethod
-    def watch(cls, tree: nodes.Template) -> None:
-        for node in tree.find_all((nodes.For, nodes.Macro, nodes.CallBlock)):
-            look = nodes.Call(nodes.ExtensionAttribute(cls.identifier, "look"), [], [], None, None)
-            node.body.insert(0, nodes.ExprStmt(look).set_lineno(node.lineno))
-
-    def look(self) -> None:
-        if time.thread_time() > _deadline.get():
-            raise TemplateError(f"it has not ended after {_SECONDS:g} seconds")
+def _read(process: subprocess.Popen[bytes]) -> Any:
+    """Return the next message, or None where the process has ended."""
+    assert process.stdout is not None
+    size = process.stdout.read(_LENGTH_BYTES)
+    content = process.stdout.read(int.from_bytes(size, "big")) if len(size) == _LENGTH_BYTES else b""
+    try:
+        return json.loads(content.decode("utf-8", "surrogatepass"))
+    except ValueError:  # cut short
+        return None
 
 
-def _raise_exception(message: Any) -> NoReturn:
-    raise TemplateError(str(message))
+def _json(value: Any) -> str:
+    # Letters as they are: of two surrogates side by side, JSON's escapes would make one character.
+    return json.dumps(value, ensure_ascii=False)
 
 
-def _to_json(
-    value: Any,
-    ensure_ascii: bool = False,
-    indent: int | None = None,
-    separators: tuple[str, str] | None = None,
-    sort_keys: bool = False,
-) -> str:
-    """Return JSON as it is: Jinja's own filter escapes it for HTML."""
-    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
+def _batches(given: Iterable[str]) -> Iterator[list[str]]:
+    batch: list[str] = []
+    size = 0
+    for one in given:
+        batch.append(one)
+        size += len(one)
+        if len(batch) == _BATCH or size > _BATCH_SIZE:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch
+
+
+def _forget() -> None:
+    """Leave the process to the parent of a fork: two that ask would get each other's answers."""
+    global renderer
+    renderer = Renderer()
+
+
+renderer = Renderer()
+atexit.register(lambda: renderer.end())
+if hasattr(os, "register_at_fork"):  # not on Windows
+    os.register_at_fork(after_in_child=_forget)

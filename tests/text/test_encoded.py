@@ -11,7 +11,6 @@ from jaxgpt.errors import UsageError
 from jaxgpt.text.chat import DEFAULT, ChatTemplate, Encoded, add_template
 from jaxgpt.text.encoded import (
     LabelledIds,
-    encode_answer,
     encode_conversations,
     encode_labelled,
     encode_pairs,
@@ -104,16 +103,19 @@ def test_what_a_template_refuses_is_named_by_file_and_line(bpe: BPETokenizer):
 
 
 def test_texts_are_answered_without_a_template(bpe: BPETokenizer):
-    encoded = encode_answer("To be", " or not", bpe, None)
+    pairs = [Preference("To be", " or not", "?", 0.0, "f:1"), Preference("ab", "a", "b", 0.0, "f:2")]
+    encoded = encode_pairs(pairs[:1], bpe, None, length=20)[0].chosen
     begin, end = bpe.encode("To be"), bpe.encode(" or not")
     assert list(encoded.ids) == [*begin, *end, bpe.eos_token_id]
     assert encoded.turns() == [(len(begin), len(encoded.ids))]
-    assert encode_answer("ab", "a", CharTokenizer("ab"), None) == Encoded((0, 1, 0), (0.0, 0.0, 1.0))
+    (pair,) = encode_pairs(pairs[1:], CharTokenizer("ab"), None, length=20)
+    assert pair.chosen == Encoded((0, 1, 0), (0.0, 0.0, 1.0)) and pair.rejected.ids == (0, 1, 1)
 
 
 def test_only_the_answer_of_a_pair_is_learnt(bpe: BPETokenizer):
     history = (Message("system", "s"), user("a"), says("b"), user("c"))
-    encoded = encode_answer(history, (says("de"), user("f"), says("g")), bpe, DEFAULT)
+    pair = Preference(history, (says("de"), user("f"), says("g")), (says("x"),), 0.0, "f:1")
+    encoded = encode_pairs([pair], bpe, DEFAULT, length=99)[0].chosen
     whole = DEFAULT.encode(bpe, (*history, says("de"), user("f"), says("g")))
     begin = len(DEFAULT.encode(bpe, history, add_generation_prompt=True).ids)
     assert encoded.ids == whole.ids and whole.turns()[0][0] < begin
