@@ -5,8 +5,10 @@ Anything else that reaches the terminal as a traceback is a bug of this package.
 
 from __future__ import annotations
 
+import contextlib
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from pathlib import Path
 
 
 class UsageError(ValueError):
@@ -18,6 +20,16 @@ class UsageError(ValueError):
 
 class RunError(RuntimeError):
     """A run that failed through no fault of its arguments (disk full, repeated NaN). Exit code 1."""
+
+
+@contextlib.contextmanager
+def naming(file: str | Path) -> Iterator[None]:
+    """Give an OSError that names no file this one's name: writing to a full disk names none."""
+    try:
+        yield
+    except OSError as error:
+        error.filename = error.filename or str(file)
+        raise
 
 
 def did_you_mean(name: str, valid: Iterable[str]) -> str:

@@ -16,7 +16,7 @@ import jax
 from jax.sharding import Mesh
 
 from jaxgpt.devices import start_devices
-from jaxgpt.errors import UsageError
+from jaxgpt.errors import UsageError, naming
 from jaxgpt.hosts import gather, refuse_disagreement, together
 from jaxgpt.mesh import make_mesh
 from jaxgpt.model.atlas import count
@@ -88,17 +88,18 @@ def train(flags: RunConfig, stage: str, prepare: Stage) -> None:
         if flags.dry_run:
             print(trainer.budget())
             return
-        with together():
+        with together(), naming(folder):
             if jax.process_index() == 0:
                 record_start(flags, stage, folder, job, record)
         describe(job)
         checkpoints = Checkpoints(folder, keep=flags.keep)
         state = trainer.start() if begun is None else trainer.resume(checkpoints, begun.step)
         state, progress = trainer.fit(folder, state, begun or Progress(0), checkpoints)
-        if progress.step == flags.max_iters:
-            job.show(state.whole)
-        elif jax.process_index() == 0:
-            print(f"curve: {plot(folder)}")
+        with naming(folder):
+            if progress.step == flags.max_iters:
+                job.show(state.whole)
+            elif jax.process_index() == 0:
+                print(f"curve: {plot(folder)}")
 
 
 @contextmanager

@@ -13,8 +13,10 @@ import contextlib
 import dataclasses
 import itertools
 import logging
+import os
 import shutil
 import sys
+import time
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -34,6 +36,7 @@ class Checkpoints:
     def __init__(self, run: Path, *, keep: int = 2) -> None:
         """Open the folder `run`; of what is saved, the last `keep` checkpoints stay, and the best."""
         self.folder = (run / "checkpoints").resolve()  # orbax needs an absolute path
+        self._place = os.stat(run)
         self.keep = keep
         self._progress: Progress | None = None
         self._prunes = True
@@ -63,6 +66,7 @@ class Checkpoints:
     def write(self, progress: Progress, **items: Any) -> None:
         """Begin to write the trees `items`; of `save`'s, "params" alone is what `load_params` of `weights` reads."""
         self.wait()
+        self._refuse_moved()
         self._progress = progress
         folder = self.folder / str(progress.step)
         trees = ocp.args.Composite(**{name: ocp.args.PyTreeSave(tree) for name, tree in items.items()})
@@ -120,12 +124,26 @@ class Checkpoints:
         try:
             yield
         except Exception as error:
+            self._refuse_moved()
             what = "a checkpoint" if self._progress is None else f"the checkpoint of step {self._progress.step}"
             reason = str(error).strip().splitlines() or [type(error).__name__]
             raise RunError(f"{what} could not be written: {reason[0]}; {self.last_good()}") from error
 
+    def _refuse_moved(self) -> None:
+        """Raise RunError if the run's folder is no longer where it was, and remove what was put there since."""
+        run = self.folder.parent
+        if run.exists() and os.path.samestat(os.stat(run), self._place):
+            return
+        # What was being written goes on for a moment, and makes its folders again; whatever else is there is another's.
+        for _ in range(10):
+            if list(run.glob("*")) == [self.folder] and all(TEMPORARY in path.name for path in self.folder.glob("*")):
+                shutil.rmtree(run, ignore_errors=True)
+            time.sleep(0.1)
+        raise RunError(f"{run} was moved or removed while this run wrote into it; nothing more is saved")
+
     def _write_manifest(self) -> None:
         assert self._progress is not None
+        self._refuse_moved()
         write_manifest(self.folder / f"{self._progress.step}{TEMPORARY}", self._progress)
 
     def _prune(self) -> None:

@@ -13,13 +13,14 @@ import itertools
 import json
 import os
 import platform
+import shutil
 import socket
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from jaxgpt.errors import UsageError
+from jaxgpt.errors import UsageError, naming
 from jaxgpt.model.config import GPTConfig
 
 FORMAT = 1
@@ -39,6 +40,7 @@ def hold(path: Path, *, new: bool) -> Iterator[None]:
     Raises:
         UsageError: it is a file, can't be written to, is held by another process, or holds another run.
     """
+    made = [folder for folder in (path, *path.parents) if not folder.exists()]
     try:
         path.mkdir(parents=True, exist_ok=True)
         probe = path / f".probe-{os.getpid()}"
@@ -47,12 +49,28 @@ def hold(path: Path, *, new: bool) -> Iterator[None]:
     except OSError as error:
         raise UsageError(f"--out_dir {path}: {error.strerror}; it must be a folder that can be written to") from None
     with lock(path):
-        if new and holds_run(path):
-            raise UsageError(
-                f"--out_dir {path} holds a run; continue it with --init_from resume, choose another folder, "
-                "or begin anew with --overwrite, which moves it aside"
-            )
-        yield
+        held = os.stat(path)
+        try:
+            if new and holds_run(path):
+                raise UsageError(
+                    f"--out_dir {path} holds a run; continue it with --init_from resume, choose another folder, "
+                    "or begin anew with --overwrite, which moves it aside"
+                )
+            yield
+        finally:
+            with contextlib.suppress(OSError):  # what ended the run is the error to report
+                if os.path.samestat(os.stat(path), held) and not holds_run(path):
+                    leave_nothing(path, made)
+
+
+def leave_nothing(path: Path, made: list[Path]) -> None:
+    """Remove what a run that did not begin has put into its held folder, and those folders that were made for it."""
+    if path in made:
+        shutil.rmtree(path)
+    else:
+        (path / LOCK).unlink(missing_ok=True)
+    for folder in made[1:]:
+        folder.rmdir()
 
 
 def holds_run(path: Path) -> bool:
@@ -80,29 +98,46 @@ def move_aside(path: Path) -> None:
 def lock(path: Path) -> Iterator[None]:
     """Hold the folder for this process.
 
-    The lock is the kernel's (flock), so it ends with the process, however that ends; the file only says who.
+    The locks are the kernel's (flock), so they end with the process, however that ends. The folder's own can't be
+    deleted, as the file's can; but network file systems lock files only. The file also says who holds it.
 
     Raises:
         UsageError: another process holds it.
     """
-    with open(path / LOCK, "a+", encoding="utf-8") as file:
-        file.seek(0)
+    with contextlib.ExitStack() as stack:
+        folder = os.open(path, os.O_RDONLY)
+        stack.callback(os.close, folder)
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            failed = [_flock(folder)]
+            file = stack.enter_context(open(path / LOCK, "a+", encoding="utf-8"))
+            failed.append(_flock(file.fileno()))
         except BlockingIOError:
-            raise UsageError(f"--out_dir {path} is in use by {file.read().strip() or 'another process'}") from None
-        except OSError as error:  # some network file systems have no locks
-            reason = f"can't be locked ({error.strerror}); make sure that no other process uses it"
-            print(f"warning: {path} {reason}", file=sys.stderr)
+            who = (path / LOCK).read_text(encoding="utf-8") if (path / LOCK).exists() else ""
+            raise UsageError(f"--out_dir {path} is in use by {who.strip() or 'another process'}") from None
+        if all(failed):
+            print(f"warning: {path} can't be locked ({failed[1]}); no other process must use it", file=sys.stderr)
+        file.seek(0)
         if left := file.read().strip():
             print(f"note: {left} ended without leaving {path}; going on from its last checkpoint")
-        file.truncate(0)
-        file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
-        file.flush()
+        with naming(path / LOCK):
+            file.truncate(0)
+            file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+            file.flush()
         try:
             yield
         finally:
             file.truncate(0)
+
+
+def _flock(descriptor: int) -> str | None:
+    """Lock an open file or folder; return why its file system can't."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise
+    except OSError as error:
+        return error.strerror
+    return None
 
 
 def write_record(path: Path, config: GPTConfig, **more: Any) -> None:
@@ -154,12 +189,15 @@ def read_model(file: Path, fields: object) -> GPTConfig:
 def write_json(file: Path, value: Any) -> None:
     """Write a JSON file whole or not at all."""
     part = file.with_name(file.name + ".part")
-    with open(part, "w", encoding="utf-8") as stream:
-        json.dump(value, stream, indent=2, allow_nan=False)
-        stream.write("\n")
-        stream.flush()
-        os.fsync(stream.fileno())
-    os.replace(part, file)
+    try:
+        with naming(file), open(part, "w", encoding="utf-8") as stream:
+            json.dump(value, stream, indent=2, allow_nan=False)
+            stream.write("\n")
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.replace(part, file)
+    finally:
+        part.unlink(missing_ok=True)
 
 
 def versions() -> dict[str, str]:

@@ -12,6 +12,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from jaxgpt.errors import naming
+
 Row = dict[str, Any]
 STYLES: dict[str, Any] = {"train": {"linewidth": 0.8, "alpha": 0.6}, "val": {"linewidth": 2, "marker": "o"}}
 UNITS = {"loss": "loss (nats)", "kl": "KL from the reference (nats a response)"}
@@ -32,7 +34,8 @@ class MetricsLog:
         self.path = folder / "metrics.jsonl"
         rows = [row for row in read_rows(self.path) if row["step"] <= step] if step else []
         part = self.path.with_suffix(".part")
-        part.write_text("".join(_line(row) for row in rows), encoding="utf-8")
+        with naming(self.path):
+            part.write_text("".join(_line(row) for row in rows), encoding="utf-8")
         os.replace(part, self.path)
         self._file = open(self.path, "a", encoding="utf-8", buffering=1)
         self._sinks: dict[str, Any] = {}
@@ -44,12 +47,14 @@ class MetricsLog:
     def write(self, step: int, split: str, **values: float | int | None) -> None:
         """Add a row; what is None or not finite is null, as JSON has no NaN."""
         row = {"step": step, "split": split, **values}
-        self._file.write(_line(row))
+        with naming(self.path):
+            self._file.write(_line(row))
         self._tell(lambda sink: sink.write(row))
 
     def close(self) -> None:
         """Flush and close everything."""
-        self._file.close()
+        with naming(self.path):
+            self._file.close()
         self._tell(lambda sink: sink.close())
 
     def _tell(self, what: Callable[[Any], None]) -> None:

@@ -125,6 +125,8 @@ def test_a_disk_full_from_the_start_is_a_line_too(workshop, mount):
     (disk / "filler").write_bytes(bytes(60 * 1024))
     code, _, errors = workshop.train(disk / "run")
     assert code == 1 and errors.count("\n") == 1 and "No space left on device" in errors
+    assert errors.startswith(f"error: {disk / 'run'}"), "the file or its folder is named"
+    assert [path.name for path in disk.iterdir()] == ["filler"]
 
 
 def test_a_file_system_that_is_read_only_is_refused_before_anything_is_compiled(workshop, mount):

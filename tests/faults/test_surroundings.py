@@ -11,14 +11,14 @@ import pytest
 from jaxgpt.cli import train
 from jaxgpt.train.manifest import read_manifest
 
-SHRINK = """
+AT_STEP_6 = """
 import os, sys
 from jaxgpt.train import trainer
 run = trainer.run
 def watched(*args, **kwargs):
     for done, state, metrics in run(*args, **kwargs):
         if done == 6:
-            os.truncate({path!r}, 1000)
+            {change}
         yield done, state, metrics
 trainer.run = watched
 """
@@ -93,6 +93,24 @@ def test_a_run_is_not_begun_where_another_one_is(workshop, whole, capsys):
     assert "holds a run" in fails(capsys, *workshop.argv("half")), "also where its record is missing"
 
 
+def test_a_run_whose_folder_is_moved_says_so_and_does_not_make_it_again(workshop, whole):
+    run, moved = workshop.folder / "here", workshop.folder / "there"
+    before = AT_STEP_6.format(change=f"os.rename({str(run)!r}, {str(moved)!r})")
+    code, _, errors = workshop.train("here", "--tensorboard", before=before)
+    assert code == 1
+    assert errors == f"error: {run} was moved or removed while this run wrote into it; nothing more is saved\n"
+    assert not run.exists()
+    code, _, errors = workshop.train("there", "--init_from=resume")
+    assert code == 0, errors
+    workshop.assert_equal("there", whole)
+
+
+def test_a_command_that_fails_leaves_no_folder(workshop, capsys):
+    for flags in (["--tokenizer=gpt3"], ["--block_size=9999999"], ["--fsdp=4"]):
+        fails(capsys, *workshop.argv("made/for it", *flags))
+        assert not (workshop.folder / "made").exists()
+
+
 def test_a_file_is_no_folder(workshop, capsys):
     assert "it must be a folder that can be written to" in fails(capsys, *workshop.argv("text.txt"))
 
@@ -153,7 +171,10 @@ def test_a_dashboard_that_is_missing_is_warned_of_once_and_a_data_file_that_is_c
     tokens = next((workshop.folder / "cache" / "corpora").glob("text.txt-*"))
     data = shutil.copytree(tokens, workshop.folder / "data")
     code, _, errors = workshop.train(
-        "shrunk", f"--dataset={data}", "--wandb=test", before=SHRINK.format(path=str(data / "train.bin"))
+        "shrunk",
+        f"--dataset={data}",
+        "--wandb=test",
+        before=AT_STEP_6.format(change=f"os.truncate({str(data / 'train.bin')!r}, 1000)"),
     )
     warning, error = errors.splitlines()
     assert code == 1

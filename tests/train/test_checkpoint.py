@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -215,6 +216,44 @@ def test_states_whose_updates_are_skipped_take_no_other_ones_place(tiny, tmp_pat
         checkpoints.save(tiny.begin().replace(streak=jnp.full((), streak, jnp.int32)), Progress(step))
         checkpoints.wait()
         assert sorted(steps(tmp_path)) == left
+
+
+def test_another_folder_in_the_place_of_a_moved_one_is_left_alone(tiny, tmp_path):
+    (tmp_path / "run").mkdir()
+    checkpoints = Checkpoints(tmp_path / "run")
+    (tmp_path / "run").rename(tmp_path / "moved")
+    shutil.copytree(tmp_path / "moved", tmp_path / "run")
+    (tmp_path / "run" / "config.json").touch()
+    with pytest.raises(RunError, match="run was moved or removed while this run wrote into it"):
+        checkpoints.save(tiny.begin(), Progress(2))
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["config.json"]
+
+
+@pytest.mark.filterwarnings("ignore")  # orbax leaves coroutines without a turn
+def test_a_folder_that_is_moved_while_a_checkpoint_is_written_is_not_made_again(tiny, tmp_path):
+    """Whatever the moment; what writes in the background makes missing folders."""
+    for step in range(1, 4):
+        (tmp_path / "run").mkdir()
+        checkpoints = Checkpoints(tmp_path / "run")
+        checkpoints.save(tiny.begin(), Progress(step))
+        time.sleep(0.01 * step)
+        (tmp_path / "run").rename(tmp_path / f"moved {step}")
+        with pytest.raises(RunError, match="run was moved or removed while this run wrote into it"):
+            checkpoints.save(tiny.begin(), Progress(9))
+        assert not (tmp_path / "run").exists()
+        assert latest(tmp_path / f"moved {step}") in (None, Progress(step))
+
+
+def test_a_folder_that_was_removed_is_not_made_again(tiny, tmp_path):
+    (tmp_path / "run").mkdir()
+    checkpoints = Checkpoints(tmp_path / "run")
+    for step in (1, 2):
+        checkpoints.save(tiny.begin(), Progress(step))
+    checkpoints.wait()
+    shutil.rmtree(tmp_path / "run")
+    with pytest.raises(RunError, match="run was moved or removed while this run wrote into it"):
+        checkpoints.save(tiny.begin(), Progress(3))
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_the_same_step_may_be_saved_again(tiny, folder, states):

@@ -1,5 +1,6 @@
 """A run's folder: held by one process, never lost, and read back only when it is what it says."""
 
+import fcntl
 import json
 import os
 import subprocess
@@ -8,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from jaxgpt.errors import UsageError
+from jaxgpt.errors import RunError, UsageError
 from jaxgpt.model.config import PRESETS, GPTConfig
 from jaxgpt.train.folder import FORMAT, hold, holds_run, lock, move_aside, read_record, write_json, write_record
 
@@ -33,6 +34,32 @@ def test_a_second_process_is_refused_and_told_who_holds_it(tmp_path, holder):
     holder.communicate()
     with lock(tmp_path):
         assert (tmp_path / "lock").read_text().startswith(f"process {os.getpid()} on ")
+
+
+def test_a_lock_file_that_is_deleted_frees_no_folder(tmp_path, holder):
+    (tmp_path / "lock").unlink()
+    with pytest.raises(UsageError, match="in use by another process"), lock(tmp_path):
+        pass
+    assert not (tmp_path / "lock").exists()
+    holder.communicate()
+    with lock(tmp_path):
+        pass
+
+
+def test_where_folders_have_no_locks_the_file_has_one(tmp_path, holder, monkeypatch, capsys):
+    flock = fcntl.flock
+
+    def files_only(descriptor, how):
+        if os.path.isdir(f"/proc/self/fd/{descriptor}"):
+            raise OSError(9, "Bad file descriptor")
+        flock(descriptor, how)
+
+    monkeypatch.setattr(fcntl, "flock", files_only)
+    with pytest.raises(UsageError, match=f"in use by process {holder.pid} on "), lock(tmp_path):
+        pass
+    holder.communicate()
+    with lock(tmp_path):
+        assert "can't be locked" not in capsys.readouterr().err
 
 
 def test_a_process_that_dies_leaves_the_folder_free_and_is_named(tmp_path, holder, capsys):
@@ -65,6 +92,38 @@ def names(path: Path) -> set[str]:
 def test_a_folder_is_made_with_those_above_it(tmp_path):
     begin_run(tmp_path / "a" / "b")
     assert names(tmp_path / "a" / "b") == {"config.json"}
+
+
+@pytest.mark.parametrize("there", [None, "a", "a/b", "a/b/notes.txt"])
+def test_a_run_that_does_not_begin_leaves_nothing_and_what_was_there_stays(tmp_path, there):
+    if there is not None:
+        (tmp_path / there).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / there).touch() if there.endswith(".txt") else (tmp_path / there).mkdir()
+    before = sorted(tmp_path.rglob("*"))
+    for error in (UsageError, KeyboardInterrupt):
+        with pytest.raises(error), hold(tmp_path / "a" / "b", new=True):
+            raise error
+        assert sorted(tmp_path.rglob("*")) == before
+    begin_run(tmp_path / "a" / "b")
+    with pytest.raises(UsageError), hold(tmp_path / "a" / "b", new=False):
+        raise UsageError
+    assert (tmp_path / "a" / "b" / "config.json").exists(), "a run that has begun stays"
+
+
+def test_another_ones_folder_in_the_place_of_a_moved_one_is_left_alone(tmp_path):
+    with pytest.raises(RunError), hold(tmp_path / "run", new=True):
+        (tmp_path / "run").rename(tmp_path / "moved")
+        (tmp_path / "run").mkdir()
+        (tmp_path / "run" / "notes.txt").touch()
+        raise RunError
+    assert (tmp_path / "run" / "notes.txt").exists()
+
+
+def test_a_full_disk_names_the_file_and_leaves_no_part_of_it(tmp_path):
+    (tmp_path / "config.json.part").symlink_to("/dev/full")
+    with pytest.raises(OSError, match="No space left on device: .*/config.json'"):
+        write_record(tmp_path, GPTConfig())
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_run_is_not_begun_over_another_one(tmp_path):

@@ -44,6 +44,20 @@ def test_what_is_not_finite_is_null(tmp_path):
     assert row == {"step": 1, "split": "train", "loss": None, "grad_norm": None, "lr": None}
 
 
+def test_a_full_disk_names_the_file(tmp_path):
+    log = MetricsLog(tmp_path, step=0)
+    log._file.close()
+    log._file = open("/dev/full", "a", buffering=1)
+    with pytest.raises(OSError, match="No space left on device: .*/metrics.jsonl'"):
+        log.write(1, "train", loss=1.0)
+    with pytest.raises(OSError, match="metrics.jsonl"):
+        log.close()
+    (tmp_path / "metrics.part").symlink_to("/dev/full")
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1, "split": "train", "loss": 1.0}\n')
+    with pytest.raises(OSError, match="No space left on device: .*/metrics.jsonl'"):
+        MetricsLog(tmp_path, step=1)
+
+
 @pytest.mark.parametrize("cut", ['{"step": 3, "spl', "12", '{"loss": 1.0}', "\x00\x00"])
 def test_a_line_cut_off_in_the_middle_costs_only_itself(tmp_path, cut):
     write(tmp_path, [1, 2])
