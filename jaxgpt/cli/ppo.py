@@ -62,10 +62,9 @@ def prepare(flags: PPOStageConfig, folder: Path, record: Record | None) -> Job:
     if limit < 1:
         raise UsageError(f"max_new_tokens {flags.max_new_tokens} leaves no room for prompts in {context} tokens")
     train, val = (encode_prompts(part, start.tokenizer, start.template, length=limit) for part in given)
-    told = [prompt.asked for part in given for prompt in part]
-    texts = dict(zip((*train, *val), told, strict=True))
-    length = max(map(len, texts))
-    scorer, about = open_scorer(flags, start, texts, length=length + flags.max_new_tokens)
+    prompts = dict(zip((*train, *val), (prompt for part in given for prompt in part), strict=True))
+    length = max(map(len, prompts))
+    scorer, about = open_scorer(flags, start, prompts, length=length + flags.max_new_tokens)
 
     def show(params: Any) -> None:
         show_answers(flags, folder, start, val[:SHOWN], params)

@@ -15,6 +15,7 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
+from jaxgpt.cli.sources import check_tokenizer
 from jaxgpt.devices import start_devices
 from jaxgpt.errors import UsageError, naming
 from jaxgpt.hosts import gather, refuse_disagreement, together
@@ -79,6 +80,7 @@ def train(flags: RunConfig, stage: str, prepare: Stage) -> None:
         with together():
             record = None if begun is None else read_record(folder)
             job = prepare(flags, folder, record)
+            check_tokenizer(folder, job.config, job.tokenizer)
             if record is not None and not flags.ignore_data_change:
                 advice = "; --ignore_data_change to go on all the same"
                 refuse_differences(folder, record.get("data") or {}, job.data, advice)

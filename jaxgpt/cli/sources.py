@@ -34,8 +34,38 @@ def open_model(
         The config, the parameters, and the tokenizer.
 
     Raises:
-        UsageError: there is no such model, or it is broken.
+        UsageError: there is no such model, or it is broken, or lacks ids that its tokenizer has.
     """
+    config, params, tokenizer = _open(source, checkpoint, allow_pickle)
+    check_tokenizer(source, config, tokenizer)
+    return config, params, tokenizer
+
+
+def check_tokenizer(source: object, config: GPTConfig, tokenizer: Tokenizer) -> None:
+    """Make sure that a model has a row for each id of its tokenizer; for others it would read NaN.
+
+    Raises:
+        UsageError: it has not.
+    """
+    if tokenizer.vocab_size > config.vocab_size:
+        ids, rows = tokenizer.vocab_size, config.vocab_size
+        raise UsageError(
+            f"{source}: its tokenizer has {ids} ids, but its embedding table {rows} rows; added tokens need rows, too"
+        )
+
+
+def find_tokenizer(folder: Path, vocab_size: int) -> Tokenizer | None:
+    """Return the tokenizer beside a model's weights, or GPT-2's for a vocabulary of its size; None if neither."""
+    if any((folder / name).exists() for name in TOKENIZER_FILES):
+        return load_tokenizer(folder)
+    if vocab_size not in (50257, 50304):  # 50304 is how nanoGPT pads GPT-2's
+        return None
+    # Neither nanoGPT's checkpoints nor `save_pretrained` of a model bring a tokenizer.
+    print(f"note: {folder} has no tokenizer; its {vocab_size} ids are taken as GPT-2's", file=sys.stderr)
+    return load_tokenizer("gpt2")
+
+
+def _open(source: str, checkpoint: Which | None, allow_pickle: bool) -> tuple[GPTConfig, Any, Tokenizer]:
     path = Path(source)
     if (path / "checkpoints").is_dir():
         return *load_params(path, "best" if checkpoint is None else checkpoint), load_tokenizer(path)
@@ -51,14 +81,3 @@ def open_model(
     folder = path if path.is_dir() else path.parent
     # Of a folder without a tokenizer, `load_tokenizer` says what it should hold.
     return config, params, find_tokenizer(folder, config.vocab_size) or load_tokenizer(folder)
-
-
-def find_tokenizer(folder: Path, vocab_size: int) -> Tokenizer | None:
-    """Return the tokenizer beside a model's weights, or GPT-2's for a vocabulary of its size; None if neither."""
-    if any((folder / name).exists() for name in TOKENIZER_FILES):
-        return load_tokenizer(folder)
-    if vocab_size not in (50257, 50304):  # 50304 is how nanoGPT pads GPT-2's
-        return None
-    # Neither nanoGPT's checkpoints nor `save_pretrained` of a model bring a tokenizer.
-    print(f"note: {folder} has no tokenizer; its {vocab_size} ids are taken as GPT-2's", file=sys.stderr)
-    return load_tokenizer("gpt2")

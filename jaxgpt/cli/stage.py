@@ -220,14 +220,8 @@ def job(
         files: see `Job`.
         keeps_base: the run needs the weights that it began with, although all are trained.
         data: hashes of what else decides what is learnt.
-
-    Raises:
-        UsageError: the tokenizer has ids that the model has not.
     """
     folder, lora = Path(flags.out_dir), flags.lora
-    if start.tokenizer.vocab_size > start.config.vocab_size:
-        ids, rows = start.tokenizer.vocab_size, start.config.vocab_size
-        raise UsageError(f"{start.name}: its tokenizer has {ids} ids, but its embedding table {rows} rows")
     keeps_base = keeps_base or lora is not None or flags.train_layers != "all"
     if keeps_base and jax.process_count() > 1:
         raise UsageError("--distributed: only where all weights are trained; parts, adapters and ppo take one process")

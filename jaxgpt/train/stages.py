@@ -141,7 +141,9 @@ class PPOStageConfig(PPOConfig, StageConfig):
     dataset: str | None = flag(None, "the file with the prompts: .jsonl or .json, or .txt with one a line")
     reward_model: str | None = flag(None, "a run's folder of train.py reward, which scores the answers")
     reward_function: str | None = flag(
-        None, "in its place, module:function or FILE.py:function of (prompts, answers) that gives a number for each"
+        None,
+        "in its place, module:function or FILE.py:function of (prompts, answers) that gives a number for each; "
+        "with a parameter conversations it is given them whole",
     )
     max_iters: int = flag(100, "iterations in the whole run, each a rollout and epochs of updates")
     learning_rate: float = flag(5e-6, "peak learning rate, reached after warmup")

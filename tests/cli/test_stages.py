@@ -15,6 +15,7 @@ import pytest
 from benchmarks.soak import ENVIRONMENT, ROOT, differences
 from jaxgpt.cli import convert, generate, train
 from jaxgpt.text import load_tokenizer
+from jaxgpt.text.chat import DEFAULT, add_special_tokens
 from jaxgpt.train.folder import read_record
 from jaxgpt.train.metrics import read_rows
 from jaxgpt.train.stop import Stop
@@ -92,6 +93,10 @@ def here(workshop, monkeypatch) -> Workshop:
         workshop.pretrain()
         workshop.run("sft", "sft")
         workshop.run("reward", "reward")
+        shutil.copytree("reward", "laid-out-otherwise")
+        (Path("laid-out-otherwise") / "chat_template.jinja").write_text(DEFAULT.source.replace("<|user|>", "User: "))
+        shutil.copytree("pretrained", "more-ids")
+        add_special_tokens(load_tokenizer("more-ids"), ["<|pad|>"]).save("more-ids")
     return workshop
 
 
@@ -250,6 +255,10 @@ def test_a_dataset_is_asked_for(capsys):
         (["ppo"], "one of --reward_model and --reward_function"),
         (["ppo", *PPO, "--init_from", "sft", "--reward_model", "sft"], "--reward_model sft: no reward model"),
         (["ppo", *PPO, "--init_from", "sft", "--reward_function", "none.py:f"], "no file none.py"),
+        (
+            ["ppo", *PPO, "--init_from", "sft", "--reward_model", "laid-out-otherwise"],
+            "--reward_model laid-out-otherwise: its chat template is another than that of sft",
+        ),
         (["ppo", *PPO, *FUNCTION], "ppo.jsonl:1: messages need a chat template"),
         (["reward", "--dataset", "sft.jsonl"], "sft.jsonl:1: no field 'chosen'"),
         (["sft", "--out_dir", "reward", "--init_from", "resume"], "--out_dir reward holds a run of reward, not of sft"),
@@ -267,3 +276,33 @@ def test_bad_input_is_one_line_before_anything_is_trained(here, capsys, words: l
     more = [word for name, value in given.items() if name not in flags for word in (name, value)]
     assert message in errors_of(capsys, lambda: train.main([stage, *more, *flags]))
     assert not Path("none/config.json").exists()
+
+
+MORE_IDS = "more-ids: its tokenizer has 281 ids, but its embedding table 280 rows"
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["train", "--dataset", "text.txt"],
+        *(["train", stage, "--dataset", f"{stage}.jsonl"] for stage in ("classify", "sft", "reward", "dpo")),
+        ["train", "ppo", "--dataset", "ppo.jsonl", *PPO, *FUNCTION],
+        ["generate"],
+        ["generate", "--compare", "pretrained", "more-ids", "--prompts", "ppo.jsonl"],
+        ["generate", "--draft", "more-ids", "--init_from", "pretrained"],
+    ],
+    ids=" ".join,
+)
+def test_a_tokenizer_with_more_ids_than_the_model_has_rows_is_refused(here, capsys, words: list[str]):
+    """Their rows would be NaN, and a run of skipped updates would end well."""
+    command, *flags = words
+    begin = [] if {"--init_from", "--compare"} & {*flags} else ["--init_from", "more-ids"]
+    out = ["--out_dir", "none"] if command == "train" else []
+    run = {"train": train.main, "generate": generate.main}[command]
+    assert MORE_IDS in errors_of(capsys, lambda: run([*flags, *begin, *out]))
+    assert not Path("none/config.json").exists()
+
+
+def test_a_run_whose_tokenizer_was_given_more_ids_does_not_go_on(here, capsys):
+    again = ["--out_dir", "more-ids", "--init_from", "resume", "--max_iters", "9", "--ignore_data_change"]
+    assert MORE_IDS in errors_of(capsys, lambda: train.main(again))
