@@ -39,7 +39,7 @@ class Quality:
 
 def compare(updates: int) -> Quality:
     """Train the small model by the defaults of `train.py`, ours and PyTorch's one after another."""
-    flags = replace(CPU, max_iters=updates, warmup_iters=min(CPU.warmup_iters, updates))
+    flags = replace(CPU, max_iters=updates)
     return Quality(updates, apart(_ours, flags), apart(_pytorch, flags))
 
 

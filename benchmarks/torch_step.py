@@ -57,7 +57,7 @@ def as_tensors(batch: Batch) -> tuple[Tensor, Tensor]:
 
 def rate(config: OptimizerConfig, update: int) -> float:
     """Return the learning rate: linear warmup, then half a cosine down to `final_lr`."""
-    if update < config.warmup_iters:
-        return config.learning_rate * (update + 1) / (config.warmup_iters + 1)
-    done = min((update - config.warmup_iters) / max(config.decay_iters - config.warmup_iters, 1), 1.0)
+    if update < config.warmup:
+        return config.learning_rate * (update + 1) / (config.warmup + 1)
+    done = min((update - config.warmup) / max(config.decay_iters - config.warmup, 1), 1.0)
     return config.final_lr + (config.learning_rate - config.final_lr) * (1 + math.cos(math.pi * done)) / 2

@@ -10,6 +10,39 @@ import difflib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+# Names that other tools have for what is called otherwise here; of several, the one that the command knows.
+ELSEWHERE = {
+    "data": ("dataset",),
+    "dataset_name": ("dataset",),
+    "eval_steps": ("eval_interval",),
+    "hidden_size": ("n_embd",),
+    "length": ("max_new_tokens", "block_size"),
+    "logging_steps": ("log_interval",),
+    "lr": ("learning_rate",),
+    "max_grad_norm": ("grad_clip",),
+    "max_length": ("max_new_tokens", "block_size"),
+    "max_seq_length": ("block_size",),
+    "max_steps": ("max_iters",),
+    "max_tokens": ("max_new_tokens",),
+    "model": ("init_from",),
+    "model_name_or_path": ("init_from",),
+    "n_ctx": ("block_size",),
+    "num_attention_heads": ("n_head",),
+    "num_hidden_layers": ("n_layer",),
+    "num_layers": ("n_layer",),
+    "num_train_epochs": ("max_iters",),
+    "output": ("out_dir",),
+    "output_dir": ("out_dir",),
+    "per_device_train_batch_size": ("batch_size",),
+    "prompt": ("start",),
+    "save_steps": ("save_interval",),
+    "seq_len": ("block_size",),
+    "steps": ("max_iters",),
+    "train_file": ("dataset",),
+    "validation_file": ("val_dataset",),
+    "warmup_steps": ("warmup_iters",),
+}
+
 
 class UsageError(ValueError):
     """Bad input: a flag, file or argument. The message names it, its value, and what would be valid.
@@ -32,7 +65,12 @@ def naming(file: str | Path) -> Iterator[None]:
         raise
 
 
-def did_you_mean(name: str, valid: Iterable[str]) -> str:
-    """Return `"; did you mean 'x'?"` for the nearest of the `valid` names, or an empty string."""
-    nearest = difflib.get_close_matches(name, list(valid), n=1)
-    return f"; did you mean {nearest[0]!r}?" if nearest else ""
+def did_you_mean(name: str, valid: Iterable[str], prefix: str = "") -> str:
+    """Return `"; did you mean 'x'?"` for the nearest of the `valid` names, or an empty string.
+
+    What another tool calls so comes first. The cutoff lets a typo pass and a name that only looks alike not.
+    """
+    valid = list(valid)
+    called = [ours for ours in ELSEWHERE.get(name, ()) if ours in valid]
+    nearest = called or difflib.get_close_matches(name, valid, n=1, cutoff=0.7)
+    return f"; did you mean {prefix + nearest[0]!r}?" if nearest else ""

@@ -9,22 +9,65 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import functools
+import importlib.metadata
 import json
+import os
+import re
 import sys
 import tomllib
 import types
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from operator import index
 from pathlib import Path
-from typing import Any, Literal, NoReturn, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, SupportsIndex, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from jaxgpt.errors import RunError, UsageError, did_you_mean
 
 T = TypeVar("T")
 
 
+@dataclass(frozen=True)
+class Whole:
+    """The range of a whole number: from `least` to `most`, which is far above what anyone means."""
+
+    least: int
+    most: int
+
+
+Name = Annotated[str, "name"]
+"""A text that is never empty: an empty one comes of a shell's variable that is not set."""
+PathName = Annotated[str, "path"]
+"""A path, or a name in its place; `~` is the home folder."""
+Count = Annotated[int, Whole(1, 2**31 - 1)]
+"""Of what is done again and again."""
+CountOrZero = Annotated[int, Whole(0, 2**31 - 1)]
+MOST_ROWS = 2**20
+Rows = Annotated[int, Whole(1, MOST_ROWS)]
+"""Of what is held in memory together."""
+Seed = Annotated[int, Whole(0, 2**32 - 1)]
+
+_BOOLEANS = {"true": True, "1": True, "false": False, "0": False}
+_OF_EVERY_COMMAND: dict[str, Any] = {"help": bool, "version": bool, "config": PathName}
+
+
 def flag(default: Any = dataclasses.MISSING, help: str = "", *, positional: bool = False) -> Any:
     """Declare a dataclass field with its help text; one without a default is required."""
     return dataclasses.field(default=default, metadata={"help": help, "positional": positional})
+
+
+def check_ranges(record: object) -> None:
+    """Raise a UsageError unless each whole number of a record lies in the range that its type gives."""
+    for name, hint in _hints(type(record)).items():
+        value, none = getattr(record, name), ", or none" if _may_be_none(hint) else ""
+        ranges = [bound for kind in _kinds(hint) for bound in get_args(kind)[1:] if isinstance(bound, Whole)]
+        if value is None or not ranges:
+            continue
+        if not isinstance(value, SupportsIndex) or index(value) < ranges[0].least:
+            raise UsageError(f"{name} is {value}; it must be a whole number from {ranges[0].least} up{none}")
+        if index(value) > ranges[0].most:
+            raise UsageError(f"{name} is {value}; it must be at most {ranges[0].most}{none}")
 
 
 def parse(
@@ -38,8 +81,8 @@ def parse(
     """Build a `record` from a command line.
 
     Args:
-        record: a dataclass with fields of type int, float, str, bool, Literal, or one of these or None; or of type
-            tuple[str, ...] or None, for flags with several values.
+        record: a dataclass with fields of type int, float, str, bool, Literal, a type from above, or one of these or
+            None; or of type tuple[str, ...] or None, for flags with several values.
         argv: arguments after the program's name; None for `sys.argv`.
         prog: the program's name.
         description: shown by `--help`.
@@ -47,35 +90,29 @@ def parse(
             they don't, before the defaults.
 
     Raises:
-        UsageError: an unknown flag or key (the nearest name is suggested), or a value of the wrong type.
+        UsageError: an unknown flag or key (the nearest name is suggested), a value of the wrong type, or two values
+            for a flag that takes one.
     """
     declared: Any = record  # a TypeVar has no bound that says "a dataclass"
     fields = {field.name: field for field in dataclasses.fields(declared)}
-    hints = get_type_hints(record)
-    parser = _Parser(prog, description=description, allow_abbrev=False, argument_default=argparse.SUPPRESS)
-    parser.add_argument("--config", metavar="FILE", help="JSON or TOML file of flags; flags given here win")
-    for name, field in fields.items():
-        read = functools.partial(_read, name, hints[name])
-        text = field.metadata.get("help", "").replace("%", "%%")
-        if field.metadata.get("positional"):
-            # Whether it is missing is known only after --config has been read.
-            parser.add_argument(name, nargs="?", type=read, metavar=name.upper(), help=text)
-            continue
-        if field.default is not dataclasses.MISSING:
-            text += f" (default: {'none' if field.default is None else field.default})"
-        several = {"nargs": "+", "action": _Tuple} if _is_tuple(hints[name]) else {}
-        parser.add_argument(f"--{name}", type=read, metavar=_describe(hints[name]), help=text, **several)
-    switches = {f"--{name}" for name, hint in hints.items() if bool in _kinds(hint)}
-    given, unknown = parser.parse_known_args(_normalised(sys.argv[1:] if argv is None else argv, switches))
-    if unknown:
-        raise UsageError(_unknown(unknown[0], fields))
-    values = vars(given)
+    hints = _hints(record)
+    places = [name for name, field in fields.items() if field.metadata.get("positional")]
+    kinds = hints | _OF_EVERY_COMMAND
+    texts = _split(sys.argv[1:] if argv is None else argv, kinds, places)
+    if "help" in texts:
+        _help(prog, description, fields, hints).print_help()
+        sys.exit(0)
+    if "version" in texts:
+        print(f"jaxgpt {_version()}")
+        sys.exit(0)
+    shown = {name: name.upper() if name in places else f"--{name}" for name in kinds}
+    values = {name: _value(shown[name], kinds[name], found) for name, found in texts.items()}
     if "config" in values:
         values = _read_file(values.pop("config"), fields, hints) | values
     values = _read_table(*base(values), fields, hints) | values
     for name, field in fields.items():
         if field.default is dataclasses.MISSING and name not in values:
-            raise UsageError(f"{name.upper() if field.metadata['positional'] else '--' + name} is missing; see --help")
+            raise UsageError(f"{shown[name]} is missing; see --help")
     return record(**values)
 
 
@@ -95,6 +132,9 @@ def command(main: Callable[..., None]) -> Callable[..., None]:
         except BrokenPipeError:  # the reader of our output has gone, as in `… | head`
             sys.stderr.close()
             sys.exit(1)
+        except MemoryError as error:
+            print(f"error: out of memory: {str(error) or 'no more is given'}; ask for less", file=sys.stderr)
+            sys.exit(1)
         except RuntimeError as error:  # JAX's, which is not imported here
             if "RESOURCE_EXHAUSTED" not in str(error):
                 raise
@@ -108,43 +148,90 @@ def command(main: Callable[..., None]) -> Callable[..., None]:
     return wrapped
 
 
-class _Tuple(argparse.Action):
-    def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
-        if None in values and len(values) > 1:
-            parser.error(f"{option_string}: none is no value beside others")
-        setattr(namespace, self.dest, None if None in values else tuple(values))
+def _version() -> str:
+    try:
+        return importlib.metadata.version("jaxgpt")
+    except importlib.metadata.PackageNotFoundError:
+        return "of a source tree that is not installed"
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise UsageError(message.removeprefix("argument "))
+def _help(prog: str, description: str, fields: dict[str, Any], hints: dict[str, Any]) -> argparse.ArgumentParser:
+    """Return what prints `--help`; command lines are read by `_split` and `_value`."""
+    parser = argparse.ArgumentParser(prog, description=description)
+    parser.add_argument("--version", action="store_true", help="show the version and exit")
+    parser.add_argument("--config", metavar="PATH", help="JSON or TOML file of flags; flags given here win")
+    for name, field in fields.items():
+        text = field.metadata["help"].replace("%", "%%")
+        if field.metadata["positional"]:
+            parser.add_argument(name, metavar=name.upper(), help=text)
+            continue
+        if field.default is not dataclasses.MISSING:
+            text += f" (default: {'none' if field.default is None else field.default})"
+        several = "+" if _is_tuple(hints[name]) else None
+        parser.add_argument(f"--{name}", metavar=_describe(hints[name]), help=text, nargs=several)
+    return parser
 
 
-def _normalised(argv: Sequence[str], switches: set[str]) -> list[str]:
-    """Write `--batch-size=8` as `--batch_size=8`, and a bare `--bias` as `--bias=true`; after `--` everything stays."""
-    out, names = [], True
-    for word in argv:
-        names = names and word != "--"
-        if names and word.startswith("--"):
-            name, equals, value = word.partition("=")
-            name = "--" + name[2:].replace("-", "_")
-            word = f"{name}=true" if name in switches and not equals else name + equals + value
-        out.append(word)
-    return out
+def _split(argv: Sequence[str], kinds: Mapping[str, Any], places: Sequence[str]) -> dict[str, list[str]]:
+    """Return the texts that each flag, and each place in the order of `places`, is given.
+
+    Not argparse, which takes a value that begins with a dash for a flag, and the last of two values in silence.
+    """
+    found: dict[str, list[str]] = {}
+    words, free, flags = deque(argv), deque(places), True
+    while words:
+        word = words.popleft()
+        if flags and word == "--":
+            flags = False
+        elif not flags or not word.startswith("-") or word == "-":
+            if not free:
+                raise UsageError(f"unexpected argument {word!r}; see --help")
+            found[free.popleft()] = [word]
+        else:
+            name = _name(word)
+            if name not in kinds or name in places:
+                raise UsageError(f"unknown flag {word.partition('=')[0]}{did_you_mean(name, kinds, '--')}")
+            if name in found and not _is_tuple(kinds[name]):
+                raise UsageError(f"--{name} is given twice; it takes one value")
+            found[name] = found.get(name, []) + _texts(name, word, words, kinds)
+    return found
 
 
-def _unknown(word: str, fields: dict[str, Any]) -> str:
-    if not word.startswith("-"):
-        return f"unexpected argument {word!r}; see --help"
+def _name(word: str) -> str:
     name = word.partition("=")[0]
-    return f"unknown flag {name}{did_you_mean(name, ['--' + known for known in fields])}"
+    return "help" if name == "-h" else name.removeprefix("--").replace("-", "_")
+
+
+def _texts(name: str, word: str, words: deque[str], kinds: Mapping[str, Any]) -> list[str]:
+    """Return a flag's texts, those in the words behind it among them, which are taken away."""
+    _, equals, text = word.partition("=")
+    if equals:
+        return [text]
+    if bool in _kinds(kinds[name]):  # alone it says true
+        said = (*_BOOLEANS, "none") if _may_be_none(kinds[name]) else _BOOLEANS
+        return [words.popleft() if words and words[0].lower() in said else "true"]
+    texts: list[str] = []
+    while words and not _is_flag(words[0], name, kinds) and (not texts or _is_tuple(kinds[name])):
+        texts.append(words.popleft())
+    if not texts:
+        hint = f"; if {words[0]} is the value, write --{name}={words[0]}" if words else ""
+        raise UsageError(f"--{name}: a value is missing{hint}")
+    return texts
+
+
+def _is_flag(word: str, before: str, kinds: Mapping[str, Any]) -> bool:
+    """Return whether a word is a flag, be it misspelt, and not a value of the flag before it."""
+    if word == "--" or (word.startswith("-") and _name(word) in kinds):
+        return True
+    misspelt = PathName in _kinds(kinds[before]) or did_you_mean(_name(word), kinds)
+    return bool(misspelt and re.fullmatch(r"--[a-zA-Z][\w-]*(=.*)?", word, re.DOTALL))
 
 
 def _read_file(path: str, fields: dict[str, Any], hints: dict[str, Any]) -> dict[str, Any]:
     """Read `--config FILE`: a table of flags, or a run's config.json, whose flags stand under "flags"."""
     try:
         text = Path(path).read_text(encoding="utf-8")
-        table = tomllib.loads(text) if path.endswith(".toml") else json.loads(text)
+        table = tomllib.loads(text) if path.endswith(".toml") else json.loads(text, object_pairs_hook=_once)
     except OSError as error:
         raise UsageError(f"--config {path}: {error.strerror}") from None
     except (ValueError, RecursionError) as error:
@@ -157,57 +244,97 @@ def _read_file(path: str, fields: dict[str, Any], hints: dict[str, Any]) -> dict
     return _read_table(f"--config {path}", table, fields, hints)
 
 
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Build a JSON object whose keys all differ; json itself keeps the last of two values."""
+    table = dict(pairs)
+    if len(table) < len(pairs):
+        keys = [key for key, _ in pairs]
+        raise ValueError(f"{next(key for key in keys if keys.count(key) > 1)!r} stands there twice")
+    return table
+
+
 def _read_table(where: str, table: Mapping[str, Any], fields: dict[str, Any], hints: dict[str, Any]) -> dict[str, Any]:
     values = {}
     for key, value in table.items():
         name = key.replace("-", "_")
         if name not in fields:
             raise UsageError(f"{where}: unknown key {key!r}{did_you_mean(name, fields)}")
-        if isinstance(value, list) and _is_tuple(hints[name]) and all(isinstance(one, str) for one in value):
-            values[name] = tuple(value)
-            continue
-        if isinstance(value, dict | list):
+        if name in values:
+            raise UsageError(f"{where}: {name} is given twice; it takes one value")
+        listed = isinstance(value, list) and _is_tuple(hints[name]) and all(isinstance(one, str) for one in value)
+        texts = value if listed else ["none" if value is None else str(value)]
+        if isinstance(value, dict | list | None) and not listed and not (value is None and _may_be_none(hints[name])):
             raise UsageError(f"{where}: {key} is {value!r}; it must be {_describe(hints[name])}")
-        try:
-            found = _read(name, hints[name], "none" if value is None else str(value))
-            values[name] = (found,) if _is_tuple(hints[name]) and found is not None else found
-        except argparse.ArgumentTypeError as error:
-            raise UsageError(f"{where}: {key}: {error}") from None
+        values[name] = _value(f"{where}: {key}", hints[name], texts)
     return values
 
 
-def _read(name: str, hint: Any, text: str) -> Any:
-    """Turn a flag's text into a value of its type."""
-    kinds = _kinds(hint)
-    if type(None) in kinds and text.lower() == "none":
+def _value(what: str, hint: Any, texts: Sequence[str]) -> Any:
+    """Turn the texts that a flag is given into its value."""
+    found = tuple(_read(what, hint, text) for text in texts)
+    if not _is_tuple(hint):
+        return found[0]
+    if None in found and len(found) > 1:
+        raise UsageError(f"{what}: none is no value beside others")
+    return None if None in found else found
+
+
+def _read(what: str, hint: Any, text: str) -> Any:
+    """Turn a text into a value of a flag's type, or into one of several."""
+    if _may_be_none(hint) and text.lower() == "none":
         return None
-    for kind in kinds:
+    for kind in _kinds(hint):
+        if kind in (Name, PathName):
+            return _not_empty(what, text, is_path=kind == PathName)
         try:
             if get_origin(kind) is Literal:
                 return next(choice for choice in get_args(kind) if str(choice) == text)
-            if get_origin(kind) is tuple:
-                return text
-            if kind is bool:
-                return {"true": True, "1": True, "false": False, "0": False}[text.lower()]
             if kind is not type(None):
-                return kind(text)
+                return _BOOLEANS[text.lower()] if kind is bool else _plain(kind)(text)
         except (KeyError, StopIteration, ValueError):
             continue
-    choices = [str(choice) for kind in kinds if get_origin(kind) is Literal for choice in get_args(kind)]
-    raise argparse.ArgumentTypeError(f"{text!r} is not {_describe(hint)}{did_you_mean(text, choices)}")
+    choices = [str(choice) for kind in _kinds(hint) if get_origin(kind) is Literal for choice in get_args(kind)]
+    raise UsageError(f"{what}: {text!r} is not {_describe(hint)}{did_you_mean(text, choices)}")
 
 
-def _kinds(hint: Any) -> tuple[Any, ...]:
+def _not_empty(what: str, text: str, *, is_path: bool) -> str:
+    if not text:
+        raise UsageError(f"{what} is empty, perhaps by a variable that is not set; give it a value, or leave it out")
+    path = os.path.expanduser(text) if is_path else text
+    if is_path and path.startswith("~"):
+        raise UsageError(f"{what} {text}: there is no such home folder; if it is the name of a file, write ./{text}")
+    return path
+
+
+@functools.cache
+def _hints(record: type) -> dict[str, Any]:
+    return get_type_hints(record, include_extras=True)
+
+
+def _alternatives(hint: Any) -> tuple[Any, ...]:
     return get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
 
 
+def _kinds(hint: Any) -> tuple[Any, ...]:
+    """Return the types that a value, or one of several, may have."""
+    return tuple(get_args(kind)[0] if get_origin(kind) is tuple else kind for kind in _alternatives(hint))
+
+
 def _is_tuple(hint: Any) -> bool:
-    return any(get_origin(kind) is tuple for kind in _kinds(hint))
+    return any(get_origin(kind) is tuple for kind in _alternatives(hint))
+
+
+def _may_be_none(hint: Any) -> bool:
+    return type(None) in _kinds(hint)
+
+
+def _plain(kind: Any) -> Any:
+    return get_args(kind)[0] if get_origin(kind) is Annotated else kind
 
 
 def _describe(hint: Any) -> str:
-    names = {int: "INT", float: "FLOAT", str: "TEXT", bool: "true|false", type(None): "none", tuple: "TEXT"}
+    names = {int: "INT", float: "FLOAT", str: "TEXT", bool: "true|false", type(None): "none", PathName: "PATH"}
     return "|".join(
-        "|".join(map(str, get_args(kind))) if get_origin(kind) is Literal else names[get_origin(kind) or kind]
+        "|".join(map(str, get_args(kind))) if get_origin(kind) is Literal else names.get(kind) or names[_plain(kind)]
         for kind in _kinds(hint)
     )

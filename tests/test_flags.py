@@ -1,11 +1,20 @@
 import dataclasses
+import importlib.metadata
 import json
+import typing
 from typing import Literal
 
+import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from jaxgpt.cli import convert, generate, train
 from jaxgpt.errors import RunError, UsageError
-from jaxgpt.flags import command, flag, parse
+from jaxgpt.flags import Name, PathName, Whole, _kinds, command, flag, parse
+from jaxgpt.train.config import TrainConfig
+from jaxgpt.train.stages import STAGES, PPOStageConfig
+from recipes.align import __main__ as align
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,3 +116,143 @@ def test_errors_become_one_line_and_an_exit_code(capsys, error, code):
         main([])
     assert caught.value.code == code
     assert capsys.readouterr().err == f"error: {error}\n"
+
+
+@dataclasses.dataclass(frozen=True)
+class Values:
+    """A flag of each kind."""
+
+    start: str = flag("", "a text")
+    out_dir: PathName = flag("out", "a path")
+    wandb: Name | None = flag(None, "a name")
+    compare: tuple[PathName, ...] | None = flag(None, "paths")
+    stop: tuple[str, ...] | None = flag(None, "texts")
+    batch_size: int = flag(8, "a number")
+    bias: bool | None = flag(None, "yes or no")
+
+
+def values(*argv: str) -> Values:
+    return parse(Values, argv, prog="test", description="")
+
+
+def refused(*argv: str) -> str:
+    with pytest.raises(UsageError) as caught:
+        values(*argv)
+    return str(caught.value)
+
+
+@given(text=st.text(max_size=12) | st.text("-=a b", max_size=8) | st.from_regex(r"--[a-z]-[a-z ]{0,3}", fullmatch=True))
+def test_a_value_keeps_every_character(text: str):
+    assert values(f"--start={text}").start == text
+    assert values("--stop", "x", f"--stop={text}").stop == ("x", text) or text.lower() == "none"
+    if text.startswith("-") and text not in ("-h", "--"):
+        assert values("--start", text, "--bias") == Values(start=text, bias=True)
+        assert values("--batch-size=3", "--stop", text, text).stop == (text, text)
+
+
+def test_a_flag_is_no_value_even_if_it_is_misspelt():
+    assert refused("--start", "--bias") == "--start: a value is missing; if --bias is the value, write --start=--bias"
+    assert "--stop: a value is missing" in refused("--stop", "--out_dri", "x")
+    assert "--out_dir: a value is missing" in refused("--out_dir", "--eval_only")
+    assert refused("--start") == "--start: a value is missing"
+
+
+def test_a_flag_given_again_adds_values_or_is_refused(tmp_path):
+    assert values("--stop", "a", "b", "--bias", "--stop=c", "--stop", "d").stop == ("a", "b", "c", "d")
+    for twice in (["--batch_size=1", "--batch-size", "1"], ["--bias", "--bias=false"], ["--out_dir=a", "--out_dir=b"]):
+        assert refused(*twice) == f"{twice[0].partition('=')[0]} is given twice; it takes one value"
+    (tmp_path / "a.json").write_text('{"batch_size": 1, "batch_size": 2}')
+    (tmp_path / "b.json").write_text('{"batch_size": 1, "batch-size": 2}')
+    assert "'batch_size' stands there twice" in refused("--config", f"{tmp_path}/a.json")
+    assert "batch_size is given twice" in refused("--config", f"{tmp_path}/b.json")
+    assert "--config is given twice" in refused("--config", f"{tmp_path}/a.json", "--config=x")
+
+
+@pytest.mark.parametrize(
+    ("word", "value"), [("false", False), ("True", True), ("0", False), ("1", True), ("none", None)]
+)
+def test_a_boolean_takes_its_value_in_the_next_word_too(word: str, value: bool | None):
+    assert values("--bias", word, "--batch_size", "3") == values(f"--bias={word}", "--batch_size=3")
+    assert values("--bias", word).bias is value
+    assert values("--bias").bias is True and values("--bias", "--batch_size=3").bias is True
+    assert refused("--bias", "no") == "unexpected argument 'no'; see --help"
+
+
+def test_the_home_folder_is_found_in_every_path(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "c.json").write_text('{"out_dir": "~/runs", "compare": ["~/a", "b~"], "start": "~/x"}')
+    expected = Values(out_dir=f"{tmp_path}/runs", compare=(f"{tmp_path}/a", "b~"), start="~/x")
+    assert values("--config", "~/c.json") == expected
+    assert values("--out_dir=~/runs", "--compare", "~/a", "b~", "--start", "~/x") == expected
+    assert values("--out_dir", "~").out_dir == str(tmp_path)
+    assert "--out_dir ~nobody-at-all/x: there is no such home folder" in refused("--out_dir=~nobody-at-all/x")
+
+
+@pytest.mark.parametrize(
+    "argv", [["--out_dir="], ["--out_dir", ""], ["--wandb="], ["--compare", "a", ""], ["--config="]]
+)
+def test_an_empty_name_is_refused(argv, tmp_path):
+    assert f"{argv[0].removesuffix('=')} is empty, perhaps by a variable that is not set" in refused(*argv)
+    assert values("--start=").start == ""
+    (tmp_path / "c.json").write_text('{"out_dir": ""}')
+    assert "out_dir is empty" in refused("--config", f"{tmp_path}/c.json")
+    (tmp_path / "c.json").write_text('{"out_dir": null}')
+    assert "out_dir is None; it must be PATH" in refused("--config", f"{tmp_path}/c.json")
+
+
+# Texts that name no file, and numbers whose range another flag or a folder gives.
+OTHERS = {"start", "stop", "train_layers", "lora_targets", "activation_function", "position_embedding",
+          "norm_position", "warmup_iters", "checkpoint"}  # fmt: skip
+GIVEN = {
+    TrainConfig: {"tokenizer": "bpe"},
+    PPOStageConfig: {"dataset": "x", "reward_function": "x.py:f"},
+    generate.Options: {"draft": "ngram"},
+    convert.Options: {"source": "x", "dest": "y"},
+    align.Options: {},
+}
+COMMANDS = [*STAGES.values(), *(record for record in GIVEN if record not in STAGES.values())]
+
+
+@pytest.mark.parametrize("record", COMMANDS)
+def test_every_name_is_one_and_every_number_has_a_range(record):
+    hints = typing.get_type_hints(record, include_extras=True)
+    kinds = {name: _kinds(hint) for name, hint in hints.items() if name not in OTHERS}
+    for name, found in kinds.items():
+        assert not {int, str} & set(found), name
+        for whole in (part for kind in found for part in typing.get_args(kind) if isinstance(part, Whole)):
+            for value in (whole.least - 1, whole.most + 1, 10**12, 10**400):
+                with pytest.raises(UsageError, match=f"{name} is {value}"):
+                    record(**{**GIVEN.get(record, {"dataset": "x"}), name: value})
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["--lr", "1"], "unknown flag --lr; did you mean '--learning_rate'?"),
+        (["--max-steps=5"], "unknown flag --max-steps; did you mean '--max_iters'?"),
+        (["--output_dir", "x"], "unknown flag --output_dir; did you mean '--out_dir'?"),
+        (["--batchsize", "1"], "unknown flag --batchsize; did you mean '--batch_size'?"),
+        (["--compile"], "unknown flag --compile"),
+        (["--backend=nccl"], "unknown flag --backend"),
+        (["--tokens", "x"], "unknown flag --tokens"),
+    ],
+)
+def test_a_suggestion_means_the_same_or_is_not_made(argv, message):
+    with pytest.raises(UsageError) as caught:
+        parse(TrainConfig, argv, prog="test", description="")
+    assert str(caught.value) == message
+
+
+@pytest.mark.parametrize("main", [train.main, generate.main, convert.main, align.main])
+def test_every_command_tells_its_version(main, capsys):
+    with pytest.raises(SystemExit) as caught:
+        main(["--version"])
+    assert caught.value.code == 0 and capsys.readouterr().out == f"jaxgpt {importlib.metadata.version('jaxgpt')}\n"
+
+
+def test_memory_that_is_not_there_is_one_line(capsys):
+    with pytest.raises(SystemExit) as caught:
+        command(lambda argv: np.zeros(2**58))([])
+    error = capsys.readouterr().err
+    assert caught.value.code == 1 and error.startswith("error: out of memory: Unable to allocate")
+    assert error.count("\n") == 1

@@ -20,7 +20,7 @@ def test_pretraining_in_ten_lines_learns(capsys, tmp_path, monkeypatch):
     exec(block, {})
     losses = [float(line.split()[1]) for line in capsys.readouterr().out.splitlines()]
     assert len(losses) == 4
-    assert losses[-1] < losses[0] - 0.2
+    assert losses[-1] < min(losses[0] - 0.1, 2.6)
 
 
 def test_every_file_that_the_readme_names_exists():

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from jaxgpt.errors import RunError, UsageError
-from jaxgpt.flags import command, flag, parse
+from jaxgpt.flags import Name, PathName, command, flag, parse
 from jaxgpt.model.config import VALUE, GPTConfig
 from jaxgpt.text import Tokenizer
 from jaxgpt.train.manifest import Which
@@ -22,23 +22,23 @@ DESCRIPTION = "Convert pretrained weights into a run's folder, or a run's folder
 class Options:
     """The command's flags."""
 
-    source: str = flag(
+    source: PathName = flag(
         help="what to read: a model's name on the Hugging Face hub, a folder of its files, nanoGPT's ckpt.pt, a folder "
         "of PEFT's adapters, or a run's folder",
         positional=True,
     )
-    dest: str = flag(
+    dest: PathName = flag(
         help="the folder to write: a run's folder, or, where SOURCE is one, a folder for transformers", positional=True
     )
     checkpoint: Which | None = flag(None, "of a run, the checkpoint of this step; none: the best")
     check: bool = flag(False, "compare what was written with PyTorch's model; exit with 1 if anything differs")
-    report: str | None = flag(None, "also write what --check finds to a .json or .md file")
+    report: PathName | None = flag(None, "also write what --check finds to a .json or .md file")
     allow_pickle: bool = flag(False, "also read pytorch_model.bin and ckpt.pt: tensors only, no code in them is run")
     dtype: Literal["float32", "bfloat16", "float16"] = flag("float32", "of the weights that are written")
     overwrite: bool = flag(False, "if DEST is not empty, move what is there aside, to DEST.old-1 and so on")
     adapters: bool = flag(False, "of a run that trained adapters, write these alone, for PEFT")
-    base: str | None = flag(None, "where SOURCE is a folder of PEFT's adapters: the model that they belong to")
-    revision: str | None = flag(None, "branch, tag or commit of a model on the hub")
+    base: PathName | None = flag(None, "where SOURCE is a folder of PEFT's adapters: the model that they belong to")
+    revision: Name | None = flag(None, "branch, tag or commit of a model on the hub")
 
     def __post_init__(self) -> None:
         if self.report is not None and not self.check:

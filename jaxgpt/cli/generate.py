@@ -17,7 +17,7 @@ from jaxgpt.decode.rows import Overflow
 from jaxgpt.decode.sampling import Sampling
 from jaxgpt.decode.text import TextStream
 from jaxgpt.errors import UsageError
-from jaxgpt.flags import command, flag, parse
+from jaxgpt.flags import Count, CountOrZero, PathName, Rows, Seed, check_ranges, command, flag, parse
 from jaxgpt.model.config import GPTConfig
 from jaxgpt.text import Tokenizer
 from jaxgpt.text.chat import ChatTemplate
@@ -35,18 +35,18 @@ Steps = Iterator[list[int | None]]
 class Options:
     """The command's flags."""
 
-    init_from: str = flag("out", "a run's folder, a folder of pretrained weights, or a name on the Hugging Face hub")
+    init_from: PathName = flag("out", "a run's folder, one of pretrained weights, or a name on the Hugging Face hub")
     checkpoint: Which | None = flag(None, "of a run, the checkpoint of this step; none: the best")
     start: str = flag("\n", "the prompt: text, FILE:PATH for a file's, or - for standard input")
-    num_samples: int = flag(1, "continuations of the prompt")
-    max_new_tokens: int | None = flag(None, f"tokens of a sample; none: {DEFAULT_COUNT}, or as many as fit")
+    num_samples: Rows = flag(1, "continuations of the prompt")
+    max_new_tokens: CountOrZero | None = flag(None, f"tokens of a sample; none: {DEFAULT_COUNT}, or as many as fit")
     temperature: float = flag(0.8, "below 1 more predictable, above 1 less; 0: always the likeliest token")
-    top_k: int | None = flag(200, "choose among the k likeliest tokens")
+    top_k: Count | None = flag(200, "choose among the k likeliest tokens")
     top_p: float | None = flag(None, "choose among the likeliest tokens with this much probability together")
     min_p: float | None = flag(None, "choose among tokens at least this fraction as likely as the likeliest")
     repetition_penalty: float | None = flag(None, "above 1 makes tokens that the text already has less likely")
     stop: tuple[str, ...] | None = flag(None, "texts before the first of which a sample ends")
-    seed: int = flag(1337, "of the samples")
+    seed: Seed = flag(1337, "of the samples")
     overflow: Overflow = flag("error", "beyond the model's context: an error, or slide: go on from its last half")
     truncate: Literal["none", "left"] = flag("none", "left: of a prompt that is too long, keep the end")
     dtype: Literal["auto", "float32", "bfloat16"] = flag("auto", "of activations; auto: bfloat16 on GPU and TPU")
@@ -58,27 +58,20 @@ class Options:
     chat: Literal["auto", "on", "off"] = flag(
         "auto", "on: the prompt is a message to answer, laid out by the model's chat template; auto: if it has one"
     )
-    compare: tuple[str, ...] | None = flag(None, "models whose answers to --prompts are printed side by side")
-    prompts: str | None = flag(None, "with --compare, a .jsonl or .json file of prompts, or a .txt file, one a line")
-    draft: str | None = flag(
+    compare: tuple[PathName, ...] | None = flag(None, "models whose answers to --prompts are printed side by side")
+    prompts: PathName | None = flag(None, "with --compare, a file of prompts: .jsonl or .json, or .txt with one a line")
+    draft: PathName | None = flag(
         None, "guess tokens ahead, to read several in a pass: ngram (what followed these tokens before), or a model"
     )
-    draft_tokens: int | None = flag(None, "how many to guess at a time; none: what suits the draft")
+    draft_tokens: Rows | None = flag(None, "how many to guess at a time; none: what suits the draft")
     verbose: bool = flag(False, "report tokens per second on standard error; compiles before it counts")
 
     def __post_init__(self) -> None:
-        if self.num_samples < 1:
-            raise UsageError(f"num_samples is {self.num_samples}; it must be a whole number from 1 up")
-        if self.max_new_tokens is not None and self.max_new_tokens < 0:
-            raise UsageError(f"max_new_tokens is {self.max_new_tokens}; it must be 0 or more, or none")
-        if not 0 <= self.seed < 2**32:
-            raise UsageError(f"seed is {self.seed}; it must be from 0 to 2^32 - 1")
+        check_ranges(self)
         if self.stop is not None and "" in self.stop:
             raise UsageError("stop is empty; it must be one or more texts, or none")
         if self.draft_tokens is not None and self.draft is None:
             raise UsageError(f"--draft_tokens {self.draft_tokens}: only with --draft")
-        if self.draft_tokens is not None and self.draft_tokens < 1:
-            raise UsageError(f"draft_tokens is {self.draft_tokens}; it must be a whole number from 1 up, or none")
         if (self.compare is None) != (self.prompts is None):
             raise UsageError("--compare RUN_A RUN_B and --prompts FILE go together")
         if self.compare is not None:
@@ -173,7 +166,9 @@ def read_prompt(start: str) -> str:
     try:
         if start == "-":
             return sys.stdin.buffer.read().decode()
-        return Path(start.removeprefix("FILE:")).read_bytes().decode() if start.startswith("FILE:") else start
+        if start.startswith("FILE:"):
+            return Path(start.removeprefix("FILE:")).expanduser().read_bytes().decode()
+        return start
     except OSError as error:
         raise UsageError(f"--start {start}: {error.strerror}") from None
     except UnicodeDecodeError as error:

@@ -73,8 +73,8 @@ def load_corpus(
 
     Args:
         dataset: "plays" (bundled), "shakespeare", "openwebtext" or "fineweb" (downloaded), a text file, a folder of
-            text or parquet files, or a folder with `train.bin` and `val.bin`, ours or nanoGPT's, which is used as it
-            is.
+            text or parquet files, or tokens, ours or nanoGPT's, which are used as they are: a folder with `train.bin`
+            and `val.bin`, or a .bin file, whose last ids are for validation.
         tokenizer: "char", "bpe" (both made from the text), what `load_tokenizer` takes, or a tokenizer. None is the
             folder's own for token files (GPT-2's if it has none; nanoGPT's `meta.pkl` is one), "gpt2" for downloads
             from the hub, else "char".
@@ -92,8 +92,8 @@ def load_corpus(
         raise UsageError(f"val_fraction {val_fraction}: must be above 0 and below 1")
     cache = Path(cache_dir) if cache_dir is not None else default_cache_dir()
     bars = sys.stderr.isatty() if progress is None else progress
-    if (Path(dataset) / "train.bin").exists():
-        corpus = _open_token_folder(Path(dataset), tokenizer)
+    if (Path(dataset) / "train.bin").exists() or (Path(dataset).suffix == ".bin" and Path(dataset).is_file()):
+        corpus = _open_tokens(Path(dataset), tokenizer, val_fraction or 0.1)
     else:
         source = _open_source(str(dataset), cache, val_fraction)
         if tokenizer is None:
@@ -126,19 +126,23 @@ def _open_source(dataset: str, cache: Path, val_fraction: float | None) -> Sourc
     return open_path(Path(dataset), val_fraction or 0.1)
 
 
-def _open_token_folder(folder: Path, tokenizer: str | Path | Tokenizer | None) -> Corpus:
+def _open_tokens(path: Path, tokenizer: str | Path | Tokenizer | None, val_fraction: float) -> Corpus:
+    """Open a folder with token files, or one such file."""
+    folder = path if path.is_dir() else path.parent
     has_own = any((folder / file).exists() for file in TOKENIZER_FILES)
     own = load_tokenizer(folder if has_own else "gpt2")
     if tokenizer in ("char", "bpe") and tokenizer != own.name:
-        raise UsageError(f"tokenizer {tokenizer!r}: made from text, but {folder} has token files, made by {own.name!r}")
+        raise UsageError(f"tokenizer {tokenizer!r}: made from text, but {path} holds tokens, made by {own.name!r}")
     if isinstance(tokenizer, str | Path):
         tokenizer = own if tokenizer in ("char", "bpe") else load_tokenizer(tokenizer)
     tokenizer = own if tokenizer is None else tokenizer
-    train, val = (TokenFile(folder / f"{split}.bin", vocab_size=tokenizer.vocab_size) for split in _SPLITS)
-    for ids in (train, val):
+    names = [f"{split}.bin" for split in _SPLITS] if path.is_dir() else [path.name]
+    files = [TokenFile(folder / name, vocab_size=tokenizer.vocab_size) for name in names]
+    for ids in files:
         if ids.sidecar and ids.sidecar.tokenizer_fingerprint != tokenizer.fingerprint:
             raise UsageError(f"{ids.path}: made by tokenizer {ids.sidecar.tokenizer!r}, another one than is asked for")
-    return Corpus(str(folder), train, val, tokenizer)
+    train, val = files if path.is_dir() else files[0].split(val_fraction)
+    return Corpus(str(path), train, val, tokenizer)
 
 
 def _open_cached(
@@ -156,11 +160,14 @@ def _open_cached(
     identity = [_FORMAT, source.fingerprint(), str(kind), bpe_vocab_size if kind == "bpe" else None]
     key = hashlib.sha256(json.dumps(identity).encode()).hexdigest()
     folder = cache / "corpora" / f"{Path(source.name).name}-{key[:16]}"
+    opening = list(source.notes)  # those of reading come later, or from the cache
     if not folder.exists():
         with _unfinished(folder.parent) as place:
             try:
                 _encode_into(place / "new", source, tokenizer, bpe_vocab_size, workers, progress)
-                (place / "new" / _NOTES).write_text("\n".join(source.notes), encoding="utf-8", errors="replace")
+                (place / "new" / _NOTES).write_text(
+                    "\n".join(source.notes[len(opening) :]), encoding="utf-8", errors="replace"
+                )
                 (place / "new").rename(folder)
             except OSError as error:
                 if not folder.exists():  # else another process was first, with the same
@@ -170,7 +177,7 @@ def _open_cached(
         tokenizer = load_tokenizer(folder)
     kept = folder / _NOTES  # not in what earlier versions left
     notes = kept.read_text(encoding="utf-8", errors="replace") if kept.exists() else ""
-    return Corpus(source.name, train, val, tokenizer, tuple(notes.splitlines()))
+    return Corpus(source.name, train, val, tokenizer, (*opening, *notes.splitlines()))
 
 
 @contextlib.contextmanager

@@ -11,6 +11,7 @@ import codecs
 import hashlib
 import importlib
 import io
+import os
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -139,16 +140,46 @@ def open_path(path: Path, val_fraction: float) -> Source:
 
     A folder with parquet files is a folder of those alone.
     """
-    if path.is_file():
-        kind = ParquetFiles if path.suffix == ".parquet" else TextFiles
-        return kind(str(path), [path], val_fraction)
-    below = sorted(file for file in path.rglob("*") if file.is_file())
-    files = [file for file in below if not any(part.startswith(".") for part in file.relative_to(path).parts)]
+    files, notes = ([path], []) if path.is_file() else files_below(path)
     if not files:
         raise UsageError(f"{path}: no files in this folder")
-    if parquet := [file for file in files if file.suffix == ".parquet"]:
-        return ParquetFiles(str(path), parquet, val_fraction)
-    return TextFiles(str(path), files, val_fraction)
+    parquet = [file for file in files if file.suffix == ".parquet"]
+    source = ParquetFiles(str(path), parquet, val_fraction) if parquet else TextFiles(str(path), files, val_fraction)
+    source.notes += notes
+    return source
+
+
+def files_below(folder: Path) -> tuple[list[Path], list[str]]:
+    """Return the files in a folder and below it, through links too, but for hidden ones; and what was left out.
+
+    Raises:
+        UsageError: a folder can't be read.
+    """
+    files: list[Path] = []
+    notes: list[str] = []
+    top = os.path.realpath(folder)
+    seen = {top}
+    for here, folders, names in os.walk(folder, onerror=_refuse, followlinks=True):
+        visible = sorted(name for name in folders if not name.startswith("."))
+        folders.clear()
+        for name in visible:
+            # What is reached again, as through a link to a folder above, would be read twice, or for ever.
+            real = os.path.realpath(os.path.join(here, name))
+            if real in seen or top.startswith(os.path.join(real, "")):
+                notes.append(f"{os.path.join(here, name)} is left out: it leads to {real}, once more")
+            else:
+                folders.append(name)
+            seen.add(real)
+        for file in (Path(here, name) for name in names if not name.startswith(".")):
+            if file.is_file():
+                files.append(file)
+            else:
+                notes.append(f"{file} is left out: {'a link to nothing' if file.is_symlink() else 'no file'}")
+    return sorted(files), sorted(notes)
+
+
+def _refuse(error: OSError) -> None:
+    raise UsageError(f"{error.filename}: cannot be read: {error.strerror}")
 
 
 def read_text(path: Path, notes: list[str]) -> Iterator[str]:

@@ -1,12 +1,15 @@
 """Token files: ids one after another in raw little-endian binary, as nanoGPT's `train.bin`, with a JSON sidecar.
 
-The sidecar `train.bin.json` says what the ids mean. A file without one is taken as nanoGPT writes it: uint16, in
-GPT-2's vocabulary or in the characters that a `meta.pkl` beside it lists. The files are memory-mapped: a corpus may be
-larger than memory.
+The sidecar `train.bin.json` says what the ids mean. A file without one is taken as nanoGPT writes it: uint16 where all
+of the vocabulary fits, in GPT-2's or in the characters that a `meta.pkl` beside it lists. The files are memory-mapped:
+a corpus may be larger than memory.
 """
 
 from __future__ import annotations
 
+import codecs
+import contextlib
+import copy
 import hashlib
 import json
 import os
@@ -25,6 +28,7 @@ _GPT2_VOCAB_SIZE = 50257
 _WHOLE = 1 << 28  # bytes; a larger file is looked at in `_SAMPLES` places when opened
 _SAMPLES = 64
 _BLOCK = 1 << 22  # bytes
+_TELLING = 16  # ids; fewer may look like anything by chance
 
 
 @dataclass(frozen=True)
@@ -85,8 +89,8 @@ class TokenFile:
     def __init__(self, path: str | Path, vocab_size: int = _GPT2_VOCAB_SIZE):
         self.path = Path(path)
         self.sidecar = sidecar = Sidecar.of(self.path)
-        dtype = np.dtype(sidecar.dtype if sidecar else "uint16").newbyteorder("<")
         self.vocab_size = sidecar.vocab_size if sidecar else vocab_size
+        dtype = np.dtype(sidecar.dtype).newbyteorder("<") if sidecar else _dtype(vocab_size)
         try:
             self._stat = os.stat(self.path)
             size = self._stat.st_size
@@ -126,17 +130,43 @@ class TokenFile:
                 f"{self.path}: changed while in use ({self._stat.st_size} bytes at start, {now.st_size} now)"
             )
 
+    def split(self, val_fraction: float) -> tuple[TokenFile, TokenFile]:
+        """Return the first ids, to train on, and the last, to validate on; each knows the whole file's fingerprint."""
+        cut = int(len(self) * (1 - val_fraction))
+        train, val = copy.copy(self), copy.copy(self)
+        train._ids, val._ids = self._ids[:cut], self._ids[cut:]
+        return train, val
+
     def _check_ids(self) -> str:
         digest = hashlib.sha256()
+        lanes = np.zeros(4, int)  # how many of the ids number 0, 4, 8 …, of those number 1, 5, 9 …, are above 0
         for start, block in self._blocks():
-            digest.update(block.tobytes())
+            data = block.tobytes()
+            digest.update(data)
+            if start == 0 and self.sidecar is None:
+                self._refuse_others(data)
+            lanes += np.roll([np.count_nonzero(block[i::4]) for i in range(4)], start % 4)
             if int(block.max()) >= self.vocab_size:
                 at = int(np.argmax(block >= self.vocab_size))
                 raise UsageError(
                     f"{self.path}: id {block[at]} at offset {start + at} is beyond the vocabulary of "
                     f"{self.vocab_size}; written by another tokenizer, or not {self._ids.dtype.name}?"
                 )
+        if self.sidecar is None and lanes.max() >= _TELLING and lanes.min() == 0:
+            name = self._ids.dtype.name
+            raise UsageError(
+                f"{self.path}: every fourth of its {name} ids is 0, so it holds wider numbers; without a sidecar ids "
+                f"must be {name}: write it anew by numpy's astype('{name}').tofile"
+            )
         return digest.hexdigest()
+
+    def _refuse_others(self, data: bytes) -> None:
+        """Refuse what begins as other files do; their bytes, two by two, would mostly pass for ids."""
+        if data.startswith(b"\x93NUMPY"):
+            raise UsageError(f"{self.path}: is NumPy's .npy, with a header; write the ids alone by tofile")
+        with contextlib.suppress(UnicodeDecodeError):
+            if len(self) >= _TELLING and "\0" not in codecs.getincrementaldecoder("utf-8")().decode(data):
+                raise UsageError(f"{self.path}: is a text and no file of ids; give it a name that ends in .txt")
 
     def _blocks(self) -> Iterator[tuple[int, np.ndarray]]:
         length = _BLOCK // self._ids.dtype.itemsize
@@ -153,7 +183,7 @@ def write_token_file(path: Path, chunks: Iterable[np.ndarray], tokenizer: Tokeni
 
     ids are uint16 where all of the vocabulary fits, else uint32.
     """
-    dtype = np.dtype("<u2" if tokenizer.vocab_size <= 1 << 16 else "<u4")
+    dtype = _dtype(tokenizer.vocab_size)
     digest, tokens = hashlib.sha256(), 0
     unfinished = path.with_name(path.name + ".tmp")
     with unfinished.open("wb") as file:
@@ -168,3 +198,7 @@ def write_token_file(path: Path, chunks: Iterable[np.ndarray], tokenizer: Tokeni
     text = json.dumps(asdict(sidecar), indent=2)
     path.with_name(path.name + ".json").write_text(text + "\n", encoding="utf-8")
     unfinished.replace(path)
+
+
+def _dtype(vocab_size: int) -> np.dtype:
+    return np.dtype("<u2" if vocab_size <= 1 << 16 else "<u4")

@@ -6,11 +6,17 @@ import dataclasses
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from jaxgpt.errors import UsageError
-from jaxgpt.flags import flag
-from jaxgpt.model.config import GPTConfig
+from jaxgpt.flags import MOST_ROWS, Count, CountOrZero, Name, PathName, Rows, Seed, Whole, check_ranges, flag
+from jaxgpt.model.config import LIMITS, GPTConfig
+
+Context = Annotated[int, Whole(1, LIMITS["n_positions"])]
+Depth = Annotated[int, Whole(1, LIMITS["n_layer"])]
+Width = Annotated[int, Whole(1, LIMITS["n_embd"])]
+InnerWidth = Annotated[int, Whole(1, LIMITS["n_inner"])]
+TrainedVocabulary = Annotated[int, Whole(257, LIMITS["vocab_size"])]  # 256 bytes and the end of text
 
 
 @dataclass(frozen=True)
@@ -21,23 +27,23 @@ class OptimizerConfig:
         UsageError: a value out of range, or two that contradict each other.
     """
 
-    max_iters: int = flag(2000, "updates in the whole run")
+    max_iters: Count = flag(2000, "updates in the whole run")
     learning_rate: float = flag(1e-3, "peak learning rate, reached after warmup")
     min_lr: float | None = flag(None, "learning rate at the end of the cosine; none for a tenth of the peak")
-    warmup_iters: int = flag(100, "updates of linear warmup")
-    lr_decay_iters: int | None = flag(None, "updates until min_lr is reached; none for max_iters")
+    warmup_iters: int | None = flag(None, "updates of linear warmup; none: 5 % of max_iters")
+    lr_decay_iters: Count | None = flag(None, "updates until min_lr is reached; none for max_iters")
     weight_decay: float = flag(0.1, "AdamW's decay of matrices; biases and norms never decay")
     beta1: float = flag(0.9, "AdamW's decay of the mean gradient")
     beta2: float = flag(0.99, "AdamW's decay of the mean square")
     grad_clip: float | None = flag(1.0, "largest global norm of the gradient; none for no clipping")
 
     def __post_init__(self) -> None:
-        check(self, "max_iters", lambda x: x >= 1, "a whole number from 1 up")
+        check_ranges(self)
         check(self, "learning_rate", lambda x: 0 < x < math.inf, "a positive number")
         top = self.learning_rate
         check(self, "min_lr", lambda x: x is None or 0 <= x <= top, f"from 0 to learning_rate {top}, or none")
-        check(self, "lr_decay_iters", lambda x: x is None or x >= 1, "a whole number from 1 up, or none")
-        check(self, "warmup_iters", lambda x: 0 <= x <= self.decay_iters, f"from 0 to {self.decay_iters} updates")
+        most = self.decay_iters
+        check(self, "warmup_iters", lambda x: x is None or 0 <= x <= most, f"from 0 to {most} updates, or none")
         check(self, "weight_decay", lambda x: 0 <= x < math.inf, "a number from 0 up")
         check(self, "beta1", lambda x: 0 <= x < 1, "in [0, 1)")
         check(self, "beta2", lambda x: 0 <= x < 1, "in [0, 1)")
@@ -45,11 +51,14 @@ class OptimizerConfig:
 
     def times(self, updates: int) -> OptimizerConfig:
         """Return the recipe for `updates` updates where this one has one, as an iteration of PPO makes many."""
-        names = [field.name for field in dataclasses.fields(OptimizerConfig)]
-        values = {name: getattr(self, name) for name in names}
-        lengths = ("max_iters", "warmup_iters", "lr_decay_iters")
-        longer = {name: values[name] * updates for name in lengths if values[name] is not None}
-        return OptimizerConfig(**{**values, **longer})
+        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(OptimizerConfig)}
+        lengths = {"max_iters": self.max_iters, "warmup_iters": self.warmup, "lr_decay_iters": self.decay_iters}
+        return OptimizerConfig(**{**values, **{name: updates * length for name, length in lengths.items()}})
+
+    @property
+    def warmup(self) -> int:
+        """Updates until the learning rate has come up to its peak."""
+        return round(min(self.max_iters, self.decay_iters) / 20) if self.warmup_iters is None else self.warmup_iters
 
     @property
     def final_lr(self) -> float:
@@ -70,49 +79,47 @@ class RunConfig(OptimizerConfig):
         UsageError: a value out of range, or two that contradict each other.
     """
 
-    out_dir: str = flag("out", "the run's folder")
+    out_dir: PathName = flag("out", "the run's folder")
     overwrite: bool = flag(False, "move a run that out_dir holds aside and begin anew")
-    init_from: str = flag(
+    init_from: PathName = flag(
         "scratch", "scratch; resume: the run in out_dir; auto: resume if there is one; or a model: gpt2 …, a folder"
     )
     allow_pickle: bool = flag(False, "also begin with a pytorch_model.bin or ckpt.pt: no code in them is run")
     ignore_data_change: bool = flag(False, "resume although the data is not what the run began with")
-    block_size: int | None = flag(None, "tokens in a row of a batch, and the context of a new model")
+    block_size: Context | None = flag(None, "tokens in a row of a batch, and the context of a new model")
     dropout: float | None = flag(None, "all three dropout rates")
 
-    batch_size: int = flag(12, "rows of a micro-batch, over all devices")
-    gradient_accumulation_steps: int = flag(1, "micro-batches in an update")
-    seed: int = flag(1337, "of initial weights, batches and dropout")
+    batch_size: Rows = flag(12, "rows of a micro-batch, over all devices")
+    gradient_accumulation_steps: Rows = flag(1, "micro-batches in an update")
+    seed: Seed = flag(1337, "of initial weights, batches and dropout")
     dtype: Literal["auto", "float32", "bfloat16"] = flag("auto", "of activations; auto: bfloat16 on GPU and TPU")
     remat: bool = flag(False, "recompute activations in the backward pass: less memory, more time")
     skip_spikes: bool = flag(False, "skip updates whose loss is 6 sigma above the last 128")
-    max_skips: int = flag(10, "updates skipped in a row, for NaN or a spike, after which the run ends")
+    max_skips: Count = flag(10, "updates skipped in a row, for NaN or a spike, after which the run ends")
     debug_nans: bool = flag(False, "stop at the first NaN with a traceback to the operation that made it; slow")
-    fsdp: int = flag(1, "devices that share one copy of the weights")
-    tensor: int = flag(1, "devices that share each layer's heads")
+    fsdp: Rows = flag(1, "devices that share one copy of the weights")
+    tensor: Rows = flag(1, "devices that share each layer's heads")
     device: Literal["auto", "cpu", "cuda", "tpu"] = flag("auto", "where to run")
     distributed: bool = flag(False, "one of several processes of a run: join the others")
 
-    eval_interval: int = flag(250, "updates between evaluations")
-    eval_iters: int = flag(100, "batches in an evaluation, always the same")
-    log_interval: int = flag(10, "updates between rows of metrics")
-    save_interval: int = flag(250, "updates between checkpoints")
+    eval_interval: Count = flag(250, "updates between evaluations")
+    eval_iters: Count = flag(100, "batches in an evaluation, always the same")
+    log_interval: Count = flag(10, "updates between rows of metrics")
+    save_interval: Count = flag(250, "updates between checkpoints")
     save_minutes: float | None = flag(None, "also save when this many minutes have gone by")
-    keep: int = flag(2, "latest checkpoints to keep, beside the best")
+    keep: Count = flag(2, "latest checkpoints to keep, beside the best")
     tensorboard: bool = flag(True, "write event files")
-    wandb: str | None = flag(None, "wandb project to send metrics to")
+    wandb: Name | None = flag(None, "wandb project to send metrics to")
     dry_run: bool = flag(False, "print parameters, memory and arithmetic, and end")
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("batch_size", "gradient_accumulation_steps", "max_skips", "fsdp", "tensor", "eval_interval",
-                     "eval_iters", "log_interval", "save_interval", "keep"):  # fmt: skip
-            check(self, name, lambda x: x >= 1, "a whole number from 1 up")
+        if (rows := self.batch_size * self.gradient_accumulation_steps) > MOST_ROWS:
+            parts = f"batch_size {self.batch_size} x gradient_accumulation_steps {self.gradient_accumulation_steps}"
+            raise UsageError(f"{parts} are {rows} rows in an update; there may be at most {MOST_ROWS}")
         if self.overwrite and self.init_from in ("resume", "auto"):
             raise UsageError(f"--overwrite: only when a run begins, and --init_from is {self.init_from}")
-        check(self, "block_size", lambda x: x is None or x >= 1, "a whole number from 1 up")
         check(self, "dropout", lambda x: x is None or 0 <= x < 1, "in [0, 1), or none")
-        check(self, "seed", lambda x: 0 <= x < 2**32, "from 0 to 2^32 - 1")
         check(self, "save_minutes", lambda x: x is None or 0 < x < math.inf, "a positive number, or none")
 
     @property
@@ -134,33 +141,31 @@ class TrainConfig(RunConfig):
         UsageError: a value out of range, or two that contradict each other.
     """
 
-    dataset: str = flag(
+    dataset: PathName = flag(
         "plays", "a file or folder of text or .bin tokens; or by name: plays, shakespeare, openwebtext, fineweb"
     )
-    tokenizer: str | None = flag(
+    tokenizer: PathName | None = flag(
         None, "char, gpt2, bpe (trained on the data) or a folder; none: the model's own, or char"
     )
-    bpe_vocab_size: int | None = flag(None, "tokens of a trained BPE; none: 4096")
+    bpe_vocab_size: TrainedVocabulary | None = flag(None, "tokens of a trained BPE; none: 4096")
     val_fraction: float | None = flag(None, "of the text, for validation; none: 0.1, of openwebtext and fineweb 0.0005")
-    cache_dir: str | None = flag(None, "where token files and downloads are kept; none: ~/.cache/jaxgpt")
+    cache_dir: PathName | None = flag(None, "where token files and downloads are kept; none: ~/.cache/jaxgpt")
 
-    preset: str | None = flag(None, "a named model to begin from scratch with; none: shakespeare-char-cpu")
-    n_layer: int | None = flag(None, "layers")
-    n_head: int | None = flag(None, "attention heads")
-    n_embd: int | None = flag(None, "width of the residual stream")
-    n_inner: int | None = flag(None, "width of the feed-forward layers")
+    preset: Name | None = flag(None, "a named model to begin from scratch with; none: shakespeare-char-cpu")
+    n_layer: Depth | None = flag(None, "layers")
+    n_head: Width | None = flag(None, "attention heads")
+    n_embd: Width | None = flag(None, "width of the residual stream")
+    n_inner: InnerWidth | None = flag(None, "width of the feed-forward layers")
     bias: bool | None = flag(None, "biases in linear layers and layer norms")
     activation_function: str | None = flag(None, "the feed-forward layers', by HF's names")
     position_embedding: str | None = flag(None, "learned or sinusoidal")
     norm_position: str | None = flag(None, "pre (GPT-2) or post (the original transformer)")
     tie_word_embeddings: bool | None = flag(None, "whether the LM head is the embedding table")
-    sample_tokens: int = flag(300, "length of the sample at the end")
+    sample_tokens: CountOrZero = flag(300, "length of the sample at the end")
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check(self, "bpe_vocab_size", lambda x: x is None or x >= 257, "257 or more: 256 bytes and the end of text")
         check(self, "val_fraction", lambda x: x is None or 0 < x < 1, "above 0 and below 1, or none")
-        check(self, "sample_tokens", lambda x: x >= 0, "a whole number from 0 up")
         if self.bpe_vocab_size is not None and self.tokenizer != "bpe":
             raise UsageError(f"--bpe_vocab_size {self.bpe_vocab_size}: only with --tokenizer bpe")
 

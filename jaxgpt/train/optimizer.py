@@ -47,8 +47,8 @@ def decays(model: GPTConfig, params: Any) -> Any:
 def schedule(config: OptimizerConfig) -> optax.Schedule:
     """Return update → learning rate: linear warmup, then half a cosine down to `final_lr`, where it stays.
 
-    The first update already moves: warmup counts from 1 / (warmup_iters + 1).
+    The first update already moves: warmup counts from 1 / (warmup + 1).
     """
-    start = config.learning_rate / (config.warmup_iters + 1)
-    steps = max(config.decay_iters, config.warmup_iters + 1)
-    return optax.warmup_cosine_decay_schedule(start, config.learning_rate, config.warmup_iters, steps, config.final_lr)
+    start = config.learning_rate / (config.warmup + 1)
+    steps = max(config.decay_iters, config.warmup + 1)
+    return optax.warmup_cosine_decay_schedule(start, config.learning_rate, config.warmup, steps, config.final_lr)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from jaxgpt.errors import UsageError
-from jaxgpt.flags import flag
+from jaxgpt.flags import Count, Rows, check_ranges, flag
 from jaxgpt.train.config import check
 
 KLEstimator = Literal["k1", "k3"]
@@ -27,9 +27,9 @@ class PPOConfig:
     """
 
     algorithm: Literal["ppo", "grpo"] = flag("ppo", "ppo: advantages from a value head; grpo: from groups")
-    rollout_size: int = flag(64, "responses in an iteration")
-    group_size: int | None = flag(None, "responses to each prompt of an iteration; none: 1, with grpo 8")
-    max_new_tokens: int = flag(48, "longest response")
+    rollout_size: Rows = flag(64, "responses in an iteration")
+    group_size: Rows | None = flag(None, "responses to each prompt of an iteration; none: 1, with grpo 8")
+    max_new_tokens: Count = flag(48, "longest response")
     temperature: float = flag(1.0, "of sampling; losses are of the same distribution")
     missing_end_penalty: float | None = flag(None, "subtracted from the score of a response that does not end")
     kl_coef: float = flag(0.05, "weight of the divergence from the reference, with kl_target at the beginning")
@@ -40,18 +40,16 @@ class PPOConfig:
     whiten_advantages: bool = flag(True, "scale and shift advantages to mean 0 and variance 1")
     gamma: float = flag(1.0, "discount from token to token")
     lam: float = flag(0.95, "of generalised advantages: 0 trusts the values, 1 the rewards")
-    epochs: int = flag(4, "times that an iteration's responses are gone through")
-    batch_size: int = flag(16, "responses of a micro-batch, over all devices")
-    gradient_accumulation_steps: int = flag(1, "micro-batches in an update")
+    epochs: Count = flag(4, "times that an iteration's responses are gone through")
+    batch_size: Rows = flag(16, "responses of a micro-batch, over all devices")
+    gradient_accumulation_steps: Rows = flag(1, "micro-batches in an update")
     clip: float = flag(0.2, "how far a token's probability may be moved, as a ratio")
     value_clip: float | None = flag(0.2, "how far a value may be moved; none: any distance")
     value_coef: float = flag(0.1, "weight of the loss of values")
     entropy_coef: float = flag(0.0, "weight of the bonus for entropy")
 
     def __post_init__(self) -> None:
-        for name in ("rollout_size", "max_new_tokens", "epochs", "batch_size", "gradient_accumulation_steps"):
-            check(self, name, lambda x: x >= 1, "a whole number from 1 up")
-        check(self, "group_size", lambda x: x is None or x >= 1, "a whole number from 1 up, or none")
+        check_ranges(self)
         for name in ("temperature", "clip"):
             check(self, name, lambda x: 0 < x < math.inf, "a positive number")
         for name in ("kl_target", "kl_horizon", "value_clip"):

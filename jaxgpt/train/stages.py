@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from jaxgpt.errors import UsageError
-from jaxgpt.flags import flag
+from jaxgpt.flags import Count, PathName, Rows, flag
 from jaxgpt.model.lora_config import LoRA
 from jaxgpt.train.config import RunConfig, check
 from jaxgpt.train.ppo_config import PPOConfig
@@ -23,26 +23,25 @@ class StageConfig(RunConfig):
         UsageError: a value out of range, or two that contradict each other.
     """
 
-    init_from: str = flag(
+    init_from: PathName = flag(
         "auto", "auto: go on with the run in out_dir, or begin with --base; resume; or the model to begin with"
     )
-    base: str = flag("out", "with auto, the model to begin with: a run's folder, a folder of weights, a hub name")
-    dataset: str | None = flag(None, "the file with the examples: .jsonl or .json")
-    val_dataset: str | None = flag(None, "a file with examples to validate on; none: a part of the dataset")
+    base: PathName = flag("out", "with auto, the model to begin with: a run's folder, a folder of weights, a hub name")
+    dataset: PathName | None = flag(None, "the file with the examples: .jsonl or .json")
+    val_dataset: PathName | None = flag(None, "a file with examples to validate on; none: a part of the dataset")
     val_fraction: float | None = flag(None, "of the examples, for validation; none: 0.1 where there is no val_dataset")
 
     train_layers: str = flag("all", "what is trained: all, last_K for the last K blocks, or head for the scores alone")
-    lora_rank: int | None = flag(None, "train adapters of this rank (LoRA) instead of the weights; none: no adapters")
+    lora_rank: Rows | None = flag(None, "train adapters of this rank (LoRA) instead of the weights; none: no adapters")
     lora_alpha: float | None = flag(None, "weight of the adapters; none: twice their rank")
     lora_dropout: float = flag(0.0, "dropout rate of the adapters' inputs")
     lora_targets: str = flag("c_attn,c_proj,c_fc", "the matrices that get adapters, by HF's names")
 
-    max_iters: int = flag(500, "updates in the whole run")
+    max_iters: Count = flag(500, "updates in the whole run")
     learning_rate: float = flag(5e-5, "peak learning rate, reached after warmup")
-    warmup_iters: int = flag(20, "updates of linear warmup")
-    batch_size: int = flag(8, "rows of a micro-batch, over all devices")
-    eval_interval: int = flag(100, "updates between evaluations")
-    save_interval: int = flag(100, "updates between checkpoints")
+    batch_size: Rows = flag(8, "rows of a micro-batch, over all devices")
+    eval_interval: Count = flag(100, "updates between evaluations")
+    save_interval: Count = flag(100, "updates between checkpoints")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -79,17 +78,17 @@ class StageConfig(RunConfig):
 class ClassifyConfig(StageConfig):
     """Learning texts' labels."""
 
-    out_dir: str = flag("out-classify", "the run's folder")
-    dataset: str | None = flag(None, "the file with the examples: .jsonl, .json or .csv, with text and label")
+    out_dir: PathName = flag("out-classify", "the run's folder")
+    dataset: PathName | None = flag(None, "the file with the examples: .jsonl, .json or .csv, with text and label")
 
 
 @dataclass(frozen=True)
 class SFTConfig(StageConfig):
     """Learning to answer from conversations (Ouyang et al. 2022, section 3.5)."""
 
-    out_dir: str = flag("out-sft", "the run's folder")
-    dataset: str | None = flag(None, "the file with the examples: .jsonl or .json, of messages or Alpaca's fields")
-    template: str | None = flag(None, "a chat template in Jinja; none: the model's own, or ours")
+    out_dir: PathName = flag("out-sft", "the run's folder")
+    dataset: PathName | None = flag(None, "the file with the examples: .jsonl or .json, of messages or Alpaca's fields")
+    template: PathName | None = flag(None, "a chat template in Jinja; none: the model's own, or ours")
     packing: bool = flag(True, "lay several conversations into a row, none seeing another")
 
 
@@ -97,8 +96,8 @@ class SFTConfig(StageConfig):
 class RewardConfig(StageConfig):
     """Learning which of two answers is the better one."""
 
-    out_dir: str = flag("out-reward", "the run's folder")
-    dataset: str | None = flag(None, "the file with the examples: .jsonl or .json, with prompt, chosen and rejected")
+    out_dir: PathName = flag("out-reward", "the run's folder")
+    dataset: PathName | None = flag(None, "the file with the examples: .jsonl or .json; prompt, chosen and rejected")
     dropout: float | None = flag(0.0, "all three dropout rates; none: the model's own")
     centring: float | None = flag(None, "coefficient that holds rewards around 0, such as 0.01; none: nothing does")
 
@@ -111,8 +110,8 @@ class RewardConfig(StageConfig):
 class DPOConfig(StageConfig):
     """Learning from pairs of answers without a reward model (Rafailov et al. 2023)."""
 
-    out_dir: str = flag("out-dpo", "the run's folder")
-    dataset: str | None = flag(None, "the file with the examples: .jsonl or .json, with prompt, chosen and rejected")
+    out_dir: PathName = flag("out-dpo", "the run's folder")
+    dataset: PathName | None = flag(None, "the file with the examples: .jsonl or .json; prompt, chosen and rejected")
     dropout: float | None = flag(0.0, "all three dropout rates; none: the model's own")
     learning_rate: float = flag(5e-6, "peak learning rate, reached after warmup")
     loss: Literal["sigmoid", "robust", "hinge", "ipo"] = flag("sigmoid", "the loss of a pair")
@@ -137,21 +136,21 @@ class DPOConfig(StageConfig):
 class PPOStageConfig(PPOConfig, StageConfig):
     """Learning from rewards for the model's own answers (Schulman et al. 2017), or by GRPO (Shao et al. 2024)."""
 
-    out_dir: str = flag("out-ppo", "the run's folder")
-    dataset: str | None = flag(None, "the file with the prompts: .jsonl or .json, or .txt with one a line")
-    reward_model: str | None = flag(None, "a run's folder of train.py reward, which scores the answers")
-    reward_function: str | None = flag(
+    out_dir: PathName = flag("out-ppo", "the run's folder")
+    dataset: PathName | None = flag(None, "the file with the prompts: .jsonl or .json, or .txt with one a line")
+    reward_model: PathName | None = flag(None, "a run's folder of train.py reward, which scores the answers")
+    reward_function: PathName | None = flag(
         None,
         "in its place, module:function or FILE.py:function of (prompts, answers) that gives a number for each; "
         "with a parameter conversations it is given them whole",
     )
-    max_iters: int = flag(100, "iterations in the whole run, each a rollout and epochs of updates")
+    max_iters: Count = flag(100, "iterations in the whole run, each a rollout and epochs of updates")
     learning_rate: float = flag(5e-6, "peak learning rate, reached after warmup")
-    warmup_iters: int = flag(2, "iterations of linear warmup")
-    eval_interval: int = flag(10, "iterations between evaluations")
-    eval_iters: int = flag(1, "rollouts in an evaluation, of validation prompts, always with the same seeds")
-    log_interval: int = flag(1, "iterations between rows of metrics")
-    save_interval: int = flag(10, "iterations between checkpoints")
+    warmup_iters: int | None = flag(None, "iterations of linear warmup; none: 5 % of max_iters")
+    eval_interval: Count = flag(10, "iterations between evaluations")
+    eval_iters: Count = flag(1, "rollouts in an evaluation, of validation prompts, always with the same seeds")
+    log_interval: Count = flag(1, "iterations between rows of metrics")
+    save_interval: Count = flag(10, "iterations between checkpoints")
 
     def __post_init__(self) -> None:
         PPOConfig.__post_init__(self)

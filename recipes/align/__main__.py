@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from jaxgpt.errors import RunError
-from jaxgpt.flags import command, flag, parse
+from jaxgpt.flags import PathName, command, flag, parse
 from recipes.align.commands import Stage, stages
 from recipes.align.data import PARTS, write_data
 
@@ -25,8 +25,8 @@ PROGRAM = "python -m recipes.align"
 class Options:
     """What the recipe is asked."""
 
-    out_dir: str = flag("out-align", "folder of the data, the runs and the page; another one to begin anew")
-    page: str | None = flag(None, "folder for the page and its pictures; none: out_dir")
+    out_dir: PathName = flag("out-align", "folder of the data, the runs and the page; another one to begin anew")
+    page: PathName | None = flag(None, "folder for the page and its pictures; none: out_dir")
 
 
 @command

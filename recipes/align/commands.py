@@ -17,23 +17,24 @@ KEPT = 10
 
 PRETRAIN = (
     "--dataset plays --tokenizer bpe --bpe_vocab_size 1024 --n_layer 4 --n_head 4 --n_embd 128 --block_size 80 "
-    "--batch_size 12 --max_iters 2500 --learning_rate 2e-3 --eval_interval 250 --eval_iters 20 --save_interval 250"
+    "--batch_size 12 --max_iters 2500 --learning_rate 2e-3 --warmup_iters 100 "
+    "--eval_interval 250 --eval_iters 20 --save_interval 250"
 )
 SFT = (
     "--batch_size 8 --max_iters 400 --learning_rate 1e-3 --dropout 0.1 --eval_interval 50 --save_interval 50 "
     "--eval_iters 20"
 )
 REWARD = (
-    "--batch_size 16 --max_iters 100 --learning_rate 3e-4 --dropout 0.1 --eval_interval 25 --save_interval 25 "
-    "--eval_iters 20 --centring 0.01"
+    "--batch_size 16 --max_iters 100 --learning_rate 3e-4 --warmup_iters 20 --dropout 0.1 --eval_interval 25 "
+    "--save_interval 25 --eval_iters 20 --centring 0.01"
 )
 DPO = (
-    "--batch_size 16 --max_iters 120 --learning_rate 5e-5 --beta 0.5 --dropout 0 --eval_interval 30 "
+    "--batch_size 16 --max_iters 120 --learning_rate 5e-5 --warmup_iters 20 --beta 0.5 --dropout 0 --eval_interval 30 "
     "--save_interval 30 --eval_iters 20"
 )
 ROLLOUTS = (
-    f"--max_new_tokens {ANSWER} --rollout_size 64 --batch_size 32 --epochs 2 --learning_rate 2e-4 --dropout 0 "
-    f"--eval_interval {KEPT} --save_interval {KEPT}"
+    f"--max_new_tokens {ANSWER} --rollout_size 64 --batch_size 32 --epochs 2 --learning_rate 2e-4 --warmup_iters 2 "
+    f"--dropout 0 --eval_interval {KEPT} --save_interval {KEPT}"
 )
 PPO = f"{ROLLOUTS} --max_iters 30 --kl_coef 0.6 --missing_end_penalty 2"
 FLAWED = f"{ROLLOUTS} --max_iters 60 --keep 6 --reward_function recipes/align/rules.py:question_words"

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import pytest
 
 from jaxgpt.cli import sources
-from jaxgpt.cli.generate import SEPARATOR, Meter, main
+from jaxgpt.cli.generate import SEPARATOR, Meter, main, read_prompt
 from jaxgpt.decode.engine import generate
 from jaxgpt.decode.quantize import quantize
 from jaxgpt.hf.convert import save_pretrained
@@ -192,7 +192,7 @@ def test_a_draft_with_another_tokenizer_is_refused(run, capsys, tmp_path):
     ("argv", "message"),
     [
         (["--num_samples=0"], "num_samples is 0; it must be a whole number from 1 up"),
-        (["--max_new_tokens=-1"], "max_new_tokens is -1; it must be 0 or more, or none"),
+        (["--max_new_tokens=-1"], "max_new_tokens is -1; it must be a whole number from 0 up, or none"),
         (["--temperature=-1"], "temperature is -1.0; it must be"),
         (["--temperature=nan"], "temperature is nan; it must be"),
         (["--top_k=0"], "top_k is 0; it must be"),
@@ -248,3 +248,9 @@ def test_pretrained_weights_without_a_tokenizer_get_gpt2s_if_the_vocabulary_is_i
     small = dataclasses.replace(config, vocab_size=300)
     save_pretrained(tmp_path, small, GPT(small).init(jax.random.key(0), jnp.zeros((1, 1), jnp.int32))["params"])
     assert call(capsys, "--init_from", str(tmp_path)).code == 2
+
+
+def test_a_prompts_file_may_lie_in_the_home_folder(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "prompt.txt").write_text("To be")
+    assert read_prompt("FILE:~/prompt.txt") == "To be" and read_prompt("~/prompt.txt") == "~/prompt.txt"

@@ -1,5 +1,6 @@
 """The flow of `train.py` in one process; stops, crashes and bad surroundings are tests/faults'."""
 
+import dataclasses
 import json
 import os
 import shutil
@@ -9,9 +10,12 @@ import numpy as np
 import pytest
 
 from jaxgpt.cli import convert, generate, pretrain, stage, train
+from jaxgpt.model.config import GPTConfig
 from jaxgpt.train.config import TrainConfig
+from jaxgpt.train.folder import write_record
 from jaxgpt.train.manifest import read_manifest
 from jaxgpt.train.metrics import read_rows
+from jaxgpt.train.optimizer import schedule
 from jaxgpt.train.stages import SFTConfig
 from jaxgpt.train.weights import load_params
 
@@ -159,6 +163,14 @@ def test_a_resumed_run_finds_its_token_files_again_and_keeps_its_tokenizer(capsy
     train.main(places)
     assert sorted((folder / "cache").rglob("*")) == cached
     assert read_rows(folder / "more" / "metrics.jsonl")[-1]["step"] == 25
+
+
+def test_a_run_that_goes_on_keeps_the_schedule_in_its_record(tmp_path):
+    for begun in ({"max_iters": 2000, "warmup_iters": 7}, {"max_iters": 40, "warmup_iters": None}):
+        record = dataclasses.asdict(TrainConfig(**begun))
+        write_record(tmp_path, GPTConfig(), stage="pretrain", flags=record)
+        _, flags = train.read_flags(["--init_from", "resume", "--out_dir", str(tmp_path)])
+        assert isinstance(flags, TrainConfig) and schedule(flags)(5) == schedule(TrainConfig(**begun))(5)
 
 
 @pytest.mark.parametrize(

@@ -122,6 +122,34 @@ def test_a_folder_of_nanogpt_is_used_as_it_is(tmp_path: Path):
         load_corpus(tmp_path, "char", block_size=8)
 
 
+def test_a_single_token_file_is_one_too_and_its_last_ids_are_for_validation(tmp_path: Path, bpe: BPETokenizer):
+    ids = load_tokenizer("gpt2").encode(TEXT[:9000])
+    np.array(ids, np.uint16).tofile(tmp_path / "mine.bin")
+    for fraction, cut in ((None, int(len(ids) * 0.9)), (0.5, len(ids) // 2)):
+        corpus = load_corpus(tmp_path / "mine.bin", block_size=8, val_fraction=fraction)
+        assert corpus.train[:].tolist() == ids[:cut] and corpus.val[:].tolist() == ids[cut:]
+        assert corpus.tokenizer.name == "gpt2"
+    made = load_corpus("plays", bpe, cache_dir=tmp_path, block_size=8)
+    again = load_corpus(made.train.path, block_size=8)
+    assert again.tokenizer.fingerprint == bpe.fingerprint
+    assert len(again.train) + len(again.val) == len(made.train)
+    with pytest.raises(UsageError, match="made by tokenizer 'bpe', another one"):
+        load_corpus(made.train.path, "gpt2", block_size=8)
+    with pytest.raises(UsageError, match="mine.bin has 9 tokens; block_size 8000 needs"):
+        np.array(ids[:10], np.uint16).tofile(tmp_path / "mine.bin")
+        load_corpus(tmp_path / "mine.bin", block_size=8000)
+
+
+def test_what_is_left_out_of_a_folder_is_said_also_where_the_ids_come_from_the_cache(tmp_path: Path):
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "a.txt").write_text(TEXT)
+    assert load_corpus(tmp_path / "data", cache_dir=tmp_path, block_size=8).notes == ()
+    (tmp_path / "data" / "b.txt").symlink_to("nowhere")
+    for _ in range(2):
+        [note] = load_corpus(tmp_path / "data", cache_dir=tmp_path, block_size=8).notes
+        assert note == f"{tmp_path / 'data' / 'b.txt'} is left out: a link to nothing"
+
+
 def test_so_is_one_of_characters(tmp_path: Path):
     """What nanoGPT's data/shakespeare_char/prepare.py does."""
     chars = sorted(set(TEXT))

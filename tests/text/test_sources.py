@@ -1,6 +1,7 @@
 """Text is read strictly, in pieces, and splits into what it was made of."""
 
 import io
+import os
 import urllib.error
 import urllib.request
 from pathlib import Path
@@ -80,6 +81,42 @@ def test_a_folder_is_read_in_order_without_hidden_files(tmp_path: Path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(UsageError, match="no files in this folder"):
         open_path(tmp_path / "empty", 0.1)
+
+
+def test_links_are_followed_but_never_twice_and_what_is_left_out_is_said(tmp_path: Path):
+    for name in ("data/a.txt", "data/sub/b.txt", "elsewhere/c.txt", "elsewhere/deep/d.txt"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(f"<{name}>")
+    links = {
+        "link": "../elsewhere",
+        "sub/up": "..",
+        "sub/twice": "../../elsewhere/deep",
+        "sub/top": "/",
+        "e.txt": "sub/b.txt",
+    }
+    for name, target in {**links, "gone": "nowhere", ".hidden": "nowhere"}.items():
+        (tmp_path / "data" / name).symlink_to(target)
+    os.mkfifo(tmp_path / "data" / "pipe")
+    source = open_path(tmp_path / "data", 0.1)
+    names = [str(path.relative_to(tmp_path / "data")) for path in source.paths]
+    assert names == ["a.txt", "e.txt", "link/c.txt", "link/deep/d.txt", "sub/b.txt"]
+    left_out = {note.partition(" is left out: ")[0]: note.partition(" is left out: ")[2] for note in source.notes}
+    assert {str(Path(name).relative_to(tmp_path / "data")): why for name, why in left_out.items()} == {
+        "gone": "a link to nothing",
+        "pipe": "no file",
+        "sub/top": "it leads to /, once more",
+        "sub/twice": f"it leads to {tmp_path}/elsewhere/deep, once more",
+        "sub/up": f"it leads to {tmp_path}/data, once more",
+    }
+
+
+def test_a_folder_that_can_not_be_read_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def scandir(path: str) -> None:
+        raise PermissionError(13, "Permission denied", path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    with pytest.raises(UsageError, match=f"{tmp_path}: cannot be read: Permission denied"):
+        open_path(tmp_path, 0.1)
 
 
 def test_fingerprints_tell_documents_apart(tmp_path: Path):

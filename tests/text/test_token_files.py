@@ -44,6 +44,51 @@ def test_ids_that_do_not_fit_are_wide(tmp_path: Path, size: int, dtype: str):
     assert ids[:].tolist() == [size - 1, 0] and ids[:].dtype == dtype
 
 
+@pytest.mark.parametrize("dtype", ["<u4", "<i4", "<i8", "<u8", ">i4", "<f4", "<f8"])
+@pytest.mark.parametrize("blocks", [False, True])
+def test_wider_numbers_without_a_sidecar_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dtype: str, blocks: bool
+):
+    if blocks:
+        monkeypatch.setattr(token_files, "_WHOLE", 1 << 10)
+        monkeypatch.setattr(token_files, "_BLOCK", 1 << 8)
+    ids = np.random.default_rng(0).integers(0, 100, 5000)
+    ids.astype(dtype).tofile(tmp_path / "x.bin")
+    with pytest.raises(UsageError, match="x.bin: every fourth of its uint16 ids is 0, so it holds wider numbers"):
+        TokenFile(tmp_path / "x.bin")
+    ids.astype("uint16").tofile(tmp_path / "x.bin")
+    assert TokenFile(tmp_path / "x.bin")[:].tolist() == ids.tolist()
+
+
+def test_what_a_large_vocabulary_needs_is_read_without_a_sidecar_too(tmp_path: Path):
+    ids = np.random.default_rng(0).integers(0, 100_000, 5000)
+    ids.astype("uint32").tofile(tmp_path / "x.bin")
+    assert TokenFile(tmp_path / "x.bin", vocab_size=100_000)[:].tolist() == ids.tolist()
+    ids.astype("int64").tofile(tmp_path / "x.bin")
+    with pytest.raises(UsageError, match="every fourth of its uint32 ids is 0"):
+        TokenFile(tmp_path / "x.bin", vocab_size=100_000)
+
+
+@pytest.mark.parametrize("text", ["To be, or not to be. " * 20, "Быть или не быть. " * 20, "生存还是毁灭。" * 40])
+def test_other_files_without_a_sidecar_are_refused(tmp_path: Path, text: str):
+    (tmp_path / "x.bin").write_text(text + " " * (len(text.encode()) % 2), encoding="utf-8")
+    with pytest.raises(UsageError, match="x.bin: is a text and no file of ids|beyond the vocabulary"):
+        TokenFile(tmp_path / "x.bin")
+    with (tmp_path / "x.bin").open("wb") as file:
+        np.save(file, np.arange(500, dtype=np.uint16))
+    with pytest.raises(UsageError, match="x.bin: is NumPy's .npy"):
+        TokenFile(tmp_path / "x.bin")
+
+
+def test_parts_of_a_file_know_the_whole(path: Path):
+    train, val = TokenFile(path).split(0.25)
+    assert train[:].tolist() + val[:].tolist() == TokenFile(path)[:].tolist() and len(val) == 3
+    os.utime(path, (0, 0))
+    for part in (train, val):
+        with pytest.raises(RunError, match="changed while in use"):
+            part.check_unchanged()
+
+
 def test_a_file_of_nanogpt_needs_no_sidecar(tmp_path: Path):
     np.array([50256, 0, 5], np.uint16).tofile(tmp_path / "val.bin")
     ids = TokenFile(tmp_path / "val.bin")

@@ -8,6 +8,7 @@ import pytest
 from jaxgpt.errors import UsageError
 from jaxgpt.model.config import PRESETS, GPTConfig
 from jaxgpt.train.config import OptimizerConfig, TrainConfig
+from jaxgpt.train.stages import PPOStageConfig
 
 BAD = [
     ("max_iters", 0),
@@ -57,6 +58,22 @@ def test_limits_themselves_are_fine():
     OptimizerConfig(max_iters=1, warmup_iters=1, min_lr=0.0, weight_decay=0.0, beta1=0.0, grad_clip=None)
     OptimizerConfig(learning_rate=1e-3, min_lr=1e-3, lr_decay_iters=100, warmup_iters=100)
     TrainConfig(seed=2**32 - 1, keep=1, sample_tokens=0, save_minutes=None, tokenizer="bpe", bpe_vocab_size=257)
+
+
+@pytest.mark.parametrize("record", [OptimizerConfig, TrainConfig, PPOStageConfig])
+@pytest.mark.parametrize(("max_iters", "warmup"), [(1, 0), (20, 1), (50, 2), (400, 20), (2000, 100), (600_000, 30_000)])
+def test_warmup_is_a_twentieth_of_the_run_unless_said_otherwise(record, max_iters, warmup):
+    more = {"dataset": "x", "reward_function": "f.py:f"} if record is PPOStageConfig else {}
+    assert record(max_iters=max_iters, **more).warmup == warmup
+    assert record(max_iters=max_iters, warmup_iters=1, **more).warmup == 1
+    assert record(max_iters=max_iters, lr_decay_iters=20, **more).warmup == min(warmup, 1)
+    longer = record(max_iters=max_iters, **more).times(8)
+    assert (longer.max_iters, longer.warmup, longer.decay_iters) == (8 * max_iters, 8 * warmup, 8 * max_iters)
+
+
+def test_rows_of_an_update_are_limited_together():
+    with pytest.raises(UsageError, match="batch_size 2000 x gradient_accumulation_steps 2000 are 4000000 rows"):
+        TrainConfig(batch_size=2000, gradient_accumulation_steps=2000)
 
 
 def test_decay_ends_with_the_run_unless_said_otherwise():
