@@ -49,6 +49,17 @@ CASES: dict[str, tuple[str, str, list[str]]] = {
 }
 
 
+def last_of_equal(words: list[str]) -> list[str]:
+    """Leave out a flag, with its value, that is given again behind it."""
+    flags, name = {}, ""
+    for word in words:
+        if word.startswith("--"):
+            name = word.partition("=")[0]
+            flags[name] = []
+        flags[name].append(word)
+    return [word for found in flags.values() for word in found]
+
+
 class Workshop:
     """A folder with examples, and the runs that were made of them."""
 
@@ -77,7 +88,7 @@ class Workshop:
         stage, begin, flags = CASES[name]
         begin_with = [] if "--init_from" in more else ["--init_from", begin]
         words = [*begin_with, "--dataset", f"{stage}.jsonl", "--val_fraction", "0.25", "--out_dir", out]
-        train.main([stage, *words, *SHORT, "--save_interval", "2", *flags, *more])
+        train.main([stage, *last_of_equal([*words, *SHORT, "--save_interval", "2", *flags, *more])])
 
 
 @pytest.fixture(scope="module")
@@ -214,8 +225,8 @@ def test_a_policy_is_exported_as_the_language_model_that_it_is(here):
 @pytest.mark.slow
 def test_stages_run_on_two_devices_that_share_the_weights(here):
     """PPO's rollouts, its reference and its reward model among them; losses are those of one device."""
-    argv = ["ppo", "--init_from", "sft", "--dataset", "ppo.jsonl", "--val_fraction", "0.25", *SHORT, *PPO]
-    argv += ["--reward_model", "reward", "--max_iters", "2"]
+    words = ["--init_from", "sft", "--dataset", "ppo.jsonl", "--val_fraction", "0.25", *SHORT, *PPO]
+    argv = ["ppo", *last_of_equal([*words, "--reward_model", "reward", "--max_iters", "2"])]
     train.main([*argv, "--out_dir", "one"])
     flags = f"{ENVIRONMENT['XLA_FLAGS']} --xla_force_host_platform_device_count=2"
     command = [sys.executable, str(ROOT / "train.py"), *argv, "--out_dir", "two", "--fsdp", "2"]

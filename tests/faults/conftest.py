@@ -42,7 +42,8 @@ class Workshop:
     def argv(self, out: str | Path, *flags: str) -> list[str]:
         """Return train.py's arguments for a tiny run in the folder `out`; of equal flags the last one counts."""
         places = [f"--out_dir={self.folder / out}", f"--dataset={self.folder / 'text.txt'}"]
-        return [*places, f"--cache_dir={self.folder / 'cache'}", *TINY, *flags]
+        words = [*places, f"--cache_dir={self.folder / 'cache'}", *TINY, *flags]
+        return list({word.partition("=")[0]: word for word in words}.values())
 
     def start(self, out: str | Path, *flags: str, before: str = "", **environment: str) -> subprocess.Popen[str]:
         """Begin a process of train.py, or one that runs the code `before` and then train.py's main."""
