@@ -7,6 +7,7 @@ checked here, so that whatever `read_vocabulary` returns is a vocabulary.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,10 @@ BYTES_IN_ORDER = _PRINTABLE + [byte for byte in range(256) if byte not in _PRINT
 _CHARACTERS = [chr(byte) for byte in _PRINTABLE] + [chr(0x100 + i) for i in range(256 - len(_PRINTABLE))]
 _CHARACTER_OF = dict(zip(BYTES_IN_ORDER, _CHARACTERS, strict=True))
 _BYTE_OF = dict(zip(_CHARACTERS, BYTES_IN_ORDER, strict=True))
+
+# JSON may spell halves of a character beyond U+FFFF. Read, a pair of them is that character, and one alone is nothing.
+_SURROGATE_ESCAPE = re.compile(r"\\u[dD][89a-fA-F]")
+_WITH_SURROGATE = re.compile('"[^"]*[\ud800-\udfff][^"]*"')
 
 _TEMPLATE_FILE = "chat_template.jinja"
 _MAX_FILE_BYTES = 1 << 28  # far beyond any vocabulary in use; refused before it is read into memory
@@ -78,12 +83,19 @@ def read_json(path: Path) -> Any:
     """Return the contents of a JSON file, which must be an object.
 
     Raises:
-        UsageError: if it is none, or larger than any such file has reason to be.
+        UsageError: if it is none, or larger than any such file has reason to be, or has what no text can have.
     """
+    text = _read_text(path)
     try:
-        return _typed(json.loads(_read_text(path)), dict, "contents", path)
-    except (json.JSONDecodeError, RecursionError) as error:
+        contents = _typed(json.loads(text), dict, "contents", path)
+        spelled = json.dumps(contents, ensure_ascii=False) if _SURROGATE_ESCAPE.search(text) else ""
+    except UsageError:
+        raise
+    except (ValueError, RecursionError) as error:  # a number may have too many digits
         raise UsageError(f"{path}: not JSON: {error}") from None
+    if found := _WITH_SURROGATE.search(spelled):
+        raise UsageError(f"{path}: {found[0][:80]!r} has a lone surrogate, which is no character")
+    return contents
 
 
 def read_chat_template(directory: Path) -> tuple[str, Path] | None:
@@ -119,12 +131,15 @@ def read_added_tokens(directory: Path) -> dict[str, int]:
         entries = _typed(read_json(path).get("added_tokens_decoder", {}), dict, "added_tokens_decoder", path)
         for i, entry in entries.items():
             entry = _typed(entry, dict, "entry of added_tokens_decoder", path)
-            found.append((path, entry.get("content"), int(i) if i.isdecimal() else i))
+            found.append((path, entry.get("content"), int(i) if i.isdecimal() and len(i) < 10 else i))
     if (path := directory / "added_tokens.json").exists():
         found.extend((path, token, i) for token, i in read_json(path).items())
+    added: dict[str, int] = {}
     for path, token, i in found:
         _check_id(_typed(token, str, "added token", path), i, path)
-    return {token: i for _, token, i in found}
+        if added.setdefault(token, i) != i:
+            raise UsageError(f"{path}: added token {token!r} has the ids {added[token]} and {i}")
+    return added
 
 
 def _check(
@@ -137,8 +152,10 @@ def _check(
         _check_id(token, i, vocab_path)
         if owner.setdefault(i, token) != token:
             raise UsageError(f"{vocab_path}: id {i} is given twice, to {owner[i]!r} and {token!r}")
+        if vocab.get(token, i) != i:
+            raise UsageError(f"{vocab_path}: {token!r} has id {vocab[token]}, and as an added token {i}")
     for character in _CHARACTERS:
-        if character not in vocab:
+        if character not in vocab or character in added:
             raise UsageError(
                 f"{vocab_path}: no byte-level vocabulary, it lacks byte {_BYTE_OF[character]} ({character!r})"
             )
@@ -202,8 +219,12 @@ def _byte_level_model(contents: dict[str, Any], path: Path) -> dict[str, Any]:
 
 
 def _check_id(token: str, i: Any, path: Path) -> None:
+    if not token:
+        raise UsageError(f"{path}: id {i!r:.20} is that of a token without text, {token!r}")
     if type(i) is not int or not 0 <= i < _MAX_IDS:
-        raise UsageError(f"{path}: id of {token!r} is {i!r}; valid are whole numbers from 0 to {_MAX_IDS - 1}")
+        raise UsageError(
+            f"{path}: id of {token[:80]!r} is {repr(i)[:80]}; valid are whole numbers from 0 to {_MAX_IDS - 1}"
+        )
 
 
 def _to_bytes(spelled: str, path: Path) -> bytes:

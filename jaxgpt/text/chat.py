@@ -210,7 +210,10 @@ DEFAULT = ChatTemplate(
 
 def add_template(tokenizer: Tokenizer, template: ChatTemplate) -> BPETokenizer:
     """Return a tokenizer that has all of a template's special tokens, and saves the template with its own files."""
-    added = add_special_tokens(tokenizer, template.special_tokens)
+    try:
+        added = add_special_tokens(tokenizer, template.special_tokens)
+    except UsageError as error:
+        raise UsageError(f"{template.name}: {error}") from None
     added.chat_template = template.source
     return added
 

@@ -26,16 +26,16 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 SIZE = struct.Struct(">Q")
 BEGIN, END = "\udffe", "\udfff"
 """Stand in the rendered text where a `{% generation %}` block began and ended. No text has them: no UTF-8 can."""
-_LONGER = 1 << 20  # characters by which a text may be longer than four times what it is made of
+_LONGER = 1 << 16  # characters by which a text may be longer than four times what it is made of
 
 
 def serve(memory: int, seconds: float) -> None:
     """Answer requests from standard input on standard output until it ends, as it does with the parent process.
 
     A message is its length and JSON. The first one to the parent is a list of what can't be limited here. A request is
-    a template's `source`, and `given`, a list of variables; each is answered by `{"text": …, "spans": …}`, the spans
-    being where in the text `{% generation %}` blocks begin and end. Without `given` the answer is `{"texts": …}`: all
-    that the source has literally. What fails is answered by `{"error": …}`.
+    a template's `source`, and `given`, pairs of variables and how long they are; each is answered by `{"text": …,
+    "spans": …}`, the spans being where in the text `{% generation %}` blocks begin and end. Without `given` the answer
+    is `{"texts": …}`: all that the source has literally. What fails is answered by `{"error": …}`.
 
     Args:
         memory: bytes that this process may have.
@@ -48,10 +48,11 @@ def serve(memory: int, seconds: float) -> None:
         content = requests.read(*SIZE.unpack(size))
         # Letter by letter, as JSON's escapes would make one character of two surrogates that stand side by side.
         request = json.loads(content.decode("utf-8", "surrogatepass"))
-        for variables in request.get("given", [None]):
+        source = request["source"]
+        for size, variables in request.get("given", [(0, None)]):
             if clock:
                 clock(signal.ITIMER_PROF, seconds)  # its signal ends a process that does not handle it
-            answer = answer_to(request["source"], variables, longest=_LONGER + 4 * len(content))
+            answer = answer_to(source, variables, longest=_LONGER + 4 * (len(source) + size))
             if clock:
                 clock(signal.ITIMER_PROF, 0)
             write(answers, answer)

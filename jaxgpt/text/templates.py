@@ -67,7 +67,8 @@ class Template:
             UsageError: the template fails, by itself or because of the variables whose turn it is.
         """
         for batch in _batches(map(_json, given)):
-            request = f'{{"source": {_json(self.source)}, "given": [{", ".join(batch)}]}}'
+            sized = ", ".join(f"[{len(one)}, {one}]" for one in batch)
+            request = f'{{"source": {_json(self.source)}, "given": [{sized}]}}'
             for answer in renderer.ask(request, len(batch)):
                 found = self._checked(answer)
                 yield found["text"], [(begin, end) for begin, end in found["spans"]]

@@ -26,7 +26,7 @@ _GPT2_FOLDER = Path(__file__).parent / "data" / "gpt2"
 _CHARS_FILE = "chars.json"
 # A folder with one of these has a tokenizer.
 TOKENIZER_FILES = (_CHARS_FILE, "vocab.json", "tokenizer.json", META_FILE)
-_GPT2_CLASSES = {None, "GPT2Tokenizer", "GPT2TokenizerFast", "PreTrainedTokenizerFast", "TokenizersBackend"}
+_GPT2_CLASSES = (None, "GPT2Tokenizer", "GPT2TokenizerFast", "PreTrainedTokenizerFast", "TokenizersBackend")
 
 
 @runtime_checkable
@@ -174,7 +174,7 @@ class BPETokenizer(BPE):
         special_tokens = dict(self.special_tokens)
         pieces = {printable(piece) for piece in self.vocab}
         for token in tokens:
-            if not token or token in pieces:
+            if not token or token in pieces or token != replace_surrogates(token):
                 raise UsageError(f"special token {token!r}: must be a text that is no piece of the vocabulary")
             special_tokens.setdefault(token, self.vocab_size + len(special_tokens) - len(self.special_tokens))
         tokenizer = BPETokenizer(self.merges, self.vocab, special_tokens)

@@ -18,7 +18,9 @@ from jaxgpt.errors import RunError, UsageError
 from jaxgpt.hf.convert import load_pretrained, save_pretrained
 from jaxgpt.model.config import GPTConfig
 from jaxgpt.model.layers import GPT
-from jaxgpt.text import load_tokenizer
+from jaxgpt.text import load_tokenizer, templates
+from jaxgpt.text.chat import DEFAULT, ChatTemplate, add_template
+from jaxgpt.text.records import Message
 from jaxgpt.text.token_files import TokenFile, write_token_file
 from jaxgpt.text.tokenizers import BPETokenizer, CharTokenizer, Tokenizer
 from jaxgpt.train.checkpoint import Checkpoints
@@ -43,8 +45,12 @@ ODD = st.sampled_from(
 )
 
 
+# What a tokenizer's files may hold in place of a token or a name.
+ODD_TOKENS = ODD | st.sampled_from(["\ud800", "a\udfff", "\ud83d\ude42", "Ġ", "q", "<|endoftext|>", "th", "9" * 5000])
+
+
 @st.composite
-def damage(draw: st.DrawFn, content: bytes) -> bytes:
+def damage(draw: st.DrawFn, content: bytes, odd: st.SearchStrategy[Any] = ODD) -> bytes:
     """Return bytes cut, changed or lengthened somewhere; a JSON object may have a value or name changed instead."""
     kind = draw(st.sampled_from(["cut", "change", "insert", "json"]))
     at = draw(st.integers(0, max(0, len(content) - 1)))
@@ -52,9 +58,9 @@ def damage(draw: st.DrawFn, content: bytes) -> bytes:
         return content[:at]
     if kind == "insert":
         return content[:at] + draw(st.binary(min_size=1, max_size=9)) + content[at:]
-    if kind == "json" and content.startswith(b"{"):
+    if kind == "json" and content.startswith(b'{"'):
         value = json.loads(content)
-        edit(draw, value)
+        edit(draw, value, odd)
         return json.dumps(value).encode()
     changed = bytearray(content)
     for _ in range(draw(st.integers(1, 3)) if content else 0):
@@ -62,20 +68,22 @@ def damage(draw: st.DrawFn, content: bytes) -> bytes:
     return bytes(changed)
 
 
-def edit(draw: st.DrawFn, value: dict[str, Any] | list[Any]) -> None:
+def edit(draw: st.DrawFn, value: dict[str, Any] | list[Any], odd: st.SearchStrategy[Any]) -> None:
     """Change, remove or add one value, at any depth."""
     key = draw(st.sampled_from(sorted(value) if isinstance(value, dict) else range(len(value)))) if value else "a"
     if value and isinstance(value[key], dict | list) and value[key] and draw(st.booleans()):
-        edit(draw, value[key])
+        edit(draw, value[key], odd)
     elif value and draw(st.booleans()):
         del value[key]
     elif isinstance(value, dict):
-        value[draw(st.sampled_from([key, "a", "auto_map", "../x"]))] = draw(ODD)
+        name = draw(odd)
+        names = [key, "a", "auto_map", "../x", *([name] if isinstance(name, str) else [])]
+        value[draw(st.sampled_from(names))] = draw(odd)
     elif value:
-        value[key] = draw(ODD)
+        value[key] = draw(odd)
 
 
-def broken(data: st.DataObject, good: Path, place: Path) -> Path:
+def broken(data: st.DataObject, good: Path, place: Path, odd: st.SearchStrategy[Any] = ODD) -> Path:
     """Return a copy of a folder in which one file is damaged or missing."""
     shutil.rmtree(place, ignore_errors=True)
     shutil.copytree(good, place)
@@ -84,7 +92,7 @@ def broken(data: st.DataObject, good: Path, place: Path) -> Path:
     if data.draw(st.integers(0, 9), "remove") == 0:
         file.unlink()
     else:
-        file.write_bytes(data.draw(damage(file.read_bytes()), "content"))
+        file.write_bytes(data.draw(damage(file.read_bytes(), odd), "content"))
     return place
 
 
@@ -221,12 +229,83 @@ def tokenizer_folder(request, tmp_path_factory) -> Path:
 @fuzz
 @given(data=st.data())
 def test_tokenizers(tokenizer_folder, tmp_path, data):
-    """The files have no checksum: what loads may be another tokenizer, but it is one."""
-    folder = broken(data, tokenizer_folder, tmp_path / "tokenizer")
+    """The files have no checksum: what loads may be another tokenizer, but it is one, and stays it."""
+    folder = broken(data, tokenizer_folder, tmp_path / "tokenizer", ODD_TOKENS)
     try:
         tokenizer: Tokenizer = load_tokenizer(folder)
-        ids = tokenizer.encode(TEXT)
-    except (UsageError, RunError):
+    except (UsageError, RunError) as error:
+        assert str(folder) in str(error) and "\n" not in str(error)
         return
-    assert all(0 <= i < tokenizer.vocab_size for i in ids)
-    assert tokenizer.decode(ids) == TEXT
+    tokenizer.save(tmp_path / "saved")
+    again = load_tokenizer(tmp_path / "saved")
+    assert (again.fingerprint, again.eos_token_id) == (tokenizer.fingerprint, tokenizer.eos_token_id)
+    for text in (TEXT * 8, "<|endoftext|>th"):  # the first goes to tiktoken, where that gives the same ids
+        for special in (False, True):
+            try:
+                ids = tokenizer.encode(text, allow_special=special)
+            except UsageError as error:
+                assert "not among" in str(error), "a character is gone"
+                continue
+            assert all(0 <= i < tokenizer.vocab_size for i in ids)
+            assert tokenizer.decode(ids) == text
+
+
+VALUES = st.sampled_from(
+    ["messages", "messages[0].content", "'a b '", "'<|x|>'", "'\\ud800'", "'%99999999d'", "7", "99999999", "1.5", "[1]",
+     "none", "{'a': 1}", "nothing", "namespace(x=1)", "range(9)", "raise_exception"]
+)  # fmt: skip
+FILTERS = st.sampled_from(
+    ["center", "indent", "wordwrap", "join", "sum", "list", "length", "replace", "format", "batch", "tojson", "map",
+     "string", "reverse", "first", "int", "float", "upper", "pprint", "truncate", "xmlattr", "urlize", "nothing"]
+)  # fmt: skip
+
+
+def larger(inner: st.SearchStrategy[str]) -> st.SearchStrategy[str]:
+    operators = st.sampled_from(["*", "+", "~", "%", "**", "//", "in", "and", "=="])
+    return (
+        st.builds("({} {} {})".format, inner, operators, inner)
+        | st.builds("({}) | {}".format, inner, FILTERS)
+        | st.builds("({}) | {}({})".format, inner, FILTERS, inner)
+        | st.builds("({}).{}({})".format, inner, st.sampled_from(["rjust", "format", "items", "__class__"]), inner)
+        | st.builds("({})[{}]".format, inner, inner)
+    )
+
+
+VALUE = st.recursive(VALUES, larger, max_leaves=6)
+STATEMENT = st.builds("{{{{ {} }}}}".format, VALUE) | st.builds(
+    "{{% for x in {} %}}{{% generation %}}{{{{ {} }}}}<|x|>{{% endgeneration %}}{{% endfor %}}".format, VALUE, VALUE
+)
+
+
+@pytest.fixture(scope="module")
+def renderer():
+    renderer = templates.Renderer(memory=1 << 27, seconds=0.5)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(templates, "renderer", renderer)
+        yield
+    renderer.end()
+
+
+@pytest.fixture(scope="module")
+def small_bpe() -> BPETokenizer:
+    return BPETokenizer.train([TEXT], 270)
+
+
+@fuzz
+@given(
+    source=st.lists(STATEMENT, min_size=1, max_size=3).map("<|x|>".join)
+    | damage(DEFAULT.source.encode()).map(lambda content: content.decode(errors="replace")),
+    content=st.sampled_from(["x", "<|x|><|end|>", "\ud800", "a " * 999]),
+)
+def test_chat_templates(renderer, small_bpe, source, content):
+    """What a template makes is a text whose every token is the tokenizer's, or an error in a line."""
+    template = ChatTemplate(source, "t.jinja")
+    try:
+        tokenizer = add_template(small_bpe, template)
+        encoded = template.encode(tokenizer, (Message("user", content), Message("assistant", content)))
+    except UsageError as error:
+        assert str(error).startswith("t.jinja: ") and "\n" not in str(error) and len(str(error)) < 400
+        return
+    assert all(0 <= i < tokenizer.vocab_size for i in encoded.ids)
+    assert len(encoded.ids) == len(encoded.weights) and set(encoded.weights) <= {0.0, 1.0}
+    tokenizer.decode(encoded.ids).encode()

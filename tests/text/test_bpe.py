@@ -149,6 +149,8 @@ def test_special_tokens_first_is_as_good_an_order(bpe: BPE, tmp_path: Path, haml
         ("vocab.json", '{"a": 1000000000}', "id of 'a' is 1000000000"),
         ("vocab.json", '{"a": 1, "b": 1}', "id 1 is given twice"),
         ("vocab.json", '{"a": 1}', "lacks byte"),
+        ("vocab.json", '{"a": %s}' % ("9" * 5000), "vocab.json: not JSON"),
+        ("vocab.json", r'{"\ud83d\ude42": 1, "\uDE42\ud83d": 2}', "vocab.json: '\"\\ude42\\ud83d\"' has a lone surr"),
         ("merges.txt", "#version: 0.2\nt h e\n", "merges.txt: merge 2, 't h e'"),
         ("merges.txt", "#version: 0.2\nt qq\n", "merges.txt: merge 2, 't' 'qq': 'qq' is not in the vocabulary"),
         ("merges.txt", "#version: 0.2\nt h\nt h\n", "merges.txt: merge 3, 't' 'h', stands there twice"),

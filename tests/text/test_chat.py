@@ -194,9 +194,11 @@ def test_gpt2_can_be_added_to(gpt2: BPETokenizer, theirs):
 
 
 def test_tokens_that_cannot_be_added_are_refused(small: BPETokenizer):
-    for token in ("", "e", "\u0120"):  # the last is how files spell a space
-        with pytest.raises(UsageError, match=f"special token {token!r}"):
+    for token in ("", "e", "\ud800", "\u0120"):  # the last is how files spell a space
+        with pytest.raises(UsageError, match=re.escape(f"special token {token!r}")):
             add_special_tokens(small, [token])
+    with pytest.raises(UsageError, match="t.jinja: special token '<.\\\\udfff.>': must be a text"):
+        add_template(small, ChatTemplate(r"{{ '<|\udfff|>' }}", "t.jinja"))
     with pytest.raises(UsageError, match="a char tokenizer can't have the special tokens <.system.>.*--tokenizer bpe"):
         DEFAULT.encode(CharTokenizer(HAMLET), chat("x"))
 

@@ -57,7 +57,7 @@ HOSTILE = [
     ("{{" + "(" * 5000, "RecursionError"),
     ("{{ range(1000000) }}", "OverflowError"),
     ("a" * ((1 << 20) + 1), "1048577 characters is too large for a template (limit 1048576)"),
-    ("{{ 'a' * 2000000 }}", "it makes 2000000 characters (limit 10"),
+    ("{{ 'a' * 100000 }}", "it makes 100000 characters (limit 65"),
 ]
 
 
@@ -127,7 +127,7 @@ def test_what_needs_much_memory_does_not_get_it(source: str, small: Renderer):
 
 
 def test_each_rendering_has_its_own_time(small: Renderer):
-    template = Template("{% for i in range(9999) %}{{ i * i * i }}{% endfor %}", "t.jinja")
+    template = Template("{% for i in range(9999) if i * i * i %}{% endfor %}", "t.jinja")
     assert len(list(template.render([{}] * 200))) == 200
 
 

@@ -170,6 +170,15 @@ def test_unknown_names_are_answered_with_valid_ones(tmp_path: Path):
         ("tokenizer_config.json", {"eos_token": ["</s>"]}, "eos_token ['</s>'] is no special token"),
         ("added_tokens.json", {"<|pad|>": 10**9}, "id of '<|pad|>' is 1000000000"),
         ("added_tokens.json", {"<|pad|>": 7}, "id 7 is given twice"),
+        ("added_tokens.json", {"<|endoftext|>": 300}, "'<|endoftext|>' has the ids 269 and 300"),
+        ("added_tokens.json", {"": 300}, "added_tokens.json: id 300 is that of a token without text"),
+        ("added_tokens.json", {"q": 300}, "'q' has id 80, and as an added token 300"),
+        ("added_tokens.json", {"q": 80}, "lacks byte 113 ('q')"),
+        ("tokenizer_config.json", {"tokenizer_class": []}, "tokenizer_class [] is not supported"),
+        ("tokenizer_config.json", {"added_tokens_decoder": {"9" * 5000: {"content": "x"}}}, "id of 'x' is '999"),
+        ("tokenizer_config.json", {"chat_template": "a\ud800"}, """'"a\\ud800"' has a lone surrogate"""),
+        ("special_tokens_map.json", {"\udfff": [{"eos_token": "x"}]}, """'"\\udfff"' has a lone surrogate"""),
+        ("chars.json", {"chars": "a\ud83d"}, """'"a\\ud83d"' has a lone surrogate"""),
         ("chars.json", {"chars": ["a"]}, "'chars' must be a string"),
         ("chars.json", {"chars": "aa"}, "'chars' must be a string of distinct"),
     ],
@@ -179,7 +188,7 @@ def test_folders_that_cannot_be_honoured_are_refused(tmp_path: Path, file: str, 
     (tmp_path / file).write_text(json.dumps(contents))
     with pytest.raises(UsageError) as caught:
         load_tokenizer(tmp_path)
-    assert message in str(caught.value)
+    assert message in str(caught.value) and str(tmp_path) in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -194,6 +203,10 @@ def test_folders_that_cannot_be_honoured_are_refused(tmp_path: Path, file: str, 
         (("model", "merges"), [["a"]], "merge 1"),
         (("normalizer",), {"type": "NFC"}, "normalizer"),
         (("added_tokens",), [{"content": "<|x|>", "id": "9"}], "id of '<|x|>' is '9'"),
+        (("added_tokens",), [{"content": "<|x|>", "id": i} for i in (300, 301)], "'<|x|>' has the ids 300 and 301"),
+        (("added_tokens",), [{"content": "\ud800", "id": 300}], "lone surrogate"),
+        (("model", "vocab", ""), 300, "id 300 is that of a token without text"),
+        (("model", "vocab", "x\udfff"), 300, "lone surrogate"),
     ],
 )
 def test_tokenizer_json_is_read_or_refused(tmp_path: Path, place: tuple[str, ...], value: object, message: str):
