@@ -71,7 +71,7 @@ def open_new(flags: TrainConfig) -> tuple[GPTConfig, Any, Corpus]:
     if flags.preset is not None:
         raise UsageError(f"--preset {flags.preset}: only with --init_from scratch; {flags.init_from} has its own model")
     config, params, tokenizer = open_model(flags.init_from, allow_pickle=flags.allow_pickle)
-    changed = flags.model(config)
+    changed = flags.fine_tuned(config)
     rates = ("resid_pdrop", "embd_pdrop", "attn_pdrop")
     refuse_differences(flags.init_from, config, replace(changed, **{rate: getattr(config, rate) for rate in rates}))
     corpus = open_corpus(flags, flags.tokenizer or tokenizer, config)

@@ -93,7 +93,7 @@ def train(flags: RunConfig, stage: str, prepare: Stage) -> None:
         with together(), naming(folder):
             if jax.process_index() == 0:
                 record_start(flags, stage, folder, job, record)
-        describe(job)
+        describe(job, trainer.attention())
         checkpoints = Checkpoints(folder, keep=flags.keep)
         state = trainer.start() if begun is None else trainer.resume(checkpoints, begun.step)
         state, progress = trainer.fit(folder, state, begun or Progress(0), checkpoints)
@@ -162,14 +162,14 @@ def run_record(flags: RunConfig, job: Job) -> dict[str, Any]:
     return {**{name: value for name, value in record.items() if name not in own}, **hashes}
 
 
-def describe(job: Job) -> None:
-    """Say what is about to be trained on what."""
+def describe(job: Job, attention: str) -> None:
+    """Say what is about to be trained on what, and by which attention."""
     config = job.config
     print(
         f"model: {config.n_layer} layers, {config.n_head} heads, width {config.n_embd}, context {config.n_positions};"
     )
     print(f"       {count(config)['total']:,} parameters on {jax.device_count()} x {jax.devices()[0].device_kind}")
-    for line in job.about:
+    for line in (attention, *job.about):
         print(line)
 
 

@@ -80,7 +80,7 @@ def open_start(flags: StageConfig, folder: Path, record: Record | None, *, fixed
     if record is None:
         config, params, tokenizer = open_model(flags.source, allow_pickle=flags.allow_pickle)
         config, params = cut_padding(config, params, tokenizer.vocab_size)
-        return Start(flags.source, flags.model(config), tokenizer, params)
+        return Start(flags.source, flags.fine_tuned(config), tokenizer, params)
     begun, config = record["flags"], record["model"]
     fixed = (*FIXED, *fixed)
     refuse_differences(folder, {name: begun.get(name) for name in fixed}, {n: getattr(flags, n) for n in fixed})

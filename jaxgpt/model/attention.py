@@ -1,11 +1,12 @@
 """Causal attention (Vaswani et al. 2017, section 3.2.1) behind one function."""
 
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import Array
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 
 from jaxgpt.model.attention_kernels import kernels
 from jaxgpt.model.linear import wide_product
@@ -23,7 +24,7 @@ def attention(
     q: Float[Array, "B H T K"],
     k: Float[Array, "B H S K"],
     v: Float[Array, "B H S K"],
-    mask: Bool[Array, "#B 1 T S"] | None,
+    seen: Bool[Array, "#B 1 T S"] | Int[Array, "B T"] | None,
     *,
     scale: float,
     dropout_rate: float = 0.0,
@@ -35,43 +36,78 @@ def attention(
 
     Args:
         q, k, v: queries, keys, values.
-        mask: True where a query may attend to a key, never to a later one if T = S; None for plain causal attention.
+        seen: which keys a query attends to. None: those up to its own place; numbers of segments: of these, those in
+            its own segment; a mask: those where it is True, later ones too.
         scale: factor on the scores.
         dropout_rate: of the attention weights.
         dropout_key: random key; None switches dropout off.
     """
     if dropout_rate == 0:
         dropout_key = None
-    if mask is None and dropout_key is None:
-        return plain(q, k, v, scale)
-    if mask is not None and dropout_key is None and q.shape[2] == k.shape[2]:
-        return _masked(q, k, v, mask, scale)
-    if mask is None:
-        mask = jnp.tri(q.shape[2], dtype=bool)[None, None]
+    if seen is None or seen.ndim == 2:
+        if dropout_key is None:
+            return fast(q, k, v, seen, scale)
+        seen = causal_mask(q.shape[2], seen)
     scores = wide_product("BHTK,BHSK->BHTS", q, k) * scale
-    weights = jax.nn.softmax(jnp.where(mask, scores, NEVER))
+    weights = jax.nn.softmax(jnp.where(seen, scores, NEVER))
     if dropout_key is not None:
         kept = jax.random.bernoulli(dropout_key, 1 - dropout_rate, weights.shape)
         weights = jnp.where(kept, weights / (1 - dropout_rate), 0)
     return jnp.einsum("BHTS,BHSK->BHTK", weights.astype(v.dtype), v)
 
 
-def plain(
-    q: Float[Array, "B H T K"], k: Float[Array, "B H T K"], v: Float[Array, "B H T K"], scale: float
+def causal_mask(length: int, segment_ids: Int[Array, "B T"] | None) -> Bool[Array, "#B 1 T T"]:
+    """Return the mask that lets each token see those up to itself, or of these those in its own segment."""
+    mask = jnp.tri(length, dtype=bool)[None]
+    if segment_ids is not None:
+        mask &= segment_ids[:, :, None] == segment_ids[:, None, :]
+    return mask[:, None]
+
+
+def fast(
+    q: Float[Array, "B H T K"],
+    k: Float[Array, "B H T K"],
+    v: Float[Array, "B H T K"],
+    segment_ids: Int[Array, "B T"] | None,
+    scale: float,
 ) -> Float[Array, "B H T K"]:
-    """Return plain causal attention by the platform's own kernel where one fits, and else by `causal`."""
-    ours, others = partial(causal, scale=scale), kernels(q, scale)
-    return jax.lax.platform_dependent(q, k, v, default=ours, **others) if others else ours(q, k, v)
+    """Return causal attention by the platform's own kernel where one fits, and else `in_blocks`."""
+    ours, others = partial(in_blocks, scale=scale), kernels(q, segment_ids, scale)
+    arrays = (q, k, v, segment_ids)
+    return jax.lax.platform_dependent(*arrays, default=ours, **others) if others else ours(*arrays)
 
 
-def _masked(q: Array, k: Array, v: Array, mask: Array, scale: float) -> Array:
-    """Return causal attention under a mask, by the same blocks as without one."""
+def in_blocks(q: Array, k: Array, v: Array, segment_ids: Array | None, scale: float) -> Array:
+    """Return causal attention, in segments if there are any, by our own means."""
+    return causal(q, k, v, scale) if segment_ids is None else segmented(q, k, v, segment_ids, scale)
+
+
+def _segmented(q: Array, k: Array, v: Array, segment_ids: Array, scale: float) -> Array:
+    """Return causal attention in segments, by the same blocks as without them."""
     outs = []
     for block in _blocks(q.shape[2]):
-        seen = mask[:, :, block.start : block.stop, : block.stop]
-        weights = jax.nn.softmax(jnp.where(seen, _scores(q, k, block, scale, "BHTS"), NEVER))
+        same = segment_ids[:, block.start : block.stop, None] == segment_ids[:, None, : block.stop]
+        weights = jax.nn.softmax(jnp.where(same[:, None], _scores(q, k, block, scale, "BHTS"), NEVER))
         outs.append(jnp.einsum("BHTS,BHSK->BHTK", weights.astype(v.dtype), v[:, :, : block.stop]))
     return jnp.concatenate(outs, 2)
+
+
+segmented = jax.custom_vjp(_segmented, nondiff_argnums=(4,))
+"""Of it, only what it is given is kept for the backward pass, not (B, H, T, T) weights."""
+
+
+def _segmented_forward(q: Array, k: Array, v: Array, segment_ids: Array, scale: float) -> tuple[Array, Any]:
+    return _segmented(q, k, v, segment_ids, scale), (q, k, v, segment_ids)
+
+
+def _segmented_backward(scale: float, kept: tuple[Array, ...], d_out: Array) -> tuple[Array, Array, Array, None]:
+    *arrays, segment_ids = kept
+    # All comes again, and not before it is needed.
+    _, pull = jax.vjp(lambda q, k, v: _segmented(q, k, v, segment_ids, scale), *(after(d_out, x) for x in arrays))
+    return *pull(d_out), None
+
+
+segmented.defvjp(_segmented_forward, _segmented_backward)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(3,))

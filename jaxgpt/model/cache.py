@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 from jax.typing import DTypeLike
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 
 from jaxgpt.model.config import GPTConfig
 
@@ -73,10 +73,14 @@ class KVCache:
         slots = self.length + jnp.arange(count)
         return jnp.maximum(slots - self.start[:, None], 0)
 
-    def mask(self, count: int) -> Array:
-        """Which slots each of the next `count` tokens may attend to: bool (B, 1, T, S); S is T in a new cache."""
+    def segments(self, count: int) -> Int[Array, "B T"]:
+        """Which of the first `count` tokens are padding, 0, and which are a row's own, 1."""
+        return (jnp.arange(count) >= self.start[:, None]).astype(jnp.int32)
+
+    def mask(self, count: int) -> Bool[Array, "B 1 T S"]:
+        """Which slots each of the next `count` tokens may attend to."""
         query = self.length + jnp.arange(count)[:, None]
-        key = jnp.arange(count if self.new else self.size)
+        key = jnp.arange(self.size)
         return ((key <= query) & (key >= self.start[:, None, None]))[:, None]
 
     def write(self, layer: int, keys: Float[Array, "B H T K"], values: Float[Array, "B H T K"]) -> KVCache:

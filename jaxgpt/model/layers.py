@@ -97,16 +97,16 @@ class GPT(nn.Module):
         if cache is not None:
             if positions is not None or segment_ids is not None:
                 raise ValueError("with a cache, positions and segments follow from it; pass only tokens")
-            positions, mask = cache.positions(count), cache.mask(count)
+            positions, seen = cache.positions(count), cache.segments(count) if cache.new else cache.mask(count)
         else:
-            mask = None if segment_ids is None else segment_mask(segment_ids)
+            seen = segment_ids
             if positions is None:
                 if count > self.config.n_positions:
                     raise ValueError(f"rows of {count} tokens, but n_positions is {self.config.n_positions}")
                 positions = jnp.arange(count)[None]
         x = self.drop(self.embed(tokens, positions), deterministic=deterministic)
         for block in self.h:
-            x, cache = block(x, mask, cache, deterministic)
+            x, cache = block(x, seen, cache, deterministic)
         if cache is not None:
             cache = replace(cache, length=cache.length + count, new=False)
         return (self.ln_f(x) if self.config.norm_position == "pre" else x), cache
@@ -156,15 +156,15 @@ class Block(nn.Module):
     def __call__(
         self,
         x: Float[Array, "B T D"],
-        mask: Bool[Array, "#B 1 T S"] | None,
+        seen: Bool[Array, "#B 1 T S"] | Int[Array, "B T"] | None,
         cache: KVCache | None,
         deterministic: bool,
     ) -> tuple[Float[Array, "B T D"], KVCache | None]:
         if self.config.norm_position == "post":
-            a, cache = self.attn(x, mask, cache, deterministic)
+            a, cache = self.attn(x, seen, cache, deterministic)
             x = self.ln_1(x + a)
             return self.ln_2(x + self.mlp(x, deterministic)), cache
-        a, cache = self.attn(self.ln_1(x), mask, cache, deterministic)
+        a, cache = self.attn(self.ln_1(x), seen, cache, deterministic)
         x = x + a
         return x + self.mlp(self.ln_2(x), deterministic), cache
 
@@ -184,7 +184,7 @@ class Attention(nn.Module):
     def __call__(
         self,
         x: Float[Array, "B T D"],
-        mask: Bool[Array, "#B 1 T S"] | None,
+        seen: Bool[Array, "#B 1 T S"] | Int[Array, "B T"] | None,
         cache: KVCache | None,
         deterministic: bool,
     ) -> tuple[Float[Array, "B T D"], KVCache | None]:
@@ -203,7 +203,7 @@ class Attention(nn.Module):
             q,
             k,
             v,
-            mask,
+            seen,
             scale=score_scale(config, self.layer),
             dropout_rate=config.attn_pdrop,
             dropout_key=self.make_rng("dropout") if drops else None,
@@ -243,12 +243,6 @@ def score_scale(config: GPTConfig, layer: int) -> float:
     """Return the factor on the attention scores of the layer with this index."""
     scale = config.head_dim**-0.5 if config.scale_attn_weights else 1.0
     return scale / (layer + 1) if config.scale_attn_by_inverse_layer_idx else scale
-
-
-def segment_mask(segment_ids: Int[Array, "B T"]) -> Bool[Array, "B 1 T T"]:
-    """Return the causal mask inside each segment."""
-    same = segment_ids[:, :, None] == segment_ids[:, None, :]
-    return (same & jnp.tri(segment_ids.shape[1], dtype=bool))[:, None]
 
 
 def sinusoids(n_positions: int, n_embd: int) -> np.ndarray:

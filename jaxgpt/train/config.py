@@ -87,7 +87,9 @@ class RunConfig(OptimizerConfig):
     allow_pickle: bool = flag(False, "also begin with a pytorch_model.bin or ckpt.pt: no code in them is run")
     ignore_data_change: bool = flag(False, "resume although the data is not what the run began with")
     block_size: Context | None = flag(None, "tokens in a row of a batch, and the context of a new model")
-    dropout: float | None = flag(None, "all three dropout rates")
+    dropout: float | None = flag(
+        None, "all three dropout rates; none: the model's own, but 0 of a pretrained one's attention weights"
+    )
 
     batch_size: Rows = flag(12, "rows of a micro-batch, over all devices")
     gradient_accumulation_steps: Rows = flag(1, "micro-batches in an update")
@@ -131,6 +133,14 @@ class RunConfig(OptimizerConfig):
         """Return `base` with what these flags say of the model."""
         rates = ("resid_pdrop", "embd_pdrop", "attn_pdrop")
         return base if self.dropout is None else dataclasses.replace(base, **dict.fromkeys(rates, self.dropout))
+
+    def fine_tuned(self, base: GPTConfig) -> GPTConfig:
+        """Return a pretrained `base` with what these flags say of the model.
+
+        Dropout of attention weights has to be asked for: no kernel has it, GPT-2's config does, and few who train it
+        further know either.
+        """
+        return self.model(dataclasses.replace(base, attn_pdrop=0.0))
 
 
 @dataclass(frozen=True)

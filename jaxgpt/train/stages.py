@@ -98,7 +98,7 @@ class RewardConfig(StageConfig):
 
     out_dir: PathName = flag("out-reward", "the run's folder")
     dataset: PathName | None = flag(None, "the file with the examples: .jsonl or .json; prompt, chosen and rejected")
-    dropout: float | None = flag(0.0, "all three dropout rates; none: the model's own")
+    dropout: float | None = flag(0.0, "all three dropout rates; none: the model's own, but 0 of attention weights")
     centring: float | None = flag(None, "coefficient that holds rewards around 0, such as 0.01; none: nothing does")
 
     def __post_init__(self) -> None:
@@ -112,7 +112,7 @@ class DPOConfig(StageConfig):
 
     out_dir: PathName = flag("out-dpo", "the run's folder")
     dataset: PathName | None = flag(None, "the file with the examples: .jsonl or .json; prompt, chosen and rejected")
-    dropout: float | None = flag(0.0, "all three dropout rates; none: the model's own")
+    dropout: float | None = flag(0.0, "all three dropout rates; none: the model's own, but 0 of attention weights")
     learning_rate: float = flag(5e-6, "peak learning rate, reached after warmup")
     loss: Literal["sigmoid", "robust", "hinge", "ipo"] = flag("sigmoid", "the loss of a pair")
     beta: float = flag(0.1, "the higher, the closer the model stays to the reference")

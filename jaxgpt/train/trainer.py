@@ -13,9 +13,12 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
+from jaxgpt.devices import compute_dtype
 from jaxgpt.errors import RunError, UsageError
 from jaxgpt.hosts import gather, one_for_all
 from jaxgpt.mesh import batch_divisor, host_shard, put_batch
+from jaxgpt.model.attention_kernels import report
+from jaxgpt.text.batches import Batch
 from jaxgpt.train.budget import flops_per_token, table
 from jaxgpt.train.checkpoint import Checkpoints
 from jaxgpt.train.config import RunConfig
@@ -73,6 +76,15 @@ class Trainer:
         length = batch.tokens.shape[-1]
         rows = batch.tokens.size // length
         return table(self.task.config, length=length, rows=rows, compiled=compiled, counted=self.task.counted)
+
+    def attention(self) -> str:
+        """Return a line that says which attention trains, and why."""
+        batch, config = self.task.batches(0), self.task.config
+        packed = isinstance(batch, Batch) and batch.segment_ids is not None
+        line = report(config, compute_dtype(self.flags.dtype), batch.tokens.shape[-1], packed=packed)
+        if self.flags.dropout is None and config.attn_pdrop == 0 < config.resid_pdrop:
+            line += "; attn_pdrop is 0, as of every pretrained model unless --dropout is given"
+        return f"attention: {line}"
 
     def start(self) -> TrainState:
         """Return the state at step 0, which takes over the memory of the task's parameters."""

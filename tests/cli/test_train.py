@@ -4,12 +4,14 @@ import dataclasses
 import json
 import os
 import shutil
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from jaxgpt.cli import convert, generate, pretrain, stage, train
+from jaxgpt.mesh import make_mesh
 from jaxgpt.model.config import GPTConfig
 from jaxgpt.train.config import TrainConfig
 from jaxgpt.train.folder import write_record
@@ -17,6 +19,7 @@ from jaxgpt.train.manifest import read_manifest
 from jaxgpt.train.metrics import read_rows
 from jaxgpt.train.optimizer import schedule
 from jaxgpt.train.stages import SFTConfig
+from jaxgpt.train.trainer import Trainer
 from jaxgpt.train.weights import load_params
 
 TEXT = "To be, or not to be, that is the question.\n" * 200
@@ -65,7 +68,8 @@ def test_a_run_that_ended_before_it_was_shown_is_shown_by_the_next_call(folder, 
     shutil.rmtree(run / "samples")
     os.utime(run / "curve.png", (0, 0))  # left by an earlier stop
     run_train(folder, *words, out="unseen")
-    assert f"curve: {run / 'curve.png'}" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert f"curve: {run / 'curve.png'}" in out and out.count("\nattention: ") == 1
     assert (run / "samples" / "20.txt").read_text() == sample
     run_train(folder, *words, out="unseen")
     assert capsys.readouterr().out == f"{run} is already done: step 20 of 20\n"
@@ -109,6 +113,30 @@ def test_a_pickle_is_trained_further_where_that_is_allowed(capsys, folder, tmp_p
     start = stage.open_start(SFTConfig(**given, allow_pickle=True), tmp_path, None)
     assert config == start.config
     np.testing.assert_array_equal(params["wte"]["embedding"], start.params["wte"]["embedding"])
+
+
+def test_attention_of_a_pretrained_model_drops_nothing_unless_it_is_asked_to(folder, tmp_path):
+    model, rates = tmp_path / "hf", ("resid_pdrop", "embd_pdrop", "attn_pdrop")
+    convert.main([str(folder / "run"), str(model)])
+    written = json.loads((model / "config.json").read_text())
+    (model / "config.json").write_text(json.dumps({**written, **dict.fromkeys(rates, 0.1)}))
+    given = {"init_from": str(model), "dataset": str(folder / "text.txt")}
+    off, mesh = "; attn_pdrop is 0, as of every pretrained model unless --dropout is given", make_mesh()
+    for dropout, expected, said in (
+        (None, (0.1, 0.1, 0.0), off),
+        (0.2, (0.2, 0.2, 0.2), "XLA's, as attn_pdrop is 0.2"),
+    ):
+        flags = TrainConfig(**given, cache_dir=str(tmp_path), dropout=dropout)
+        job = pretrain.prepare(flags, tmp_path, None)
+        assert said in Trainer(flags, job.task(mesh), mesh).attention()
+        start = stage.open_start(SFTConfig(**given, dropout=dropout), tmp_path, None)
+        for config in (job.config, start.config):
+            assert tuple(getattr(config, rate) for rate in rates) == expected
+    # A run that goes on has what it began with.
+    flags, begun = SFTConfig(**given), GPTConfig.from_hf(json.loads((model / "config.json").read_text()))
+    assert begun.attn_pdrop == 0.1
+    record = {"flags": asdict(flags), "model": begun, "begun_from": str(model), "base": False}
+    assert stage.open_start(flags, model, record).config == begun
 
 
 # Lowering a program puts other things than arrays into a Batch.

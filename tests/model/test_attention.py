@@ -36,6 +36,13 @@ def test_equals_softmax_over_what_the_mask_allows(rows: int):
     np.testing.assert_allclose(out, reference(q, k, v, mask, 0.7), rtol=1e-5, atol=1e-6)
 
 
+def test_a_mask_that_shows_later_tokens_is_honoured():
+    q, k, v = (draw(B, H, 40, K, seed=i) for i in range(3))
+    for mask in (np.ones((1, 1, 40, 40), bool), np.tri(40, dtype=bool)[None, None].swapaxes(2, 3)):
+        out = attention(q, k, v, jnp.asarray(mask), scale=0.5)
+        np.testing.assert_allclose(out, reference(q, k, v, mask, 0.5), rtol=1e-5, atol=1e-6)
+
+
 def test_without_a_mask_it_is_causal():
     q, k, v = (draw(B, H, T, K, seed=i) for i in range(3))
     out = attention(q, k, v, None, scale=0.5)
@@ -55,24 +62,35 @@ def test_causal_in_blocks_has_the_values_and_gradients_of_the_whole(length: int,
     slots = jnp.arange(length)
     # Padding on the left attends to itself, and a segment is a third of the row.
     group = {"plain": slots < 0, "padding": slots < length // 4, "segments": slots // (length // 3 + 1)}[kind]
-    mask = (group[:, None] == group)[None, None]
+    segment_ids = jnp.stack([group, group[::-1]]).astype(jnp.int32)
+    mask = (segment_ids[:, :, None] == segment_ids[:, None, :])[:, None]
 
     @partial(jax.jit, static_argnums=0)
-    def both(attend, mask: jax.Array | None) -> tuple[jax.Array, tuple[jax.Array, ...]]:
-        out, pull = jax.vjp(lambda q, k, v: attend(q, k, v, mask, scale=0.8), q, k, v)
+    def both(attend, seen: jax.Array | None) -> tuple[jax.Array, tuple[jax.Array, ...]]:
+        out, pull = jax.vjp(lambda q, k, v: attend(q, k, v, seen, scale=0.8), q, k, v)
         return out, pull(d_out)
 
-    blocks = both(attention, None if kind == "plain" else mask)
+    blocks = both(attention, None if kind == "plain" else segment_ids)
     for some, all in zip(*map(jax.tree.leaves, (blocks, both(whole, mask & jnp.tri(length, dtype=bool)))), strict=True):
         np.testing.assert_allclose(some, all, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.usefixtures("unchecked_types")  # the shapes that `make_jaxpr` gives are no arrays
-@pytest.mark.parametrize("masked", [True, False])
-def test_half_of_the_scores_are_never_computed(masked: bool):
-    q, mask = draw(1, 1, 512, K), jnp.ones((1, 1, 512, 512), bool)
-    program = jax.jit(lambda q: attention(q, q, q, mask if masked else None, scale=1.0)).lower(q).as_text()
-    assert "128x512xf32" in program and "512x512xf32" not in program
+@pytest.mark.parametrize("packed", [True, False])
+def test_half_of_the_scores_are_never_computed(packed: bool):
+    q, segment_ids = draw(1, 1, 512, K), jnp.ones((1, 512), jnp.int32)
+
+    def loss(q: jax.Array) -> jax.Array:
+        return attention(q, q, q, segment_ids if packed else None, scale=1.0).sum()
+
+    program = jax.jit(jax.grad(loss)).lower(q).as_text()
+    assert "128x512xf32" in program and "512x512x" not in program
+
+
+def test_packed_rows_keep_no_weights_for_the_backward_pass():
+    q, segment_ids = draw(1, 1, 512, K), jnp.ones((1, 512), jnp.int32)
+    kept = jax.eval_shape(lambda q: jax.vjp(lambda q: attention(q, q, q, segment_ids, scale=1.0), q)[1], q)
+    assert sum(leaf.size for leaf in jax.tree.leaves(kept)) <= 5 * q.size
 
 
 @pytest.mark.parametrize("length", [5, 70])

@@ -19,12 +19,14 @@ from jax.experimental.pallas import tpu as pltpu
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from jaxgpt.model import attention_kernels
-from jaxgpt.model.attention import attention, causal
-from jaxgpt.model.attention_kernels import cudnn_works, kernels, pallas
+from jaxgpt.model.attention import attention, in_blocks
+from jaxgpt.model.attention_kernels import cudnn_works, kernels, pallas, report
+from jaxgpt.model.config import GPTConfig
 
 ROOT = Path(__file__).parents[2]
 SCALE = 0.3
-Attend = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
+DROPPING = "XLA's, as attn_pdrop is 0.1, and kernels drop nothing"
+Attend = Callable[[jax.Array, jax.Array, jax.Array, jax.Array | None, float], jax.Array]
 
 
 @pytest.fixture(autouse=True)
@@ -40,35 +42,48 @@ def draw(length: int, head_dim: int = 64, dtype: str = "float32") -> list[jax.Ar
     return [jax.random.normal(jax.random.key(seed), shape).astype(dtype) for seed in range(4)]
 
 
+def segments(length: int) -> jax.Array:
+    """Return segments of two rows, some within a kernel's block and some over several, and padding behind those."""
+    columns = jnp.arange(length)
+    return jnp.stack([1 + (columns > 9) + (columns > length // 2 + 3), jnp.where(columns < length - 60, 1, 0)])
+
+
 @partial(jax.jit, static_argnums=0)
-def both(attend: Attend, arrays: list[jax.Array]) -> list[jax.Array]:
+def both(attend: Attend, arrays: list[jax.Array], segment_ids: jax.Array | None) -> list[jax.Array]:
     """Return the output and three gradients."""
     *qkv, d_out = arrays
-    out, pull = jax.vjp(attend, *qkv)
+    out, pull = jax.vjp(lambda q, k, v: attend(q, k, v, segment_ids, SCALE), *qkv)
     return [out, *pull(d_out)]
 
 
-def interpreted(arrays: list[jax.Array]) -> list[jax.Array]:
+def interpreted(arrays: list[jax.Array], segment_ids: jax.Array | None = None) -> list[jax.Array]:
     """Return the same of the TPU's kernels, which JAX makes an ordinary program of."""
     with pltpu.force_tpu_interpret_mode(True):
-        return both(lambda q, k, v: pallas(q, k, v, SCALE), arrays)
+        return both(pallas, arrays, segment_ids)
 
 
-def ours(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
-    return causal(q, k, v, SCALE)
-
-
-@pytest.mark.parametrize(("length", "blocks"), [(128, (512, 128)), (256, (512, 256)), (384, (128,))])
-def test_pallas_has_our_values_and_gradients(length: int, blocks: tuple[int, ...], monkeypatch: pytest.MonkeyPatch):
+@pytest.mark.parametrize(
+    ("length", "blocks", "packed"),
+    [
+        (128, (512, 128), False),
+        (128, (512, 128), True),
+        (256, (512, 256), False),
+        (384, (128,), False),
+        (384, (128,), True),
+    ],
+)
+def test_pallas_has_our_values_and_gradients(
+    length: int, blocks: tuple[int, ...], packed: bool, monkeypatch: pytest.MonkeyPatch
+):
     """In rows of one block, and of several, whose softmax is put together."""
     monkeypatch.setattr(attention_kernels, "PALLAS_BLOCKS", blocks)
-    arrays = draw(length)
-    for theirs, own in zip(interpreted(arrays), both(ours, arrays), strict=True):
+    arrays, segment_ids = draw(length), segments(length) if packed else None
+    for theirs, own in zip(interpreted(arrays, segment_ids), both(in_blocks, arrays, segment_ids), strict=True):
         np.testing.assert_allclose(theirs, own, rtol=1e-4, atol=1e-5)
 
 
 def test_pallas_in_bf16_is_close():
-    for close, exact in zip(interpreted(draw(256, dtype="bfloat16")), both(ours, draw(256)), strict=True):
+    for close, exact in zip(interpreted(draw(256, dtype="bfloat16")), both(in_blocks, draw(256), None), strict=True):
         assert close.dtype == jnp.bfloat16
         # Each of a few roundings is up to 2^-9 of what is rounded.
         assert jnp.linalg.norm(close - exact) < 2**-6 * jnp.linalg.norm(exact)
@@ -84,14 +99,17 @@ def main() -> None:
     mesh = jax.make_mesh((2, 2), ("rows", "heads"), axis_types=(AxisType.Auto,) * 2)
     arrays = jax.device_put(draw(128), NamedSharding(mesh, PartitionSpec("rows", "heads")))
     pltpu.set_tpu_interpret_mode(True)  # in all threads: XLA divides in one of its own
-    compiled = both.lower(lambda q, k, v: pallas(q, k, v, SCALE), arrays).compile()
-    program = compiled.as_text()
-    assert "f32[1,1,128,64]" in program
-    assert not [name for name in ("all-gather", "all-to-all", "all-reduce", "collective-permute") if name in program]
-    for theirs, own in zip(compiled(arrays), both(ours, arrays), strict=True):
-        np.testing.assert_allclose(theirs, own, rtol=1e-4, atol=1e-5)
+    for segment_ids in (None, jax.device_put(segments(128), NamedSharding(mesh, PartitionSpec("rows")))):
+        compiled = both.lower(pallas, arrays, segment_ids).compile()
+        program = compiled.as_text()
+        assert "f32[1,1,128,64]" in program
+        names = ("all-gather", "all-to-all", "all-reduce", "collective-permute")
+        assert not [name for name in names if name in program]
+        for theirs, own in zip(compiled(arrays, segment_ids), both(in_blocks, arrays, segment_ids), strict=True):
+            np.testing.assert_allclose(theirs, own, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("packed", [False, True])
 @pytest.mark.parametrize(
     ("length", "head_dim", "dtype", "fitting"),
     [
@@ -106,18 +124,42 @@ def main() -> None:
     ],
 )
 def test_kernels_are_taken_where_they_fit(
-    length: int, head_dim: int, dtype: str, fitting: set[str], monkeypatch: pytest.MonkeyPatch
+    length: int, head_dim: int, dtype: str, fitting: set[str], packed: bool, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(attention_kernels, "cudnn_works", lambda *_: True)
-    assert set(kernels(jnp.zeros((1, 1, length, head_dim), dtype), SCALE)) == fitting
+    q, segment_ids = jnp.zeros((1, 1, length, head_dim), dtype), jnp.zeros((1, length), jnp.int32) if packed else None
+    # A mask's gradient takes cuDNN an even number.
+    assert set(kernels(q, segment_ids, SCALE)) == (fitting if not packed or length % 2 == 0 else set())
 
 
-def test_where_no_kernel_is_at_home_a_program_computes_the_same():
-    arrays = draw(128, dtype="bfloat16")
-    assert "tpu" in kernels(arrays[0], SCALE)
-    chosen = both(lambda q, k, v: attention(q, k, v, None, scale=SCALE), arrays)
-    for one, other in zip(chosen, both(ours, arrays), strict=True):
+@pytest.mark.parametrize("packed", [False, True])
+def test_where_no_kernel_is_at_home_a_program_computes_the_same(packed: bool):
+    arrays, segment_ids = draw(128, dtype="bfloat16"), segments(128) if packed else None
+    assert "tpu" in kernels(arrays[0], segment_ids, SCALE)
+    chosen = both(lambda q, k, v, seen, scale: attention(q, k, v, seen, scale=scale), arrays, segment_ids)
+    for one, other in zip(chosen, both(in_blocks, arrays, segment_ids), strict=True):
         np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.parametrize(
+    ("backend", "rate", "dtype", "length", "line"),
+    [
+        ("gpu", 0.0, "bfloat16", 1024, "cuDNN's kernel"),
+        ("tpu", 0.0, "bfloat16", 1024, "Pallas's kernel"),
+        ("gpu", 0.1, "bfloat16", 1024, f"{DROPPING}; with --dropout 0 it is cuDNN's kernel"),
+        ("cpu", 0.1, "float32", 1024, DROPPING),
+        ("cpu", 0.0, "bfloat16", 1024, "XLA's, as there is none for cpu"),
+        ("tpu", 0.0, "float32", 1024, "XLA's, as activations are float32, not bfloat16"),
+        ("tpu", 0.0, "bfloat16", 1000, "XLA's, as rows of 1000 tokens are no multiple of 128"),
+        ("gpu", 0.0, "bfloat16", 1023, "XLA's, as rows of 1023 tokens are packed, and no multiple of 2"),
+    ],
+)
+def test_which_attention_trains_is_said_with_the_reason(
+    backend: str, rate: float, dtype: str, length: int, line: str, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(attention_kernels, "cudnn_works", lambda *_: True)
+    monkeypatch.setattr(jax, "default_backend", lambda: backend)
+    assert report(GPTConfig(attn_pdrop=rate), dtype, length, packed=True) == line
 
 
 def test_a_gpu_without_cudnn_is_told_once_and_does_without(monkeypatch: pytest.MonkeyPatch):
@@ -125,14 +167,14 @@ def test_a_gpu_without_cudnn_is_told_once_and_does_without(monkeypatch: pytest.M
     arrays = draw(128, dtype="bfloat16")
     with pytest.warns(UserWarning, match="cuDNN's attention can't be used here.*: cuDNN is not detected") as told:
         for _ in range(2):
-            assert "cuda" not in kernels(arrays[0], SCALE)
+            assert "cuda" not in kernels(arrays[0], None, SCALE)
     assert len(told) == 1
 
 
 def test_a_machine_without_a_gpu_is_told_nothing():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert "cuda" not in kernels(draw(128, dtype="bfloat16")[0], SCALE)
+        assert "cuda" not in kernels(draw(128, dtype="bfloat16")[0], None, SCALE)
 
 
 if __name__ == "__main__":

@@ -29,8 +29,10 @@ B, T = 2, 256  # twice the lanes in which a TPU keeps a row's sum
 RATES = dict.fromkeys(("resid_pdrop", "embd_pdrop", "attn_pdrop"), 0.0)
 CONFIG = GPTConfig(31, T, n_embd=128, n_layer=1, n_head=2, labels=("value",), **RATES)
 CUDNN = ["__cudnn$fmhaSoftmax", "__cudnn$fmhaSoftmaxBackward"]
+CUDNN_MASKED = ["__cudnn$fmhaScaleBiasSoftmax", "__cudnn$fmhaScaleBiasSoftmaxBackward"]
 PALLAS = ["tpu_custom_call"] * 3  # forwards; backwards to keys and values, and to queries
 KERNELS = {"cuda": CUDNN, "tpu": PALLAS}
+PACKED_KERNELS = {"cuda": CUDNN_MASKED, "tpu": PALLAS}
 
 
 @pytest.fixture(autouse=True)
@@ -48,6 +50,11 @@ def ids(*shape: int) -> np.ndarray:
 
 def rows(count: int = B, **more: np.ndarray) -> Batch:
     return Batch(ids(count, T), ids(count, T), np.ones((count, T), np.float32), **more)
+
+
+def packed() -> Batch:
+    places = np.broadcast_to(np.arange(T, dtype=np.int32), (B, T))
+    return rows(positions=places % 64, segment_ids=places // 64)
 
 
 def pairs() -> Pairs:
@@ -71,7 +78,7 @@ class Lowered:
         trainer = Trainer(
             flags, Task(config, own, lambda _: None, objective, lambda _: batch, lambda _: batch, 1), mesh
         )
-        known = [DisabledSafetyCheck.custom_call(name) for name in CUDNN]
+        known = [DisabledSafetyCheck.custom_call(name) for name in (*CUDNN, *CUDNN_MASKED)]
         step = export(trainer.step, platforms=[platform], disabled_checks=known)
         self.text = step(trainer.abstract, put_batch(mesh, batch)).mlir_module()
         self.leaves = [len(jax.tree.leaves(tree)) for tree in (trainer.abstract, batch)]
@@ -80,7 +87,9 @@ class Lowered:
     def calls(self) -> list[str]:
         """The attention kernels that are called, in their order."""
         return [
-            name for name in re.findall(r"stablehlo\.custom_call @([\w$]+)", self.text) if name in (*CUDNN, *PALLAS)
+            name
+            for name in re.findall(r"stablehlo\.custom_call @([\w$]+)", self.text)
+            if name in (*CUDNN, *CUDNN_MASKED, *PALLAS)
         ]
 
     @property
@@ -106,6 +115,15 @@ def test_the_step_calls_the_platforms_kernel_and_holds_no_scores(platform: str, 
     assert f"tensor<{B}x{CONFIG.n_head}x{T}x{T}x" not in step.text
 
 
+@pytest.mark.parametrize(("platform", "remat"), [("cuda", False), ("cuda", True), ("tpu", False)])
+def test_so_it_does_on_packed_rows(platform: str, remat: bool):
+    step = Lowered(platform, CONFIG, pretrain(GPT(CONFIG, jnp.bfloat16, remat)), packed())
+    forwards = PACKED_KERNELS[platform][:1]
+    assert step.calls == forwards * remat + PACKED_KERNELS[platform]
+    assert f"tensor<{B}x{CONFIG.n_head}x{T}x{T}x" not in step.text
+    assert not re.search(rf"\b{T}x{T}xf32", step.text)
+
+
 @pytest.mark.parametrize("platform", KERNELS)
 def test_in_f32_there_is_no_kernel(platform: str):
     step = Lowered(platform, CONFIG, pretrain(GPT(CONFIG)), rows())
@@ -116,7 +134,7 @@ def test_in_f32_there_is_no_kernel(platform: str):
 @pytest.mark.parametrize(
     ("platform", "what"),
     [
-        ("tpu", "plain"),
+        *(("tpu", name) for name in ("plain", "packed")),
         *(("cuda", name) for name in ("plain", "thin", "packed", "dropout", "accumulated", "reward", "dpo")),
     ],
 )
@@ -128,13 +146,12 @@ def test_no_product_of_the_bf16_step_has_an_f32_operand(platform: str, what: str
     if what in ("reward", "dpo"):
         batch = pairs()
     elif what == "packed":
-        places = np.broadcast_to(np.arange(T, dtype=np.int32), (B, T))
-        batch = rows(positions=places % 64, segment_ids=places // 64)
+        batch = packed()
     elif what == "accumulated":
         accumulate, batch = 2, rows(2 * B)
     step = Lowered(platform, config, objective, batch, accumulate=accumulate)
     assert step.multiplied == {"bf16"}
-    assert (step.calls == []) == (what in ("thin", "packed", "dropout"))
+    assert (step.calls == []) == (what in ("thin", "dropout"))
 
 
 @pytest.mark.parametrize("platform", KERNELS)
