@@ -84,12 +84,12 @@ class StackedGPT:
         block: Any = Block(self.config, layer=0)
         count = tokens.shape[1]
         positions = jnp.arange(count)[None] if cache is None else cache.positions(count)
-        mask = None if cache is None else cache.mask(count)
+        seen = None if cache is None else cache.seen(count)
 
         def layer(x: Array, inputs: tuple[Any, Any]) -> tuple[Array, Any]:
             weights, buffers = inputs
             own = None if cache is None else replace(cache, **buffers)
-            x, own = block.apply({"params": weights}, x, mask, own, True)
+            x, own = block.apply({"params": weights}, x, seen, own, True)
             return x, _buffers(own)
 
         x, buffers = jax.lax.scan(layer, gpt(tokens, positions, method="embed"), (params["h"], _buffers(cache)))

@@ -73,12 +73,13 @@ class KVCache:
         slots = self.length + jnp.arange(count)
         return jnp.maximum(slots - self.start[:, None], 0)
 
-    def segments(self, count: int) -> Int[Array, "B T"]:
-        """Which of the first `count` tokens are padding, 0, and which are a row's own, 1."""
-        return (jnp.arange(count) >= self.start[:, None]).astype(jnp.int32)
+    def seen(self, count: int) -> Bool[Array, "B 1 T S"] | Int[Array, "B T"]:
+        """Which slots each of the next `count` tokens may attend to: a mask over all slots.
 
-    def mask(self, count: int) -> Bool[Array, "B 1 T S"]:
-        """Which slots each of the next `count` tokens may attend to."""
+        In a new cache these tokens are all that there is, in two segments, a row's own and its padding.
+        """
+        if self.new:
+            return (jnp.arange(count) >= self.start[:, None]).astype(jnp.int32)
         query = self.length + jnp.arange(count)[:, None]
         key = jnp.arange(self.size)
         return ((key <= query) & (key >= self.start[:, None, None]))[:, None]

@@ -97,7 +97,7 @@ class GPT(nn.Module):
         if cache is not None:
             if positions is not None or segment_ids is not None:
                 raise ValueError("with a cache, positions and segments follow from it; pass only tokens")
-            positions, seen = cache.positions(count), cache.segments(count) if cache.new else cache.mask(count)
+            positions, seen = cache.positions(count), cache.seen(count)
         else:
             seen = segment_ids
             if positions is None:
