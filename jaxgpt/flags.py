@@ -13,6 +13,7 @@ import importlib.metadata
 import json
 import os
 import re
+import reprlib
 import sys
 import tomllib
 import types
@@ -264,7 +265,7 @@ def _read_table(where: str, table: Mapping[str, Any], fields: dict[str, Any], hi
         listed = isinstance(value, list) and _is_tuple(hints[name]) and all(isinstance(one, str) for one in value)
         texts = value if listed else ["none" if value is None else str(value)]
         if isinstance(value, dict | list | None) and not listed and not (value is None and _may_be_none(hints[name])):
-            raise UsageError(f"{where}: {key} is {value!r}; it must be {_describe(hints[name])}")
+            raise UsageError(f"{where}: {key} is {reprlib.repr(value)}; it must be {_describe(hints[name])}")
         values[name] = _value(f"{where}: {key}", hints[name], texts)
     return values
 

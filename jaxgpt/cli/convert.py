@@ -34,6 +34,7 @@ class Options:
     check: bool = flag(False, "compare what was written with PyTorch's model; exit with 1 if anything differs")
     report: PathName | None = flag(None, "also write what --check finds to a .json or .md file")
     allow_pickle: bool = flag(False, "also read pytorch_model.bin and ckpt.pt: tensors only, no code in them is run")
+    ignore_config_change: bool = flag(False, "take a run's config.json as it is, although it was changed by hand")
     dtype: Literal["float32", "bfloat16", "float16"] = flag("float32", "of the weights that are written")
     overwrite: bool = flag(False, "if DEST is not empty, move what is there aside, to DEST.old-1 and so on")
     adapters: bool = flag(False, "of a run that trained adapters, write these alone, for PEFT")
@@ -105,7 +106,8 @@ def export_run(run: Path, dest: Path, options: Options) -> None:
 
     if options.allow_pickle or options.revision is not None:
         raise UsageError(f"--allow_pickle and --revision are for pretrained weights, but {run} is a run's folder")
-    config, params = without_values(*load_params(run, which(options), dtype=options.dtype))
+    opened = load_params(run, which(options), dtype=options.dtype, ignore_config_change=options.ignore_config_change)
+    config, params = without_values(*opened)
     tokenizer = find_tokenizer(run, config.vocab_size)
     if tokenizer is not None and config.vocab_size > (real := tokenizer.vocab_size):
         print(f"note: ids {real} to {config.vocab_size - 1} stand for no text; left out", file=sys.stderr)
@@ -125,7 +127,9 @@ def export_adapters(run: Path, dest: Path, options: Options) -> None:
     from jaxgpt.train.state import split
     from jaxgpt.train.weights import BASE, load_trained
 
-    config, params, lora = load_trained(run, which(options), dtype=options.dtype)
+    config, params, lora = load_trained(
+        run, which(options), dtype=options.dtype, ignore_config_change=options.ignore_config_change
+    )
     if lora is None:
         raise UsageError(f"--adapters: {run} trained no adapters")
     config.to_hf()  # raises, before anything is moved, if HF's model has no such architecture
@@ -152,7 +156,9 @@ def import_adapters(source: Path, dest: Path, options: Options) -> None:
     from jaxgpt.train.weights import save_params
 
     assert options.base is not None
-    config, params, tokenizer = open_model(options.base, allow_pickle=options.allow_pickle)
+    config, params, tokenizer = open_model(
+        options.base, allow_pickle=options.allow_pickle, ignore_config_change=options.ignore_config_change
+    )
     lora, adapters = load_adapters(source, config)
     make_room(dest)
     save_params(dest, config, merge(join(params, adapters), lora), source=options.source, base=options.base)

@@ -55,6 +55,7 @@ class Options:
     )
     device: Literal["auto", "cpu", "cuda", "tpu"] = flag("auto", "where to run")
     allow_pickle: bool = flag(False, "also read pytorch_model.bin and ckpt.pt: tensors only, no code in them is run")
+    ignore_config_change: bool = flag(False, "take a run's config.json as it is, although it was changed by hand")
     chat: Literal["auto", "on", "off"] = flag(
         "auto", "on: the prompt is a message to answer, laid out by the model's chat template; auto: if it has one"
     )
@@ -141,7 +142,12 @@ def open_quantized(options: Options, source: str) -> tuple[GPTConfig, Any, Token
     from jaxgpt.cli.sources import open_model
     from jaxgpt.decode.quantize import quantize
 
-    config, params, tokenizer = open_model(source, checkpoint=options.checkpoint, allow_pickle=options.allow_pickle)
+    config, params, tokenizer = open_model(
+        source,
+        checkpoint=options.checkpoint,
+        allow_pickle=options.allow_pickle,
+        ignore_config_change=options.ignore_config_change,
+    )
     return config, params if options.quantize is None else quantize(params, options.quantize), tokenizer
 
 
@@ -155,7 +161,9 @@ def open_draft(options: Options, tokenizer: Tokenizer) -> Any:
     tokens = {} if options.draft_tokens is None else {"tokens": options.draft_tokens}
     if options.draft == "ngram":
         return PromptLookup(**tokens)
-    config, params, its = open_model(options.draft, allow_pickle=options.allow_pickle)
+    config, params, its = open_model(
+        options.draft, allow_pickle=options.allow_pickle, ignore_config_change=options.ignore_config_change
+    )
     if its.fingerprint != tokenizer.fingerprint:
         raise UsageError(f"--draft {options.draft}: its tokenizer is another than that of {options.init_from}")
     return DraftModel(config, params, **tokens)

@@ -70,7 +70,9 @@ def open_new(flags: TrainConfig) -> tuple[GPTConfig, Any, Corpus]:
         return replace(config, vocab_size=tokenizer.vocab_size, bos_token_id=eos, eos_token_id=eos), None, corpus
     if flags.preset is not None:
         raise UsageError(f"--preset {flags.preset}: only with --init_from scratch; {flags.init_from} has its own model")
-    config, params, tokenizer = open_model(flags.init_from, allow_pickle=flags.allow_pickle)
+    config, params, tokenizer = open_model(
+        flags.init_from, allow_pickle=flags.allow_pickle, ignore_config_change=flags.ignore_config_change
+    )
     changed = flags.fine_tuned(config)
     rates = ("resid_pdrop", "embd_pdrop", "attn_pdrop")
     refuse_differences(flags.init_from, config, replace(changed, **{rate: getattr(config, rate) for rate in rates}))

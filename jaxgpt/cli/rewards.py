@@ -71,7 +71,7 @@ def reward_fingerprint(flags: PPOStageConfig) -> str:
 
 def model_scorer(flags: PPOStageConfig, start: Start, run: Path, length: int) -> Scorer:
     """Return a reward model's scores at the answers' last tokens."""
-    config, params = load_params(run)
+    config, params = load_params(run, ignore_config_change=flags.ignore_config_change)
     check_reward_model(config, start, run, length)
     model = model_of(flags, config)
     scores = jax.jit(lambda params, tokens, last: last_scores(model, params, tokens, last)[:, 0])

@@ -78,7 +78,7 @@ def train(flags: RunConfig, stage: str, prepare: Stage) -> None:
             if flags.dry_run or begun.step > flags.max_iters or gather(is_shown(folder, begun.step))[0]:
                 return
         with together():
-            record = None if begun is None else read_record(folder)
+            record = None if begun is None else read_begun(flags, folder, stage)
             job = prepare(flags, folder, record)
             check_tokenizer(folder, job.config, job.tokenizer)
             if record is not None and not flags.ignore_data_change:
@@ -136,6 +136,19 @@ def find_begun(flags: RunConfig, folder: Path) -> Progress | None:
     return begun
 
 
+def read_begun(flags: RunConfig, folder: Path, stage: str) -> Record:
+    """Return the record of the run that goes on.
+
+    Raises:
+        UsageError: see `read_record`; or an entry is missing that such a run has.
+    """
+    record = read_record(folder, ignore_change=flags.ignore_config_change)
+    for name in ("new",) if stage == "pretrain" else ("begun_from", "base", "lora"):
+        if name not in record:
+            raise UsageError(f"{folder / 'config.json'}: {name} is missing, which the record of a run of {stage} has")
+    return record
+
+
 def is_shown(folder: Path, step: int) -> bool:
     """Return whether what came of a run was shown, too, and not only saved: the curve is what is written last."""
     curve, manifest = folder / "curve.png", folder / "checkpoints" / str(step) / "manifest.json"
@@ -149,8 +162,8 @@ def record_start(flags: RunConfig, stage: str, folder: Path, job: Job, record: R
             move_aside(folder)
         job.tokenizer.save(folder)
         job.files(folder)
-    flags_now = dataclasses.asdict(flags)
-    write_record(folder, job.config, stage=stage, flags=flags_now, data=dict(job.data), **job.record)
+    run, flags_now = None if record is None else record.get("run"), dataclasses.asdict(flags)
+    write_record(folder, job.config, run=run, stage=stage, flags=flags_now, data=dict(job.data), **job.record)
 
 
 def run_record(flags: RunConfig, job: Job) -> dict[str, Any]:

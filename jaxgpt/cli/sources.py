@@ -20,7 +20,7 @@ HUB_NAMES = ("gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl", "distilgpt2")
 
 
 def open_model(
-    source: str, *, checkpoint: Which | None = None, allow_pickle: bool = False
+    source: str, *, checkpoint: Which | None = None, allow_pickle: bool = False, ignore_config_change: bool = False
 ) -> tuple[GPTConfig, Any, Tokenizer]:
     """Open a model by path or name.
 
@@ -29,6 +29,7 @@ def open_model(
             first.
         checkpoint: which of a run's; None for the best.
         allow_pickle: see `load_pretrained`.
+        ignore_config_change: see `load_params`.
 
     Returns:
         The config, the parameters, and the tokenizer.
@@ -36,7 +37,7 @@ def open_model(
     Raises:
         UsageError: there is no such model, or it is broken, or lacks ids that its tokenizer has.
     """
-    config, params, tokenizer = _open(source, checkpoint, allow_pickle)
+    config, params, tokenizer = _open(source, checkpoint, allow_pickle, ignore_config_change)
     check_tokenizer(source, config, tokenizer)
     return config, params, tokenizer
 
@@ -65,10 +66,13 @@ def find_tokenizer(folder: Path, vocab_size: int) -> Tokenizer | None:
     return load_tokenizer("gpt2")
 
 
-def _open(source: str, checkpoint: Which | None, allow_pickle: bool) -> tuple[GPTConfig, Any, Tokenizer]:
+def _open(
+    source: str, checkpoint: Which | None, allow_pickle: bool, ignore_config_change: bool
+) -> tuple[GPTConfig, Any, Tokenizer]:
     path = Path(source)
     if (path / "checkpoints").is_dir():
-        return *load_params(path, "best" if checkpoint is None else checkpoint), load_tokenizer(path)
+        which = "best" if checkpoint is None else checkpoint
+        return *load_params(path, which, ignore_config_change=ignore_config_change), load_tokenizer(path)
     if checkpoint is not None:
         raise UsageError(f"--checkpoint {checkpoint}: only of a run's folder, and {source} is none")
     if not path.exists() and "/" not in source and source not in HUB_NAMES:

@@ -78,7 +78,9 @@ def open_start(flags: StageConfig, folder: Path, record: Record | None, *, fixed
         fixed: flags of the stage that may not change when a run goes on.
     """
     if record is None:
-        config, params, tokenizer = open_model(flags.source, allow_pickle=flags.allow_pickle)
+        config, params, tokenizer = open_model(
+            flags.source, allow_pickle=flags.allow_pickle, ignore_config_change=flags.ignore_config_change
+        )
         config, params = cut_padding(config, params, tokenizer.vocab_size)
         return Start(flags.source, flags.fine_tuned(config), tokenizer, params)
     begun, config = record["flags"], record["model"]
@@ -89,7 +91,7 @@ def open_start(flags: StageConfig, folder: Path, record: Record | None, *, fixed
     if record.get("base"):
         if not (folder / BASE).is_dir():
             raise UsageError(f"{folder / BASE} is missing; without what the run began with it can't go on")
-        _, params = load_params(folder / BASE)
+        _, params = load_params(folder / BASE, ignore_config_change=flags.ignore_config_change)
     return Start(record["begun_from"], config, load_tokenizer(folder), params)
 
 
@@ -237,7 +239,7 @@ def job(
         progress = latest(folder, ())  # what is then read of it is verified
         if progress is not None and progress.best_step not in (None, progress.step):
             print(f"best:  step {progress.best_step}, by the loss on validation; what follows is its")
-            params = load_params(folder)[1]
+            params = load_params(folder, ignore_config_change=flags.ignore_config_change)[1]
         elif lora is not None:
             params = merge(params, lora)
         show(params)

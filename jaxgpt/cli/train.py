@@ -25,7 +25,7 @@ DESCRIPTIONS = {
     "ppo": "Train a model to give answers that a reward model or a function rewards.",
 }
 # What a resumed run does not take over from its own record.
-OF_THE_COMMAND = {"init_from", "out_dir", "overwrite", "dry_run", "ignore_data_change"}
+OF_THE_COMMAND = {"init_from", "out_dir", "overwrite", "dry_run", "ignore_data_change", "ignore_config_change"}
 
 
 @command
@@ -64,7 +64,7 @@ def flags_begun_with(stage: str, record: type[RunConfig], given: Mapping[str, An
         return "", {}
     if not (folder / "config.json").exists():
         raise UsageError(f"--init_from resume: --out_dir {folder} holds no run; begin one with scratch or auto")
-    found = read_record(folder)
+    found = read_record(folder, ignore_change=given.get("ignore_config_change", record.ignore_config_change))
     begun, begun_as = found.get("flags"), found.get("stage")
     if not isinstance(begun, dict):
         raise UsageError(f"--out_dir {folder} holds only weights; start from them with --init_from {folder}")

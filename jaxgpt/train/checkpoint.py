@@ -26,6 +26,7 @@ import jax
 import orbax.checkpoint as ocp
 
 from jaxgpt.errors import RunError, UsageError
+from jaxgpt.train.folder import named_run
 from jaxgpt.train.manifest import TEMPORARY, Progress, read_manifest, step_of, steps, write_manifest
 from jaxgpt.train.state import TrainState, not_finite
 
@@ -36,7 +37,7 @@ class Checkpoints:
     def __init__(self, run: Path, *, keep: int = 2) -> None:
         """Open the folder `run`; of what is saved, the last `keep` checkpoints stay, and the best."""
         self.folder = (run / "checkpoints").resolve()  # orbax needs an absolute path
-        self._place = os.stat(run)
+        self._place, self._run = os.stat(run), named_run(run / "config.json")
         self.keep = keep
         self._progress: Progress | None = None
         self._prunes = True
@@ -144,7 +145,7 @@ class Checkpoints:
     def _write_manifest(self) -> None:
         assert self._progress is not None
         self._refuse_moved()
-        write_manifest(self.folder / f"{self._progress.step}{TEMPORARY}", self._progress)
+        write_manifest(self.folder / f"{self._progress.step}{TEMPORARY}", self._progress, self._run)
 
     def _prune(self) -> None:
         """Delete checkpoints that are neither best nor among the last, up to the one just written."""

@@ -86,6 +86,7 @@ class RunConfig(OptimizerConfig):
     )
     allow_pickle: bool = flag(False, "also begin with a pytorch_model.bin or ckpt.pt: no code in them is run")
     ignore_data_change: bool = flag(False, "resume although the data is not what the run began with")
+    ignore_config_change: bool = flag(False, "take a run's config.json as it is, although it was changed by hand")
     block_size: Context | None = flag(None, "tokens in a row of a batch, and the context of a new model")
     dropout: float | None = flag(
         None, "all three dropout rates; none: the model's own, but 0 of a pretrained one's attention weights"

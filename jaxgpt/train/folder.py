@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import fcntl
+import hashlib
 import importlib.metadata
 import itertools
 import json
@@ -27,6 +28,17 @@ FORMAT = 1
 """Of config.json and of the checkpoints' manifests."""
 LOCK = "lock"
 RUN = ("checkpoints", "config.json")
+ENTRIES: dict[str, Any] = {
+    "stage": str,
+    "flags": dict,
+    "data": dict,
+    "new": bool,
+    "begun_from": str,
+    "base": bool | str,  # adapters that were merged name the model that they belong to
+    "lora": dict | None,
+    "run": str,
+}
+"""The types of what config.json holds beside the model."""
 
 
 @contextlib.contextmanager
@@ -140,21 +152,34 @@ def _flock(descriptor: int) -> str | None:
     return None
 
 
-def write_record(path: Path, config: GPTConfig, **more: Any) -> None:
-    """Write config.json: the model, the versions that made it, and whatever else the run is defined by."""
+def write_record(path: Path, config: GPTConfig, *, run: str | None = None, **more: Any) -> None:
+    """Write config.json: the model, the versions that made it, and whatever else the run is defined by.
+
+    Args:
+        path: the run's folder.
+        config: the model's.
+        run: the run's name in its checkpoints; None for a new run's, the hash of this first record.
+        more: further entries.
+    """
     record = {"format": FORMAT, "model": dataclasses.asdict(config), **more, "versions": versions()}
-    write_json(path / "config.json", record)
+    record["run"] = run or digest(record)
+    write_json(path / "config.json", {**record, "sha256": digest(record)})
 
 
-def read_record(path: Path) -> dict[str, Any]:
+def read_record(path: Path, *, ignore_change: bool = False) -> dict[str, Any]:
     """Read config.json, with "model" as a GPTConfig.
 
+    Args:
+        path: the run's folder.
+        ignore_change: also read one that was changed since it was written, or is another run's.
+
     Raises:
-        UsageError: it is missing, broken, or of a format that this version does not know.
+        UsageError: it is missing, broken, changed, or of a format that this version does not know.
     """
     file = path / "config.json"
     try:
         record = json.loads(file.read_text(encoding="utf-8"))
+        changed = isinstance(record, dict) and record.pop("sha256", None) != digest(record)
     except OSError as error:
         raise UsageError(f"{file}: {error.strerror}; a run's folder holds one") from None
     except (ValueError, RecursionError) as error:
@@ -163,8 +188,43 @@ def read_record(path: Path) -> dict[str, Any]:
         raise UsageError(f"{file} is not the record of a run of this project: it names no format")
     if record["format"] != FORMAT:
         raise UsageError(f"{file} has format {record['format']!r}; this version reads format {FORMAT}")
+    if not ignore_change:
+        advice = "put back what it was, or --ignore_config_change takes it as it is"
+        if changed and "run" in record:  # earlier versions wrote neither
+            raise UsageError(
+                f"{file} has changed since it was written: its hash is not the one that it names; {advice}"
+            )
+        for manifest in path.glob("checkpoints/*/manifest.json"):
+            made_by, step = named_run(manifest), manifest.parent.name
+            if step.isdecimal() and made_by not in (None, record.get("run")):
+                raise UsageError(f"{file} is not the record of the run that made checkpoint {step} beside it; {advice}")
+    check_entries(file, record)
     record["model"] = read_model(file, record.get("model"))
     return record
+
+
+def named_run(file: Path) -> str | None:
+    """Return the run that a record or a manifest names; None if it names none.
+
+    One that can't be read is reported where it is to be used.
+    """
+    try:
+        run = json.loads(file.read_text(encoding="utf-8")).get("run")
+    except (OSError, ValueError, RecursionError, AttributeError):
+        return None
+    return run if isinstance(run, str) else None
+
+
+def check_entries(file: Path, record: Mapping[str, Any]) -> None:
+    """Raise a UsageError unless the entries of a record, but for the model, are of their types."""
+    for name in ENTRIES.keys() & record.keys():
+        if not isinstance(record[name], ENTRIES[name]):
+            raise UsageError(f"{file}: {name} is a {type(record[name]).__name__}, which it is in no run's record")
+
+
+def digest(value: Any) -> str:
+    """Return the hash of a value that JSON can hold."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
 def read_model(file: Path, fields: object) -> GPTConfig:

@@ -12,10 +12,10 @@ import sys
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from jaxgpt.errors import UsageError
-from jaxgpt.train.folder import FORMAT, write_json
+from jaxgpt.train.folder import FORMAT, digest, write_json
 
 Which = int | Literal["best", "last"]
 """A checkpoint of a run: by its step, the best by validation loss, or the newest."""
@@ -76,14 +76,14 @@ def undamaged(
         return None
 
 
-def write_manifest(folder: Path, progress: Progress) -> None:
-    """Write down the hash of every file of a checkpoint."""
+def write_manifest(folder: Path, progress: Progress, run: str | None) -> None:
+    """Write down the hash of every file of a checkpoint, and the name of its run."""
     # Orbax writes the time of its commit into this one afterwards; nothing is read from it.
     later = folder / "_CHECKPOINT_METADATA"
     found = sorted(file for file in folder.rglob("*") if file.is_file() and file != later)
     files = {str(file.relative_to(folder)): sha256(file) for file in found}
-    manifest = {"format": FORMAT, **dataclasses.asdict(progress), "files": files}
-    write_json(folder / "manifest.json", {**manifest, "sha256": _digest(manifest)})
+    manifest = {"format": FORMAT, **dataclasses.asdict(progress), "run": run, "files": files}
+    write_json(folder / "manifest.json", {**manifest, "sha256": digest(manifest)})
 
 
 def read_manifest(folder: Path, items: Collection[str] = ITEMS) -> Progress:
@@ -97,7 +97,7 @@ def read_manifest(folder: Path, items: Collection[str] = ITEMS) -> Progress:
         manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
         if manifest["format"] != FORMAT:
             raise UsageError(f"{folder} has format {manifest['format']!r}; this version reads format {FORMAT}")
-        whole = manifest.pop("sha256") == _digest(manifest)
+        whole = manifest.pop("sha256") == digest(manifest)
         files = dict(manifest["files"])
         progress = Progress(**{field.name: manifest[field.name] for field in dataclasses.fields(Progress)})
     except UsageError:
@@ -123,10 +123,6 @@ def read_manifest(folder: Path, items: Collection[str] = ITEMS) -> Progress:
 def step_of(path: Path) -> int | None:
     """Return the step that a checkpoint's folder is named after; None if its name is none that we give."""
     return int(path.name) if path.name.isdecimal() and str(int(path.name)) == path.name else None
-
-
-def _digest(manifest: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
 
 
 def sha256(file: Path) -> str:

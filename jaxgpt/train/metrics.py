@@ -16,6 +16,7 @@ from jaxgpt.errors import naming
 
 Row = dict[str, Any]
 STYLES: dict[str, Any] = {"train": {"linewidth": 0.8, "alpha": 0.6}, "val": {"linewidth": 2, "marker": "o"}}
+LARGEST = 3.5e38  # as of float32, which what is measured comes in
 UNITS = {"loss": "loss (nats)", "kl": "KL from the reference (nats a response)"}
 
 
@@ -83,16 +84,33 @@ class NoMetrics:
 
 
 def read_rows(path: Path) -> list[Row]:
-    """Return a metrics file's rows; a line that was cut off in the middle is left out."""
-    rows = []
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else ():
+    """Return a metrics file's rows; lines that are none are left out, with a warning but for one that was cut off."""
+    rows, others = [], []
+    text = path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
+    for number, line in enumerate(text.splitlines(keepends=True), 1):
         try:
             row = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(row, dict) and isinstance(row.get("step"), int) and isinstance(row.get("split"), str):
+        except (ValueError, RecursionError):
+            row = None
+        if is_row(row):
             rows.append(row)
+        elif line.endswith("\n"):
+            others.append(number)
+    if others:
+        print(f"warning: {path}:{others[0]}: no row of metrics; left out, as {len(others)} in all", file=sys.stderr)
     return rows
+
+
+def is_row(row: object) -> bool:
+    """Return whether a value is what `MetricsLog.write` writes: a step, a split, and by their names numbers or null."""
+    if not isinstance(row, dict) or not isinstance(row.get("split"), str) or not isinstance(row.get("step"), int):
+        return False
+    return all(value is None or is_number(value) for name, value in row.items() if name != "split")
+
+
+def is_number(value: object) -> bool:
+    """Return whether a value is a number that a plot can show, not too large and not NaN."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and -LARGEST < value < LARGEST
 
 
 def plot(folder: Path) -> Path:

@@ -24,7 +24,9 @@ from jaxgpt.train.manifest import WEIGHTS, Progress, Which, read_manifest, steps
 BASE = "base"
 
 
-def load_params(run: str | Path, which: Which = "best", *, dtype: Any = None) -> tuple[GPTConfig, Any]:
+def load_params(
+    run: str | Path, which: Which = "best", *, dtype: Any = None, ignore_config_change: bool = False
+) -> tuple[GPTConfig, Any]:
     """Read a model from a run's folder, with its adapters merged.
 
     Args:
@@ -32,23 +34,24 @@ def load_params(run: str | Path, which: Which = "best", *, dtype: Any = None) ->
         which: a step, "last", or "best" by validation loss (the last one if none was evaluated, or if that one is
             damaged, with a warning).
         dtype: of the parameters; None for as they are stored, f32.
+        ignore_config_change: take config.json as it is, although it was changed since it was written.
 
     Returns:
         The config and the tree of parameters.
 
     Raises:
-        UsageError: there is no such checkpoint, or it is damaged.
+        UsageError: there is no such checkpoint, or it is damaged, or config.json is.
     """
-    config, params, lora = load_trained(run, which, dtype=dtype)
+    config, params, lora = load_trained(run, which, dtype=dtype, ignore_config_change=ignore_config_change)
     return config, params if lora is None else merge(params, lora)
 
 
 def load_trained(
-    run: str | Path, which: Which = "best", *, dtype: Any = None
+    run: str | Path, which: Which = "best", *, dtype: Any = None, ignore_config_change: bool = False
 ) -> tuple[GPTConfig, dict[str, Any], LoRA | None]:
     """Read a model as `load_params` does, but with its adapters in the tree; and what they are, None if it has none."""
     run = Path(run)
-    record = read_record(run)
+    record = read_record(run, ignore_change=ignore_config_change)
     config, lora = record["model"], _read_lora(run, record)
     folder = find_checkpoint(run, which)
     rows = (*parameters(config), *(() if lora is None else adapter_parameters(config, lora)))
@@ -56,7 +59,7 @@ def load_trained(
     tree = _read(folder, [row for row in rows if row.path in there], dtype)
     if all(row.path in there for row in rows):
         return config, tree, lora
-    _, base = load_params(run / BASE, dtype=dtype)
+    _, base = load_params(run / BASE, dtype=dtype, ignore_config_change=ignore_config_change)
     leaves = {**flatten_dict(base), **flatten_dict(tree)}
     if missing := [row for row in rows if row.path not in leaves]:
         raise UsageError(f"{run / BASE} does not fit {folder}: neither has {'/'.join(missing[0].path)}")

@@ -14,7 +14,7 @@ from jaxgpt.cli import convert, generate, pretrain, stage, train
 from jaxgpt.mesh import make_mesh
 from jaxgpt.model.config import GPTConfig
 from jaxgpt.train.config import TrainConfig
-from jaxgpt.train.folder import write_record
+from jaxgpt.train.folder import digest, read_record, write_record
 from jaxgpt.train.manifest import read_manifest
 from jaxgpt.train.metrics import read_rows
 from jaxgpt.train.optimizer import schedule
@@ -75,6 +75,56 @@ def test_a_run_that_ended_before_it_was_shown_is_shown_by_the_next_call(folder, 
     assert capsys.readouterr().out == f"{run} is already done: step 20 of 20\n"
     assert read_rows(run / "metrics.jsonl") == read_rows(folder / "run" / "metrics.jsonl")
     assert read_manifest(checkpoint) == read_manifest(folder / "run" / "checkpoints" / "20")
+
+
+def test_a_config_that_was_changed_is_refused_unless_that_was_on_purpose(folder, capsys):
+    """By whoever opens the run; a run that goes on with it makes it its own."""
+    run = shutil.copytree(folder / "run", folder / "edited")
+    record = json.loads((run / "config.json").read_text())
+    record["model"]["n_head"] = 4  # of which the weights know nothing
+    (run / "config.json").write_text(json.dumps(record))
+    places = ["--out_dir", str(run), "--cache_dir", str(folder / "cache"), "--tensorboard=false"]
+    resume = ["--init_from", "resume", "--n_head", "4", *SHORT[2:], *places]
+    for main, words in (
+        (train.main, [*resume, "--max_iters", "21"]),
+        (generate.main, ["--init_from", str(run), "--start", "To be"]),
+        (convert.main, [str(run), str(folder / "never")]),
+        (
+            train.main,
+            ["--init_from", str(run), "--out_dir", str(folder / "never"), "--dataset", str(folder / "text.txt")],
+        ),
+    ):
+        with pytest.raises(SystemExit, match="2"):
+            main(words)
+        error = capsys.readouterr().err
+        assert (
+            error.startswith(f"error: {run / 'config.json'} has changed since it was written")
+            and error.count("\n") == 1
+        )
+    generate.main(["--init_from", str(run), "--start", "To be", "--max_new_tokens", "3", "--ignore_config_change"])
+    (run / "config.json").write_text(json.dumps({name: entry for name, entry in record.items() if name != "new"}))
+    assert "config.json: new is missing" in fails(capsys, *resume, "--max_iters", "21", "--ignore_config_change")
+    (run / "config.json").write_text(json.dumps(record))
+    train.main([*resume, "--max_iters", "21", "--ignore_config_change"])
+    capsys.readouterr()
+    generate.main(["--init_from", str(run), "--start", "To be", "--max_new_tokens", "3"])
+    assert json.loads((run / "config.json").read_text())["flags"]["ignore_config_change"] is True
+    train.main([*resume, "--max_iters", "22"])
+
+
+def test_a_run_that_was_begun_before_records_had_hashes_goes_on(folder, capsys):
+    run = shutil.copytree(folder / "run", folder / "earlier")
+    record = json.loads((run / "config.json").read_text())
+    del record["run"], record["sha256"], record["flags"]["ignore_config_change"]
+    (run / "config.json").write_text(json.dumps(record))
+    for file in run.glob("checkpoints/*/manifest.json"):
+        manifest = json.loads(file.read_text())
+        del manifest["run"], manifest["sha256"]
+        file.write_text(json.dumps({**manifest, "sha256": digest(manifest)}))
+    run_train(folder, "--init_from", "resume", *SHORT[2:], "--max_iters", "21", out="earlier")
+    config, _ = load_params(run, 21)
+    assert config == load_params(folder / "run", 20)[0]
+    assert json.loads((run / "checkpoints" / "21" / "manifest.json").read_text())["run"] == read_record(run)["run"]
 
 
 def test_a_trained_model_speaks_alike_here_and_in_transformers(folder, capsys):

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -25,8 +26,9 @@ from jaxgpt.text.token_files import TokenFile, write_token_file
 from jaxgpt.text.tokenizers import BPETokenizer, CharTokenizer, Tokenizer
 from jaxgpt.train.checkpoint import Checkpoints
 from jaxgpt.train.config import OptimizerConfig, TrainConfig
-from jaxgpt.train.folder import write_record
+from jaxgpt.train.folder import read_record, write_record
 from jaxgpt.train.manifest import Progress
+from jaxgpt.train.metrics import MetricsLog, is_row, read_rows
 from jaxgpt.train.optimizer import adamw
 from jaxgpt.train.state import TrainState
 from jaxgpt.train.weights import load_params, save_params
@@ -40,8 +42,18 @@ fuzz = settings(
 )
 CONFIG = GPTConfig(vocab_size=61, n_positions=8, n_embd=8, n_layer=1, n_head=2, bos_token_id=None, eos_token_id=3)
 TEXT = "It was the best of times, it was the worst of times, it was the age of wisdom … äöü\n" * 20
+
+
+def nested(depth: int) -> list[Any]:
+    value: list[Any] = []
+    for _ in range(depth):
+        value = [value]
+    return value
+
+
 ODD = st.sampled_from(
-    [None, True, -1, 0, 1, 1.5, 2**31, 10**18, 1e308, float("nan"), "", "nan", "x" * 99, "\0", [], {}, [[]], {"a": {}}]
+    [None, True, -1, 0, 1, 1.5, 2**31, 10**18, 10**400, 1e308, float("nan"), "", "nan", "x" * 99, "\0", "\ud800"]
+    + [[], {}, [[]], {"a": {}}, nested(400)]
 )
 
 
@@ -138,10 +150,26 @@ def run_folder(tmp_path_factory) -> Path:
 def test_checkpoints(run_folder, tmp_path, data):
     folder = broken(data, run_folder, tmp_path / "run")
     try:
-        _, params = load_params(folder)
+        config, params = load_params(folder)
     except (UsageError, RunError) as error:
         assert str(folder) in str(error)
     else:
+        assert config == CONFIG
+        assert_same(params, init())
+
+
+@fuzz
+@given(data=st.data())
+def test_models_whose_config_is_taken_as_it_is(run_folder, tmp_path, data):
+    """It may be another model's, but then it is one, and the weights fit it."""
+    folder = Path(shutil.copytree(run_folder, tmp_path / "run", dirs_exist_ok=True))
+    (folder / "config.json").write_bytes(data.draw(damage((run_folder / "config.json").read_bytes())))
+    try:
+        config, params = load_params(folder, ignore_config_change=True)
+    except (UsageError, RunError) as error:
+        assert str(folder) in str(error)
+    else:
+        assert isinstance(config, GPTConfig)
         assert_same(params, init())
 
 
@@ -171,18 +199,35 @@ def test_states_to_resume(stopped_folder, state, tmp_path, data):
         assert_same(restored, state)
 
 
+@pytest.mark.parametrize("taken", [[], ["--ignore_config_change"]], ids=["guarded", "taken as it is"])
 @fuzz
 @given(data=st.data())
-def test_records_of_runs(tmp_path, data):
-    write_record(
-        tmp_path, CONFIG, stage="pretrain", flags={**vars(TrainConfig()), "n_layer": 1}, data={"dataset": "plays"}
-    )
+def test_records_of_runs(tmp_path, taken, data):
+    begun = replace(TrainConfig(), n_layer=1, out_dir=str(tmp_path), init_from="resume")
+    write_record(tmp_path, CONFIG, stage="pretrain", flags=vars(begun), data={"dataset": "plays"}, new=True)
     (tmp_path / "config.json").write_bytes(data.draw(damage((tmp_path / "config.json").read_bytes())))
     try:
-        _, flags = read_flags(["--init_from", "resume", "--out_dir", str(tmp_path)])
+        _, flags = read_flags(["--init_from", "resume", "--out_dir", str(tmp_path), *taken])
+        record = read_record(tmp_path, ignore_change=bool(taken))
     except (UsageError, RunError):
         return
     assert isinstance(flags.batch_size, int) and 0 < flags.learning_rate < float("inf")
+    if not taken:
+        assert (flags, record["model"], record["data"]) == (begun, CONFIG, {"dataset": "plays"})
+
+
+@fuzz
+@given(data=st.data())
+def test_metrics_of_runs(tmp_path, data):
+    """A row that was damaged is left out, or is another one; the run goes on with those that are rows."""
+    rows = [{"step": step, "split": "train", "loss": 1.5, "mfu": None} for step in range(1, 4)]
+    lines = [json.dumps(row).encode() for row in rows]
+    lines[1] = data.draw(damage(lines[1]))
+    (tmp_path / "metrics.jsonl").write_bytes(b"\n".join(lines) + b"\n")
+    MetricsLog(tmp_path, step=3).close()
+    found = read_rows(tmp_path / "metrics.jsonl")
+    assert (tmp_path / "metrics.jsonl").read_text() == "".join(json.dumps(row) + "\n" for row in found)
+    assert all(is_row(row) for row in found) and rows[2] in found
 
 
 @pytest.fixture(scope="module")

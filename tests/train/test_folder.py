@@ -3,6 +3,7 @@
 import fcntl
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +12,18 @@ import pytest
 
 from jaxgpt.errors import RunError, UsageError
 from jaxgpt.model.config import PRESETS, GPTConfig
-from jaxgpt.train.folder import FORMAT, hold, holds_run, lock, move_aside, read_record, write_json, write_record
+from jaxgpt.train.folder import (
+    FORMAT,
+    hold,
+    holds_run,
+    lock,
+    move_aside,
+    named_run,
+    read_record,
+    write_json,
+    write_record,
+)
+from jaxgpt.train.manifest import Progress, write_manifest
 
 HOLD = "import sys; from pathlib import Path; from jaxgpt.train.folder import lock\n"
 HOLD += "with lock(Path(sys.argv[1])): print('held', flush=True); sys.stdin.read()"
@@ -199,11 +211,73 @@ def test_a_record_that_is_not_one_is_refused(tmp_path, edit, complaint):
     record = json.loads((tmp_path / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps(edit(record)))
     with pytest.raises(UsageError, match=complaint) as refused:
-        read_record(tmp_path)
+        read_record(tmp_path, ignore_change=True)
     assert str(tmp_path / "config.json") in str(refused.value)
+    with pytest.raises(UsageError, match="config.json"):
+        read_record(tmp_path)
 
 
-@pytest.mark.parametrize("content", [b'{"format": 1, "mod', b"", b"\xff\xfe"])
+@pytest.mark.parametrize(
+    "edit",
+    [change_model(n_head=6), change_model(layer_norm_epsilon=0.1), change(flags={"seed": 4}), change(more=1)],
+)
+def test_a_changed_record_is_taken_only_if_that_is_asked_for(tmp_path, edit):
+    write_record(tmp_path, GPTConfig(), flags={"seed": 3}, stage="pretrain", data={}, new=True)
+    record = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(record, indent=9))
+    assert read_record(tmp_path)["flags"] == {"seed": 3}, "white space says nothing"
+    (tmp_path / "config.json").write_text(json.dumps(edit(record)))
+    with pytest.raises(UsageError, match="config.json has changed since it was written.* --ignore_config_change"):
+        read_record(tmp_path)
+    assert read_record(tmp_path, ignore_change=True)["stage"] == "pretrain"
+
+
+def test_a_record_is_that_of_the_run_whose_checkpoints_lie_beside_it(tmp_path):
+    """Also after the run went on with other flags, and where an earlier version wrote names of runs into neither."""
+    one, other = tmp_path / "one", tmp_path / "other"
+    for path, seed in ((one, 1), (other, 2)):
+        (path / "checkpoints" / "5").mkdir(parents=True)
+        write_record(path, GPTConfig(), seed=seed)
+        write_manifest(path / "checkpoints" / "5", Progress(5), named_run(path / "config.json"))
+    run = read_record(one)["run"]
+    write_record(one, GPTConfig(), run=run, seed=3)
+    assert read_record(one)["run"] == run
+    shutil.copy(one / "config.json", other / "config.json")
+    with pytest.raises(UsageError, match="is not the record of the run that made checkpoint 5 beside it"):
+        read_record(other)
+    assert read_record(other, ignore_change=True)["seed"] == 3
+    write_manifest(other / "checkpoints" / "5", Progress(5), None)
+    assert read_record(other)["seed"] == 3
+    earlier = json.loads((one / "config.json").read_text())
+    del earlier["run"], earlier["sha256"]
+    (other / "config.json").write_text(json.dumps(earlier))
+    assert read_record(other)["seed"] == 3
+    (one / "config.json").write_text(json.dumps(earlier))
+    with pytest.raises(UsageError, match="is not the record of the run"):
+        read_record(one)
+
+
+@pytest.mark.parametrize(
+    ("edit", "complaint"),
+    [
+        (change(stage=3), "stage is a int"),
+        (change(flags=[]), "flags is a list"),
+        (change(data="plays"), "data is a str"),
+        (change(new=1), "new is a int"),
+        (change(begun_from=None), "begun_from is a NoneType"),
+        (change(lora=[1]), "lora is a list"),
+        (change(base={}), "base is a dict"),
+    ],
+)
+def test_entries_of_a_wrong_type_are_named(tmp_path, edit, complaint):
+    write_record(tmp_path, GPTConfig())
+    record = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(edit(record)))
+    with pytest.raises(UsageError, match=f"config.json: {complaint}"):
+        read_record(tmp_path, ignore_change=True)
+
+
+@pytest.mark.parametrize("content", [b'{"format": 1, "mod', b"", b"\xff\xfe", b"[" * 10**5, b"9" * 5000])
 def test_a_broken_record_is_refused(tmp_path, content):
     (tmp_path / "config.json").write_bytes(content)
     with pytest.raises(UsageError, match="config.json is not valid JSON"):

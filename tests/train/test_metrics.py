@@ -70,6 +70,47 @@ def test_a_line_cut_off_in_the_middle_costs_only_itself(tmp_path, cut):
         json.loads(line)
 
 
+NO_ROWS = [
+    '{"step": 1, "split": "train", "loss": "low"}',
+    '{"step": 1, "split": "val", "loss": [1.0]}',
+    '{"step": 1, "split": "train", "loss": {"a": NaN}}',
+    '{"step": 1, "split": "train", "loss": true}',
+    '{"step": 1, "split": "train", "loss": NaN}',
+    '{"step": 1, "split": "train", "loss": 1e999}',
+    '{"step": 1, "split": "train", "loss": 1' + "0" * 400 + "}",
+    '{"step": 1, "split": "train", "loss": 1' + "0" * 5000 + "}",
+    '{"step": true, "split": "train", "loss": 1.0}',
+    '{"step": 1.5, "split": "train", "loss": 1.0}',
+    '{"step": null, "split": "train"}',
+    '{"step": 1, "split": ["train"]}',
+    "[" * 10**5,
+    "null",
+    "",
+]
+
+
+@pytest.mark.parametrize("line", NO_ROWS, ids=lambda line: line[:60])
+def test_lines_that_are_no_rows_are_left_out_with_a_warning(tmp_path, capsys, line):
+    write(tmp_path, [1])
+    with open(tmp_path / "metrics.jsonl", "a") as file:
+        file.write(line + "\n" + '{"step": 2, "split": "train", "loss": 1.0}\n')
+    assert steps(tmp_path) == [1, 2]
+    assert (
+        capsys.readouterr().err
+        == f"warning: {tmp_path / 'metrics.jsonl'}:2: no row of metrics; left out, as 1 in all\n"
+    )
+    write(tmp_path, [3], step=2)
+    assert steps(tmp_path) == [1, 2, 3]
+
+
+def test_what_is_as_large_as_may_be_is_drawn(tmp_path):
+    log = MetricsLog(tmp_path, step=0)
+    for step, loss in enumerate((1.0, 3.4e38, -3.4e38, 1e-320)):
+        log.write(step, "train", loss=loss)
+    log.close()
+    assert plot(tmp_path).exists()
+
+
 def test_rows_after_the_step_a_run_goes_on_from_are_cut(tmp_path):
     write(tmp_path, range(1, 8))
     write(tmp_path, [5, 6], step=4)
