@@ -57,6 +57,21 @@ def start_devices(device: str = "auto", *, distributed: bool = False, debug_nans
         jax.config.update("jax_compilation_cache_dir", os.environ.get("JAX_COMPILATION_CACHE_DIR", cache))
 
 
+def refuse_beyond_memory(needed: int, what: str) -> None:
+    """Raise a UsageError if all devices together have not the memory, in bytes, that something takes at least."""
+    import jax
+
+    device = jax.devices()[0]
+    if device.platform == "cpu":
+        have = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") * jax.process_count()
+    elif (limit := (device.memory_stats() or {}).get("bytes_limit")) is not None:
+        have = limit * jax.device_count()
+    else:
+        return
+    if needed > have:
+        raise UsageError(f"{what} take {needed / 2**30:,.0f} GiB; the devices have {have / 2**30:,.0f} GiB together")
+
+
 def _number(variable: str) -> int:
     text = os.environ[variable]
     if not text.isdecimal():

@@ -65,6 +65,16 @@ def naming(file: str | Path) -> Iterator[None]:
         raise
 
 
+def out_of_memory(error: Exception) -> str | None:
+    """Return what an error, of the host's or of JAX, says of memory that ran out; None where it says nothing of it."""
+    reason = (str(error).splitlines() or ["no more is given"])[0]
+    if isinstance(error, MemoryError):
+        return f"out of memory: {reason}"
+    # The second is what XLA says where it is met in a computation under way.
+    ran_out = any(sign in str(error) for sign in ("RESOURCE_EXHAUSTED", "Out of memory"))
+    return f"out of device memory: {reason}" if ran_out else None
+
+
 def did_you_mean(name: str, valid: Iterable[str], prefix: str = "") -> str:
     """Return `"; did you mean 'x'?"` for the nearest of the `valid` names, or an empty string.
 

@@ -24,7 +24,7 @@ from operator import index
 from pathlib import Path
 from typing import Annotated, Any, Literal, SupportsIndex, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from jaxgpt.errors import RunError, UsageError, did_you_mean
+from jaxgpt.errors import RunError, UsageError, did_you_mean, out_of_memory
 
 T = TypeVar("T")
 
@@ -133,14 +133,10 @@ def command(main: Callable[..., None]) -> Callable[..., None]:
         except BrokenPipeError:  # the reader of our output has gone, as in `… | head`
             sys.stderr.close()
             sys.exit(1)
-        except MemoryError as error:
-            print(f"error: out of memory: {str(error) or 'no more is given'}; ask for less", file=sys.stderr)
-            sys.exit(1)
-        except RuntimeError as error:  # JAX's, which is not imported here
-            if "RESOURCE_EXHAUSTED" not in str(error):
+        except (RuntimeError, MemoryError) as error:  # JAX's, which is not imported here, is a RuntimeError
+            if (reason := out_of_memory(error)) is None:
                 raise
-            reason = str(error).splitlines()[0]
-            print(f"error: out of device memory: {reason}; ask for less, or for more devices", file=sys.stderr)
+            print(f"error: {reason}; ask for less, or for more devices", file=sys.stderr)
             sys.exit(1)
         except OSError as error:  # a full disk, say, wherever it was met
             print(f"error: {error.filename or 'a file'}: {error.strerror or error}", file=sys.stderr)

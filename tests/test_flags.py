@@ -250,9 +250,32 @@ def test_every_command_tells_its_version(main, capsys):
     assert caught.value.code == 0 and capsys.readouterr().out == f"jaxgpt {importlib.metadata.version('jaxgpt')}\n"
 
 
-def test_memory_that_is_not_there_is_one_line(capsys):
+def raising(error: Exception):
+    raise error
+
+
+@pytest.mark.parametrize(
+    ("run", "message"),
+    [
+        (lambda argv: np.zeros(2**58), "out of memory: Unable to allocate"),
+        (lambda argv: raising(MemoryError()), "out of memory: no more is given; ask for less"),
+        (
+            lambda argv: raising(RuntimeError("RESOURCE_EXHAUSTED: 1 byte\nand more")),
+            "out of device memory: RESOURCE_E",
+        ),
+        (
+            lambda argv: raising(RuntimeError("INTERNAL: Out of memory allocating 1 byte")),
+            "out of device memory: INTER",
+        ),
+    ],
+)
+def test_memory_that_is_not_there_is_one_line(capsys, run, message):
     with pytest.raises(SystemExit) as caught:
-        command(lambda argv: np.zeros(2**58))([])
+        command(run)([])
     error = capsys.readouterr().err
-    assert caught.value.code == 1 and error.startswith("error: out of memory: Unable to allocate")
-    assert error.count("\n") == 1
+    assert caught.value.code == 1 and error.startswith(f"error: {message}") and error.count("\n") == 1
+
+
+def test_other_errors_are_bugs():
+    with pytest.raises(RuntimeError, match="broken"):
+        command(lambda argv: raising(RuntimeError("broken")))([])

@@ -16,7 +16,7 @@ import jax
 from jax.sharding import Mesh
 
 from jaxgpt.cli.sources import check_tokenizer
-from jaxgpt.devices import start_devices
+from jaxgpt.devices import refuse_beyond_memory, start_devices
 from jaxgpt.errors import UsageError, naming
 from jaxgpt.hosts import gather, refuse_disagreement, together
 from jaxgpt.mesh import make_mesh
@@ -81,6 +81,9 @@ def train(flags: RunConfig, stage: str, prepare: Stage) -> None:
             record = None if begun is None else read_begun(flags, folder, stage)
             job = prepare(flags, folder, record)
             check_tokenizer(folder, job.config, job.tokenizer)
+            if not flags.dry_run:
+                parameters = count(job.config)["total"]
+                refuse_beyond_memory(4 * parameters, f"the model's {parameters:,} parameters")
             if record is not None and not flags.ignore_data_change:
                 advice = "; --ignore_data_change to go on all the same"
                 refuse_differences(folder, record.get("data") or {}, job.data, advice)

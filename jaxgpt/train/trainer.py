@@ -14,7 +14,7 @@ import jax
 from jax.sharding import Mesh
 
 from jaxgpt.devices import compute_dtype
-from jaxgpt.errors import RunError, UsageError
+from jaxgpt.errors import RunError, UsageError, out_of_memory
 from jaxgpt.hosts import gather, one_for_all
 from jaxgpt.mesh import batch_divisor, host_shard, put_batch
 from jaxgpt.model.attention_kernels import report
@@ -241,11 +241,11 @@ def clear_errors(last_good: Callable[[], str] = lambda: "nothing was written yet
         yield
     except OSError as error:
         raise RunError(f"{error.filename or 'a file'}: {error.strerror or error}; {last_good()}") from error
-    except jax.errors.JaxRuntimeError as error:
-        reason = str(error).splitlines()[0]
-        if "RESOURCE_EXHAUSTED" in str(error):
+    except (jax.errors.JaxRuntimeError, MemoryError) as error:
+        if (reason := out_of_memory(error)) is not None:
             advice = "try a smaller --batch_size with more --gradient_accumulation_steps, or --remat"
-            raise RunError(f"out of device memory: {reason}; {advice}; {last_good()}") from error
+            raise RunError(f"{reason}; {advice}; {last_good()}") from error
         if jax.process_count() > 1:
+            reason = str(error).splitlines()[0]
             raise RunError(f"another process of this run, or the network, failed: {reason}; {last_good()}") from error
         raise

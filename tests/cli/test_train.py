@@ -210,6 +210,10 @@ def test_a_dry_run_prints_the_budget_and_writes_nothing(folder, capsys, unchecke
         (["--dataset", "no/such"], "dataset 'no/such'"),
         (["--init_from", "no-such-model"], "no-such-model: no such folder"),
         (["--block_size", "200000"], "block_size 200000 needs at least 200001"),
+        (
+            ["--n_layer", "4096", "--n_embd", "8192"],
+            "the model's 3,298,603,155,456 parameters take 12,288 GiB; the devices have",
+        ),
         (["--learnig_rate", "1"], "did you mean '--learning_rate'?"),
     ],
 )
