@@ -232,6 +232,16 @@ def test_without_generation_blocks_there_is_an_answer_but_nothing_to_learn(gpt2:
         endless.check_learnable(gpt2)
 
 
+def test_any_number_of_generation_blocks_is_found(small: BPETokenizer):
+    """Even of those that begin where the first one did, as a template can make them that has the marks."""
+    blocks = ("{% generation %}{{ c }}{% endgeneration %}{{ c }}", "{{ c }}{{ c }}\udfff")
+    for block, learnt in zip(blocks, (1 / 2, 1), strict=True):
+        template = ChatTemplate("\udffe{% for c in messages[0].content %}" + block + "{% endfor %}x")
+        encoded = template.encode(small, chat("é" * 10_000))
+        assert small.decode(encoded.ids) == "éé" * 10_000 + "x"
+        assert sum(encoded.weights) == learnt * (len(encoded.ids) - 1)
+
+
 def test_lone_surrogates_become_replacement_characters(gpt2: BPETokenizer):
     whole = DEFAULT.encode(gpt2, chat("a\ud800b", "\udfff\ud83d\ude42"))
     assert whole == DEFAULT.encode(gpt2, chat("a\ufffdb", "\ufffd🙂"))
