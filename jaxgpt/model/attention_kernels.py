@@ -44,7 +44,7 @@ def kernels(q: Float[Array, "B H T K"], segment_ids: Int[Array, "B T"] | None, s
 def why_not(platform: str, length: int, head_dim: int, dtype: DTypeLike, *, packed: bool) -> str:
     """Return why rows of `length` have no kernel on a platform; empty if they have one."""
     if platform not in NAMES:
-        return f"there is none for {platform}"
+        return f"there is no kernel for {platform}"
     if jnp.dtype(dtype) != jnp.bfloat16:  # in f32 cuDNN has none, and the TPU's would round the products' operands
         return f"activations are {jnp.dtype(dtype)}, not bfloat16"
     if platform == "tpu":
@@ -66,7 +66,7 @@ def report(config: GPTConfig, dtype: DTypeLike, length: int, *, packed: bool) ->
     if config.attn_pdrop > 0:
         rest = "" if why else f"; with --dropout 0 it is {NAMES[platform]} kernel"
         why = f"attn_pdrop is {config.attn_pdrop}, and kernels drop nothing{rest}"
-    return f"XLA's, as {why}" if why else f"{NAMES[platform]} kernel"
+    return f"XLA's, because {why}" if why else f"{NAMES[platform]} kernel"
 
 
 def cudnn(

@@ -174,7 +174,7 @@ def test_attention_of_a_pretrained_model_drops_nothing_unless_it_is_asked_to(fol
     off, mesh = "; attn_pdrop is 0, as of every pretrained model unless --dropout is given", make_mesh()
     for dropout, expected, said in (
         (None, (0.1, 0.1, 0.0), off),
-        (0.2, (0.2, 0.2, 0.2), "XLA's, as attn_pdrop is 0.2"),
+        (0.2, (0.2, 0.2, 0.2), "XLA's, because attn_pdrop is 0.2"),
     ):
         flags = TrainConfig(**given, cache_dir=str(tmp_path), dropout=dropout)
         job = pretrain.prepare(flags, tmp_path, None)
