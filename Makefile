@@ -22,10 +22,11 @@ test: .venv/installed-test
 bench: .venv/installed-bench
 	$(BIN)/python -m benchmarks $(ARGS)
 
-.venv/bin/python:
-	$(PYTHON) -m venv .venv
+# The last thing that venv writes. One that failed half-way, as without Debian's python3-venv, is begun anew.
+.venv/bin/activate:
+	$(PYTHON) -m venv --clear .venv
 
-.venv/installed: .venv/bin/python pyproject.toml requirements.lock
+.venv/installed: .venv/bin/activate pyproject.toml requirements.lock
 	$(INSTALL) --editable .
 	touch $@
 
