@@ -1,6 +1,6 @@
 """Run `python convert_weights.py --help`. The flow stands in jaxgpt/cli/convert.py, installed as `jaxgpt-convert`."""
 
-from jaxgpt.cli.convert import main
+from jaxgpt.cli.entry import convert
 
 if __name__ == "__main__":
-    main()
+    convert()

@@ -1,6 +1,6 @@
 """Run `python generate.py --help`. The flow stands in jaxgpt/cli/generate.py, installed as `jaxgpt-generate`."""
 
-from jaxgpt.cli.generate import main
+from jaxgpt.cli.entry import generate
 
 if __name__ == "__main__":
-    main()
+    generate()

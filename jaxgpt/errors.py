@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -73,6 +74,23 @@ def out_of_memory(error: Exception) -> str | None:
     # The second is what XLA says where it is met in a computation under way.
     ran_out = any(sign in str(error) for sign in ("RESOURCE_EXHAUSTED", "Out of memory"))
     return f"out of device memory: {reason}" if ran_out else None
+
+
+def report(error: BaseException) -> int | None:
+    """Print the line that a user gets for an error, and return the exit code; None, and nothing, for a bug of ours."""
+    match error:
+        case UsageError() | RunError():
+            line = str(error)
+        case RuntimeError() | MemoryError() if reason := out_of_memory(
+            error
+        ):  # JAX's, not imported here, is the former
+            line = f"{reason}; ask for less, or for more devices"
+        case OSError():  # a full disk, say, wherever it was met
+            line = f"{error.filename or 'a file'}: {error.strerror or error}"
+        case _:
+            return None
+    print(f"error: {line}", file=sys.stderr, flush=True)
+    return 2 if isinstance(error, UsageError) else 1
 
 
 def did_you_mean(name: str, valid: Iterable[str], prefix: str = "") -> str:

@@ -24,7 +24,7 @@ from operator import index
 from pathlib import Path
 from typing import Annotated, Any, Literal, SupportsIndex, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from jaxgpt.errors import RunError, UsageError, did_you_mean, out_of_memory
+from jaxgpt.errors import UsageError, did_you_mean, report
 
 T = TypeVar("T")
 
@@ -124,23 +124,10 @@ def command(main: Callable[..., None]) -> Callable[..., None]:
     def wrapped(argv: Sequence[str] | None = None) -> None:
         try:
             main(argv)
-        except (UsageError, RunError) as error:
-            print(f"error: {error}", file=sys.stderr)
-            sys.exit(2 if isinstance(error, UsageError) else 1)
-        except KeyboardInterrupt:
-            print("\ninterrupted", file=sys.stderr)
-            sys.exit(130)
-        except BrokenPipeError:  # the reader of our output has gone, as in `… | head`
-            sys.stderr.close()
-            sys.exit(1)
-        except (RuntimeError, MemoryError) as error:  # JAX's, which is not imported here, is a RuntimeError
-            if (reason := out_of_memory(error)) is None:
+        except Exception as error:
+            if (code := report(error)) is None:
                 raise
-            print(f"error: {reason}; ask for less, or for more devices", file=sys.stderr)
-            sys.exit(1)
-        except OSError as error:  # a full disk, say, wherever it was met
-            print(f"error: {error.filename or 'a file'}: {error.strerror or error}", file=sys.stderr)
-            sys.exit(1)
+            sys.exit(code)
 
     return wrapped
 

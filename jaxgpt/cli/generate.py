@@ -171,6 +171,8 @@ def open_draft(options: Options, tokenizer: Tokenizer) -> Any:
 
 def read_prompt(start: str) -> str:
     """Return the text that `--start` gives or names."""
+    if start == "-" and sys.stdin is None:
+        raise UsageError("--start -: standard input is closed")
     try:
         if start == "-":
             return sys.stdin.buffer.read().decode()

@@ -15,12 +15,14 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
 
 from jaxgpt.errors import RunError, UsageError, did_you_mean
+from jaxgpt.signals import tidied
 from jaxgpt.text.download import DOWNLOADS, download
 from jaxgpt.text.encoding import cut_between_words, encode_documents
 from jaxgpt.text.sources import PLAYS_FOLDER, ParquetFiles, Source, Split, TextFiles, open_path
@@ -193,7 +195,8 @@ def _unfinished(corpora: Path) -> Iterator[Path]:
                 with left.open("w") as lock, contextlib.suppress(OSError):
                     fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
                     shutil.rmtree(left.parent)
-            place = Path(stack.enter_context(tempfile.TemporaryDirectory(dir=corpora, prefix=_UNFINISHED)))
+            place = Path(tempfile.mkdtemp(dir=corpora, prefix=_UNFINISHED))
+            stack.enter_context(tidied(partial(shutil.rmtree, place)))
             lock = stack.enter_context((place / "unlocked").open("w"))
             with contextlib.suppress(OSError):  # some network file systems have no locks
                 fcntl.flock(lock, fcntl.LOCK_EX)

@@ -9,7 +9,6 @@ import functools
 import multiprocessing
 import os
 import re
-import signal
 import threading
 from collections import deque
 from collections.abc import Iterable, Iterator
@@ -19,6 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from jaxgpt.errors import UsageError
+from jaxgpt.signals import shielded
 from jaxgpt.text.bpe import BPE
 from jaxgpt.text.tokenizers import Tokenizer, load_tokenizer
 
@@ -54,7 +54,8 @@ def encode_documents(
     with ProcessPoolExecutor(processes, mp_context=context, initializer=_follow_parent) as pool:
         pending: deque[Future[np.ndarray]] = deque()
         for task in tasks:
-            pending.append(pool.submit(_encode_in_process, folder, task))
+            with shielded():  # the first call starts the processes
+                pending.append(pool.submit(_encode_in_process, folder, task))
             if len(pending) > _IN_FLIGHT * processes:  # so that reading does not run ahead of encoding
                 yield pending.popleft().result()
         while pending:
@@ -110,8 +111,7 @@ def _encode(tokenizer: Tokenizer, task: Task) -> np.ndarray:
 
 
 def _follow_parent() -> None:
-    """Leave interrupts to the process that started this one, and end with it, even if it is killed."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    """End with the process that started this one, even if it is killed."""
     parent = multiprocessing.parent_process()
     assert parent is not None
 

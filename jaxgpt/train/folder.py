@@ -18,11 +18,13 @@ import shutil
 import socket
 import sys
 from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from jaxgpt.errors import UsageError, naming
 from jaxgpt.model.config import GPTConfig
+from jaxgpt.signals import tidied
 
 FORMAT = 1
 """Of config.json and of the checkpoints' manifests."""
@@ -61,28 +63,26 @@ def hold(path: Path, *, new: bool) -> Iterator[None]:
     except OSError as error:
         raise UsageError(f"--out_dir {path}: {error.strerror}; it must be a folder that can be written to") from None
     with lock(path):
-        held = os.stat(path)
-        try:
+        with tidied(partial(leave_nothing, path, made, os.stat(path))):
             if new and holds_run(path):
                 raise UsageError(
                     f"--out_dir {path} holds a run; continue it with --init_from resume, choose another folder, "
                     "or begin anew with --overwrite, which moves it aside"
                 )
             yield
-        finally:
-            with contextlib.suppress(OSError):  # what ended the run is the error to report
-                if os.path.samestat(os.stat(path), held) and not holds_run(path):
-                    leave_nothing(path, made)
 
 
-def leave_nothing(path: Path, made: list[Path]) -> None:
+def leave_nothing(path: Path, made: list[Path], held: os.stat_result) -> None:
     """Remove what a run that did not begin has put into its held folder, and those folders that were made for it."""
-    if path in made:
-        shutil.rmtree(path)
-    else:
-        (path / LOCK).unlink(missing_ok=True)
-    for folder in made[1:]:
-        folder.rmdir()
+    with contextlib.suppress(OSError):  # what ended the run is the error to report
+        if not os.path.samestat(os.stat(path), held) or holds_run(path):
+            return
+        if path in made:
+            shutil.rmtree(path)
+        else:
+            (path / LOCK).unlink(missing_ok=True)
+        for folder in made[1:]:
+            folder.rmdir()
 
 
 def holds_run(path: Path) -> bool:
@@ -135,10 +135,8 @@ def lock(path: Path) -> Iterator[None]:
             file.truncate(0)
             file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
             file.flush()
-        try:
-            yield
-        finally:
-            file.truncate(0)
+        stack.enter_context(tidied(partial(file.truncate, 0)))
+        yield
 
 
 def _flock(descriptor: int) -> str | None:

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from jaxgpt.cli import entry
 from jaxgpt.errors import RunError
 from jaxgpt.flags import PathName, command, flag, parse
 from recipes.align.commands import Stage, stages
@@ -124,4 +125,4 @@ def show(data: Path, counts: Mapping[str, int]) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    entry.run("recipes.align.__main__")

@@ -47,7 +47,7 @@ class Workshop:
 
     def start(self, out: str | Path, *flags: str, before: str = "", **environment: str) -> subprocess.Popen[str]:
         """Begin a process of train.py, or one that runs the code `before` and then train.py's main."""
-        code = ["-c", f"{before}\nfrom jaxgpt.cli.train import main; main()"] if before else [str(ROOT / "train.py")]
+        code = ["-c", f"{before}\nfrom jaxgpt.cli.entry import train; train()"] if before else [str(ROOT / "train.py")]
         argv, env = [sys.executable, *code, *self.argv(out, *flags)], {**os.environ, **ENVIRONMENT, **environment}
         return subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT, env=env)
 

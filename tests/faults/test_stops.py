@@ -126,10 +126,8 @@ def test_a_cut_row_of_metrics_costs_nothing(workshop, whole):
 
 
 ENCODE = """
-import signal, sys, time
-# What a shell runs in the background ignores SIGINT, and so do its children, such as this one.
-signal.signal(signal.SIGINT, signal.default_int_handler)
-from jaxgpt.flags import command
+import sys, time
+from jaxgpt.signals import interruptible
 from jaxgpt.text import encoding, load_corpus
 slow = encoding._encode
 def wait(*args):
@@ -137,7 +135,8 @@ def wait(*args):
     time.sleep({seconds})
     return slow(*args)
 encoding._encode = wait
-command(lambda argv: load_corpus(sys.argv[1], "char", cache_dir=sys.argv[2], block_size=8))()
+with interruptible():
+    load_corpus(sys.argv[1], "char", cache_dir=sys.argv[2], block_size=8)
 """
 
 

@@ -4,9 +4,11 @@ import os
 import signal
 import subprocess
 import sys
+import time
 
 import pytest
 
+from jaxgpt.signals import STOPS
 from jaxgpt.train.stop import stop_on_signal
 
 WAIT = """
@@ -21,7 +23,7 @@ with stop_on_signal() as stop:
 """
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", STOPS)
 def test_the_first_signal_asks_and_then_the_handlers_are_the_old_ones(number):
     before = signal.getsignal(number)
     with stop_on_signal() as stop:
@@ -29,6 +31,34 @@ def test_the_first_signal_asks_and_then_the_handlers_are_the_old_ones(number):
         os.kill(os.getpid(), number)
         assert stop.requested(2) and stop.reason == number.name
     assert signal.getsignal(number) is before
+
+
+def test_what_the_process_was_begun_to_ignore_stays_ignored():
+    """As nohup does with SIGHUP."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with stop_on_signal() as stop:
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert not stop.requested(1)
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_a_warning_is_not_urgent_however_often_it_comes():
+    """Nor is the first SIGTERM behind it: time to save is what it was for."""
+    with stop_on_signal() as stop:
+        for number in (*[one for one in STOPS if one not in (signal.SIGINT, signal.SIGTERM)] * 2, signal.SIGTERM):
+            os.kill(os.getpid(), number)
+            time.sleep(0.05)  # the thread hears each
+        assert stop.requested(1)
+
+
+def test_a_system_that_lacks_some_signals_hears_the_others(monkeypatch):
+    monkeypatch.setattr("jaxgpt.train.stop.STOPS", (signal.SIGINT, signal.SIGTERM))
+    with stop_on_signal() as stop:
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert stop.requested(1)
 
 
 def test_handlers_are_the_old_ones_also_after_an_error():
