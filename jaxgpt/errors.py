@@ -81,9 +81,7 @@ def report(error: BaseException) -> int | None:
     match error:
         case UsageError() | RunError():
             line = str(error)
-        case RuntimeError() | MemoryError() if reason := out_of_memory(
-            error
-        ):  # JAX's, not imported here, is the former
+        case RuntimeError() | MemoryError() if reason := out_of_memory(error):  # the former is JAX's, not imported here
             line = f"{reason}; ask for less, or for more devices"
         case OSError():  # a full disk, say, wherever it was met
             line = f"{error.filename or 'a file'}: {error.strerror or error}"

@@ -5,14 +5,25 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import sys
+import threading
+import time
+import traceback
 from collections.abc import Iterator, Mapping
+from functools import partial
 from typing import Any
 
 import jax
 import numpy as np
+from jax._src import distributed  # there is no other way to what processes tell each other beside arrays
 
-from jaxgpt.errors import RunError, UsageError
+from jaxgpt.errors import RunError, UsageError, report
+from jaxgpt.signals import leave, on_interrupt
+
+TOGETHER = 5
+"""Seconds between the first and the last process to meet an error that they all have."""
+TOLD = 3
+"""Seconds in which all processes hear of the end of one; they look every half second."""
+_END = "jaxgpt/end"
 
 
 def gather(value: Any) -> list[Any]:
@@ -51,17 +62,71 @@ def together() -> Iterator[None]:
 
 @contextlib.contextmanager
 def one_for_all() -> Iterator[None]:
-    """Let an error end this process at once if it is one of several, so that it ends the others, which wait for it.
+    """Let whatever ends this process end all those of its run, with the reason, be they waiting or compiling.
 
-    The orderly end, which JAX prepares, would wait for them in turn.
+    An error that all meet at the same time is left alone. With one that only this process has, the orderly end, which
+    JAX prepares, would wait for the others in turn.
     """
+    over = threading.Event()
+    watch = threading.Thread(target=_end_with_others, args=(over,), daemon=True)
+    watch.start()
     try:
-        yield
-    except RunError as error:
-        if jax.process_count() == 1:
+        with on_interrupt(partial(_tell_end, "interrupted")):
+            yield
+    except BaseException as error:
+        if _client() is None or _all_end():
             raise
-        print(f"error: {error}", file=sys.stderr, flush=True)
-        os._exit(1)
+        over.set()
+        watch.join()  # if another was first, this ends with its reason
+        code = error.code if isinstance(error, SystemExit) else report(error)
+        if code is None:
+            traceback.print_exception(error)
+        _tell_end(str(error) if isinstance(error, UsageError | RunError) else f"{type(error).__name__}: {error}")
+        os._exit(1 if code is None else int(code))
+    finally:
+        over.set()
+        watch.join()
+
+
+def _tell_end(reason: str) -> None:
+    """Let the other processes of the run know why this one ends; the first reason counts."""
+    if (client := _client()) is not None:
+        own = f"process {distributed.global_state.process_id} of this run ended: {reason}"
+        with contextlib.suppress(jax.errors.JaxRuntimeError):
+            client.key_value_set(_END, own.splitlines()[0])
+        _end_last()
+
+
+def _all_end() -> bool:
+    """Return whether all processes come here within `TOGETHER` seconds."""
+    try:
+        _client().wait_at_barrier(_END, 1000 * TOGETHER)
+    except jax.errors.JaxRuntimeError:
+        return False
+    return True
+
+
+def _end_with_others(over: threading.Event) -> None:
+    """Look again and again whether another process has ended, for the last time when it is `over`."""
+    looks = True
+    while looks:
+        looks = not over.wait(0.5)
+        with contextlib.suppress(jax.errors.JaxRuntimeError):  # nobody has
+            if (client := _client()) is not None:
+                reason = client.key_value_try_get(_END)
+                _end_last()
+                leave(1, f"error: {reason}")
+
+
+def _end_last() -> None:
+    """Wait, in the first process, through which they all speak, until the others have heard."""
+    if distributed.global_state.process_id == 0:
+        time.sleep(TOLD)
+
+
+def _client() -> Any:
+    """Return this process's line to the others; None if it is alone or has not joined them."""
+    return distributed.global_state.client
 
 
 def refuse_disagreement(record: Mapping[str, Any]) -> None:

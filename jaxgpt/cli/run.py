@@ -18,7 +18,7 @@ from jax.sharding import Mesh
 from jaxgpt.cli.sources import check_tokenizer
 from jaxgpt.devices import refuse_beyond_memory, start_devices
 from jaxgpt.errors import UsageError, naming
-from jaxgpt.hosts import gather, refuse_disagreement, together
+from jaxgpt.hosts import gather, one_for_all, refuse_disagreement, together
 from jaxgpt.mesh import make_mesh
 from jaxgpt.model.atlas import count
 from jaxgpt.model.config import GPTConfig
@@ -67,6 +67,7 @@ Raises UsageError where model, tokenizer, data and flags don't fit each other, o
 """
 
 
+@one_for_all()
 def train(flags: RunConfig, stage: str, prepare: Stage) -> None:
     """Train as the flags say, and show what came of it."""
     start_devices(flags.device, distributed=flags.distributed, debug_nans=flags.debug_nans)

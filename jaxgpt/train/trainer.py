@@ -15,7 +15,7 @@ from jax.sharding import Mesh
 
 from jaxgpt.devices import compute_dtype
 from jaxgpt.errors import RunError, UsageError, out_of_memory
-from jaxgpt.hosts import gather, one_for_all
+from jaxgpt.hosts import gather
 from jaxgpt.mesh import batch_divisor, host_shard, put_batch
 from jaxgpt.model.attention_kernels import report
 from jaxgpt.text.batches import Batch
@@ -125,7 +125,6 @@ class Trainer:
         meter = self._meter(begun)
         saved, streak, state = time.monotonic(), int(begin.streak), begin
         with (
-            one_for_all(),
             clear_errors(checkpoints.finish),
             contextlib.closing(self._open_log(folder, begun)) as log,
             stop_on_signal() as stop,

@@ -13,22 +13,26 @@ CHATTER = ("[Gloo]", "W0", "W1", "E0", "E1", "I0", "I1")
 def train_on_two(workshop):
     """A function that runs two processes of one run and returns the exit code, output and errors of each."""
 
-    def train(out, *flags, first=(), second=(), before=""):
+    def train(out, *flags, first=(), second=(), before="", before_first=""):
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             address = f"127.0.0.1:{free.getsockname()[1]}"
         processes = [
             workshop.start(
-                out, "--distributed", *flags, *more, before=before if number else "", JAX_PLATFORMS="cpu",
+                out, "--distributed", *flags, *more, before=before if number else before_first, JAX_PLATFORMS="cpu",
                 JAX_COORDINATOR_ADDRESS=address, JAX_NUM_PROCESSES="2", JAX_PROCESS_ID=str(number),
             )
             for number, more in enumerate((first, second))
         ]  # fmt: skip
         results = []
-        for process in processes:
-            output, errors = process.communicate(timeout=120)
-            own = [line for line in errors.splitlines() if not line.startswith(CHATTER)]
-            results.append((process.returncode, output, own))
+        try:
+            for process in processes:
+                output, errors = process.communicate(timeout=120)
+                own = [line for line in errors.splitlines() if not line.startswith(CHATTER)]
+                results.append((process.returncode, output, own))
+        finally:
+            for process in processes:
+                process.kill()
         return results
 
     return train
@@ -85,3 +89,28 @@ def test_a_process_that_is_lost_ends_the_others_and_names_the_last_checkpoint(wo
     assert (one, two) == (1, -signal.SIGKILL)
     assert errors[-1].startswith("error: another process of this run, or the network, failed: ")
     assert f"the last good checkpoint is {workshop.folder / 'lost' / 'checkpoints'}" in errors[-1]
+
+
+RAISE = """
+from jaxgpt.train.trainer import Trainer
+def start(self):
+    {what}
+Trainer.start = start
+"""
+BUG = RAISE.format(what="raise ValueError('a bug')")
+COMPILE = RAISE.format(what="import time; print('compiling', flush=True); time.sleep(600)")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("at_work", ["", COMPILE], ids=["waiting", "compiling"])
+@pytest.mark.parametrize("culprit", [0, 1])
+def test_an_error_of_any_kind_ends_the_others_with_its_reason_wherever_they_are(train_on_two, culprit, at_work):
+    """Within 15 seconds, in which the one waits whether they all meet the same."""
+    codes = (BUG, at_work) if culprit == 0 else (at_work, BUG)
+    results = train_on_two(f"bug-{culprit}", "--overwrite", before_first=codes[0], before=codes[1])
+    for number, (code, _, errors) in enumerate(results):
+        assert code == 1
+        if number == culprit:
+            assert errors[0].startswith("Traceback") and errors[-1] == "ValueError: a bug"
+        else:
+            assert errors == [f"error: process {culprit} of this run ended: ValueError: a bug"]
