@@ -68,7 +68,7 @@ class Checkpoints:
         """Begin to write the trees `items`; of `save`'s, "params" alone is what `load_params` of `weights` reads."""
         self.wait()
         self._refuse_moved()
-        self._progress = progress
+        self._progress = dataclasses.replace(progress, run=self._run)
         folder = self.folder / str(progress.step)
         trees = ocp.args.Composite(**{name: ocp.args.PyTreeSave(tree) for name, tree in items.items()})
         with self._clear_errors():
@@ -145,7 +145,7 @@ class Checkpoints:
     def _write_manifest(self) -> None:
         assert self._progress is not None
         self._refuse_moved()
-        write_manifest(self.folder / f"{self._progress.step}{TEMPORARY}", self._progress, self._run)
+        write_manifest(self.folder / f"{self._progress.step}{TEMPORARY}", self._progress)
 
     def _prune(self) -> None:
         """Delete checkpoints that are neither best nor among the last, up to the one just written."""

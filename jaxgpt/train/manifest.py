@@ -10,7 +10,7 @@ import hashlib
 import json
 import sys
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -33,16 +33,18 @@ class Progress:
         step: updates done.
         best_step: the evaluated step with the lowest validation loss so far; None before the first evaluation.
         best_loss: that loss.
+        run: the run's name, as its record has it; None in what earlier versions wrote.
     """
 
     step: int
     best_step: int | None = None
     best_loss: float | None = None
+    run: str | None = field(default=None, compare=False)
 
     def evaluated(self, loss: float) -> Progress:
         """Return the progress after an evaluation at this step; NaN is never the best."""
         if loss < (float("inf") if self.best_loss is None else self.best_loss):
-            return Progress(self.step, self.step, loss)
+            return replace(self, best_step=self.step, best_loss=loss)
         return self
 
 
@@ -76,13 +78,13 @@ def undamaged(
         return None
 
 
-def write_manifest(folder: Path, progress: Progress, run: str | None) -> None:
-    """Write down the hash of every file of a checkpoint, and the name of its run."""
+def write_manifest(folder: Path, progress: Progress) -> None:
+    """Write down the hash of every file of a checkpoint."""
     # Orbax writes the time of its commit into this one afterwards; nothing is read from it.
     later = folder / "_CHECKPOINT_METADATA"
     found = sorted(file for file in folder.rglob("*") if file.is_file() and file != later)
     files = {str(file.relative_to(folder)): sha256(file) for file in found}
-    manifest = {"format": FORMAT, **dataclasses.asdict(progress), "run": run, "files": files}
+    manifest = {"format": FORMAT, **dataclasses.asdict(progress), "files": files}
     write_json(folder / "manifest.json", {**manifest, "sha256": digest(manifest)})
 
 
@@ -99,7 +101,8 @@ def read_manifest(folder: Path, items: Collection[str] = ITEMS) -> Progress:
             raise UsageError(f"{folder} has format {manifest['format']!r}; this version reads format {FORMAT}")
         whole = manifest.pop("sha256") == digest(manifest)
         files = dict(manifest["files"])
-        progress = Progress(**{field.name: manifest[field.name] for field in dataclasses.fields(Progress)})
+        names = [field.name for field in dataclasses.fields(Progress)]
+        progress = Progress(**{name: manifest[name] for name in names if name in manifest})
     except UsageError:
         raise
     except OSError as error:

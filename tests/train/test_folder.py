@@ -238,7 +238,7 @@ def test_a_record_is_that_of_the_run_whose_checkpoints_lie_beside_it(tmp_path):
     for path, seed in ((one, 1), (other, 2)):
         (path / "checkpoints" / "5").mkdir(parents=True)
         write_record(path, GPTConfig(), seed=seed)
-        write_manifest(path / "checkpoints" / "5", Progress(5), named_run(path / "config.json"))
+        write_manifest(path / "checkpoints" / "5", Progress(5, run=named_run(path / "config.json")))
     run = read_record(one)["run"]
     write_record(one, GPTConfig(), run=run, seed=3)
     assert read_record(one)["run"] == run
@@ -246,7 +246,7 @@ def test_a_record_is_that_of_the_run_whose_checkpoints_lie_beside_it(tmp_path):
     with pytest.raises(UsageError, match="is not the record of the run that made checkpoint 5 beside it"):
         read_record(other)
     assert read_record(other, ignore_change=True)["seed"] == 3
-    write_manifest(other / "checkpoints" / "5", Progress(5), None)
+    write_manifest(other / "checkpoints" / "5", Progress(5))
     assert read_record(other)["seed"] == 3
     earlier = json.loads((one / "config.json").read_text())
     del earlier["run"], earlier["sha256"]
