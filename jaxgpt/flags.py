@@ -21,10 +21,10 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from operator import index
-from pathlib import Path
 from typing import Annotated, Any, Literal, SupportsIndex, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from jaxgpt.errors import UsageError, did_you_mean, report
+from jaxgpt.files import regular
 
 T = TypeVar("T")
 
@@ -214,7 +214,7 @@ def _is_flag(word: str, before: str, kinds: Mapping[str, Any]) -> bool:
 def _read_file(path: str, fields: dict[str, Any], hints: dict[str, Any]) -> dict[str, Any]:
     """Read `--config FILE`: a table of flags, or a run's config.json, whose flags stand under "flags"."""
     try:
-        text = Path(path).read_text(encoding="utf-8")
+        text = regular(path).read_text(encoding="utf-8")
         table = tomllib.loads(text) if path.endswith(".toml") else json.loads(text, object_pairs_hook=_once)
     except OSError as error:
         raise UsageError(f"--config {path}: {error.strerror}") from None

@@ -17,6 +17,7 @@ from jaxgpt.cli.pairs import PairData, open_pairs
 from jaxgpt.cli.run import Job, Record, next_command
 from jaxgpt.cli.stage import SHOWN, Start, job, model_of, open_start, show_answers, show_curve, task, without_labels
 from jaxgpt.errors import UsageError
+from jaxgpt.files import regular
 from jaxgpt.model.layers import GPT
 from jaxgpt.model.lora import without_adapters
 from jaxgpt.train.objectives import Objective
@@ -102,7 +103,7 @@ def read_reference(file: Path, pairs: PairData) -> dict[str, np.ndarray]:
         UsageError: it is not there, damaged, or of other pairs.
     """
     try:
-        with np.load(file, allow_pickle=False) as found:
+        with np.load(regular(file), allow_pickle=False) as found:
             reference, of_pairs = {name: found[name] for name in parts(pairs)}, str(found["pairs"])
     except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
         raise UsageError(f"{file}: can't be read: {error}; a run of dpo needs it to go on") from None

@@ -17,6 +17,7 @@ from jaxgpt.decode.rows import Overflow
 from jaxgpt.decode.sampling import Sampling
 from jaxgpt.decode.text import TextStream
 from jaxgpt.errors import UsageError
+from jaxgpt.files import regular
 from jaxgpt.flags import Count, CountOrZero, PathName, Rows, Seed, check_ranges, command, flag, parse
 from jaxgpt.model.config import GPTConfig
 from jaxgpt.text import Tokenizer
@@ -177,7 +178,7 @@ def read_prompt(start: str) -> str:
         if start == "-":
             return sys.stdin.buffer.read().decode()
         if start.startswith("FILE:"):
-            return Path(start.removeprefix("FILE:")).expanduser().read_bytes().decode()
+            return regular(Path(start.removeprefix("FILE:")).expanduser()).read_bytes().decode()
         return start
     except OSError as error:
         raise UsageError(f"--start {start}: {error.strerror}") from None

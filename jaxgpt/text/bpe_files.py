@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxgpt.errors import UsageError
+from jaxgpt.files import regular
 
 Merges = list[tuple[bytes, bytes]]
 
@@ -236,7 +237,7 @@ def _to_bytes(spelled: str, path: Path) -> bytes:
 
 def _read_text(path: Path) -> str:
     try:
-        if (size := path.stat().st_size) > _MAX_FILE_BYTES:
+        if (size := regular(path).stat().st_size) > _MAX_FILE_BYTES:
             raise UsageError(f"{path}: {size} bytes is too large for a tokenizer's file (limit {_MAX_FILE_BYTES})")
         return path.read_bytes().decode("utf-8")
     except OSError as error:

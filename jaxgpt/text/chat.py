@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from jaxgpt.errors import UsageError
+from jaxgpt.files import regular
 from jaxgpt.text.bpe import replace_surrogates
 from jaxgpt.text.bpe_files import read_chat_template, write_chat_template
 from jaxgpt.text.records import Message
@@ -79,7 +80,7 @@ class ChatTemplate:
             UsageError: there is no such file, or it is no text.
         """
         try:
-            return cls(Path(file).read_bytes().decode(), str(file))
+            return cls(regular(file).read_bytes().decode(), str(file))
         except OSError as error:
             raise UsageError(f"{file}: cannot be read: {error.strerror}") from None
         except UnicodeDecodeError as error:

@@ -13,6 +13,7 @@ import huggingface_hub
 from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
 from jaxgpt.errors import UsageError
+from jaxgpt.files import regular
 from jaxgpt.text.sources import ParquetFiles, Source, TextFiles
 
 _TIMEOUT_S = 60
@@ -100,7 +101,10 @@ def _fetch(name: str, origin: WebFile, path: Path) -> None:
 
 
 def _check(origin: WebFile, path: Path) -> None:
-    found = hashlib.sha256(path.read_bytes()).hexdigest()
+    try:
+        found = hashlib.sha256(regular(path).read_bytes()).hexdigest()
+    except OSError as error:
+        raise UsageError(f"{path}: cannot be read: {error.strerror}") from None
     if found != origin.sha256:
         raise UsageError(
             f"{path}: SHA-256 is {found}, not {origin.sha256}; take it away to download {origin.url} again"

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from jaxgpt.errors import UsageError
+from jaxgpt.files import regular
 
 META_FILE = "meta.pkl"
 _MAX_FILE_BYTES = 1 << 25  # more than all of Unicode takes
@@ -54,7 +55,7 @@ class _Unpickler(pickle.Unpickler):
 
 def _read_plain(path: Path) -> Any:
     try:
-        if (size := path.stat().st_size) > _MAX_FILE_BYTES:
+        if (size := regular(path).stat().st_size) > _MAX_FILE_BYTES:
             raise UsageError(f"{path}: {size} bytes is too large for an alphabet (limit {_MAX_FILE_BYTES})")
         data = path.read_bytes()
     except OSError as error:

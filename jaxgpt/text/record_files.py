@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxgpt.errors import UsageError
+from jaxgpt.files import regular
 
 Record = tuple[str, dict[str, Any]]
 """Where a record stands, for messages, and what it holds."""
@@ -48,7 +49,7 @@ def read_records(path: str | Path, suffixes: tuple[str, ...], column: str = "") 
         raise UsageError(f"{path}: must be a file that ends in {', '.join(suffixes)}")
     empty, lone = True, 0
     try:
-        for record in readers[path.suffix.lower()](path):
+        for record in readers[path.suffix.lower()](regular(path)):
             empty = False
             lone += _lone_surrogates(record[1])
             yield record

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
 
 from jaxgpt.errors import UsageError
+from jaxgpt.files import regular
 
 PLAYS_FOLDER = Path(__file__).parent / "data" / "plays"
 
@@ -140,7 +141,7 @@ def open_path(path: Path, val_fraction: float) -> Source:
 
     A folder with parquet files is a folder of those alone.
     """
-    files, notes = ([path], []) if path.is_file() else files_below(path)
+    files, notes = files_below(path) if path.is_dir() else ([path], [])
     if not files:
         raise UsageError(f"{path}: no files in this folder")
     parquet = [file for file in files if file.suffix == ".parquet"]
@@ -229,7 +230,7 @@ def _characters(pieces: Iterator[str], start: int, stop: int) -> Iterator[str]:
 
 def _open(path: Path) -> io.BufferedReader:
     try:
-        return path.open("rb")
+        return regular(path).open("rb")
     except OSError as error:
         raise UsageError(f"{path}: cannot be read: {error.strerror}") from None
 

@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 
 from jaxgpt.errors import RunError, UsageError
+from jaxgpt.files import regular
 from jaxgpt.text.bpe_files import read_json
 from jaxgpt.text.tokenizers import Tokenizer
 
@@ -92,7 +93,7 @@ class TokenFile:
         self.vocab_size = sidecar.vocab_size if sidecar else vocab_size
         dtype = np.dtype(sidecar.dtype).newbyteorder("<") if sidecar else _dtype(vocab_size)
         try:
-            self._stat = os.stat(self.path)
+            self._stat = os.stat(regular(self.path))
             size = self._stat.st_size
             if size == 0 or size % dtype.itemsize:
                 raise UsageError(f"{path}: {size} bytes is no whole number of {dtype.name} ids above 0")

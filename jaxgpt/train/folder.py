@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxgpt.errors import UsageError, naming
+from jaxgpt.files import regular
 from jaxgpt.model.config import GPTConfig
 from jaxgpt.signals import tidied
 
@@ -176,7 +177,7 @@ def read_record(path: Path, *, ignore_change: bool = False) -> dict[str, Any]:
     """
     file = path / "config.json"
     try:
-        record = json.loads(file.read_text(encoding="utf-8"))
+        record = json.loads(regular(file).read_text(encoding="utf-8"))
         changed = isinstance(record, dict) and record.pop("sha256", None) != digest(record)
     except OSError as error:
         raise UsageError(f"{file}: {error.strerror}; a run's folder holds one") from None
@@ -207,7 +208,7 @@ def named_run(file: Path) -> str | None:
     One that can't be read is reported where it is to be used.
     """
     try:
-        run = json.loads(file.read_text(encoding="utf-8")).get("run")
+        run = json.loads(regular(file).read_text(encoding="utf-8")).get("run")
     except (OSError, ValueError, RecursionError, AttributeError):
         return None
     return run if isinstance(run, str) else None

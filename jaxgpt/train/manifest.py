@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Literal
 
 from jaxgpt.errors import UsageError
+from jaxgpt.files import regular
 from jaxgpt.train.folder import FORMAT, digest, write_json
 
 Which = int | Literal["best", "last"]
@@ -96,7 +97,7 @@ def read_manifest(folder: Path, items: Collection[str] = ITEMS) -> Progress:
     """
     damaged = f"checkpoint {folder} is damaged"
     try:
-        manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+        manifest = json.loads(regular(folder / "manifest.json").read_text(encoding="utf-8"))
         if manifest["format"] != FORMAT:
             raise UsageError(f"{folder} has format {manifest['format']!r}; this version reads format {FORMAT}")
         whole = manifest.pop("sha256") == digest(manifest)
@@ -130,5 +131,5 @@ def step_of(path: Path) -> int | None:
 
 def sha256(file: Path) -> str:
     """Return the hash of a file's bytes."""
-    with open(file, "rb") as stream:
+    with open(regular(file), "rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxgpt.errors import naming
+from jaxgpt.files import regular
 
 Row = dict[str, Any]
 STYLES: dict[str, Any] = {"train": {"linewidth": 0.8, "alpha": 0.6}, "val": {"linewidth": 2, "marker": "o"}}
@@ -86,7 +87,7 @@ class NoMetrics:
 def read_rows(path: Path) -> list[Row]:
     """Return a metrics file's rows; lines that are none are left out, with a warning but for one that was cut off."""
     rows, others = [], []
-    text = path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
+    text = regular(path).read_text(encoding="utf-8", errors="replace") if path.exists() else ""
     for number, line in enumerate(text.splitlines(keepends=True), 1):
         try:
             row = json.loads(line)
@@ -167,7 +168,7 @@ class _Wandb:
             known.write_text(secrets.token_hex(8), encoding="utf-8")
         self._run = wandb.init(
             project=project,
-            id=known.read_text(encoding="utf-8"),  # without which a run that goes on would be another one
+            id=regular(known).read_text(encoding="utf-8"),  # without which a run that goes on would be another one
             name=folder.resolve().name,
             dir=str(folder),
             resume="allow",
