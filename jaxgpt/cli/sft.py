@@ -8,7 +8,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 
 from jaxgpt.cli.run import Job, Record, next_command
@@ -17,6 +16,7 @@ from jaxgpt.cli.stage import (
     Examples,
     Start,
     job,
+    key_of,
     open_start,
     read_examples,
     room,
@@ -86,7 +86,7 @@ def with_template(start: Start, flags: SFTConfig) -> Start:
     else:
         template = start.template or DEFAULT
     tokenizer = add_template(start.tokenizer, template)
-    key = jax.random.key(flags.seed)
+    key = key_of(flags.seed, "vocabulary")
     config, params = extend_vocabulary(start.config, start.params, tokenizer.vocab_size, key)
     ends = tuple(dict.fromkeys((template.stop_id(tokenizer), *start.config.eos_token_ids)))
     return Start(start.name, replace(config, eos_token_id=ends), tokenizer, params)

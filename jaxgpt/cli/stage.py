@@ -7,12 +7,13 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar, get_args
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
+from jax import Array
 from jax.sharding import Mesh
 
 from jaxgpt.cli.run import Job, Record, refuse_differences
@@ -44,6 +45,8 @@ SHOWN = 3
 """Prompts whose answers are shown at the end."""
 ANSWER = 200
 SEPARATOR = "---------------"
+Drawn = Literal["adapters", "head", "vocabulary"]
+"""What may be drawn when a stage begins."""
 _Any = TypeVar("_Any")
 
 
@@ -95,6 +98,14 @@ def open_start(flags: StageConfig, folder: Path, record: Record | None, *, fixed
     return Start(record["begun_from"], config, load_tokenizer(folder), params)
 
 
+def key_of(seed: int, drawn: Drawn) -> Array:
+    """Return the key of what is drawn when a stage begins: no other draw's, and no update's.
+
+    An update folds its number, counted from 0 up, into the seed's key, for dropout. These numbers come from the top.
+    """
+    return jax.random.fold_in(jax.random.key(seed), 2**32 - 1 - get_args(Drawn).index(drawn))
+
+
 def with_labels(start: Start, labels: tuple[str, ...], *, seed: int, zero: bool = False) -> Start:
     """Return the model with a head for these labels: its own where it has one for them, else a new one.
 
@@ -110,7 +121,7 @@ def with_labels(start: Start, labels: tuple[str, ...], *, seed: int, zero: bool 
         print(f"note: the head for {', '.join(start.config.labels)} makes way for one for {', '.join(labels)}")
     shape = (len(labels), start.config.n_embd)
     deviation = 0.0 if zero else start.config.initializer_range
-    score = deviation * jax.random.normal(jax.random.key(seed), shape)
+    score = deviation * jax.random.normal(key_of(seed, "head"), shape)
     return replace(start, config=replace(start.config, labels=labels), params={**start.params, "score": score})
 
 
@@ -197,7 +208,7 @@ def begin(flags: StageConfig, start: Start) -> Any:
     """Return the parameters at step 0, new adapters among them."""
     if flags.lora is None:
         return start.params
-    adapters = init_adapters(start.config, flags.lora, jax.random.key(flags.seed))
+    adapters = init_adapters(start.config, flags.lora, key_of(flags.seed, "adapters"))
     return unflatten_dict({**flatten_dict(start.params), **flatten_dict(adapters)})
 
 

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from flax.traverse_util import flatten_dict
 from jax import Array
 
-from jaxgpt.model.atlas import Parameter, axes, map_parameters
+from jaxgpt.model.atlas import Parameter, axes, map_parameters, parameters
 from jaxgpt.model.config import GPTConfig
 
 
@@ -25,13 +25,15 @@ def extend_vocabulary(config: GPTConfig, params: Any, vocab_size: int, key: Arra
         return config, params
     leaves: dict[Any, Any] = flatten_dict(params)
     count = vocab_size - config.vocab_size
+    grown = [parameter.path for parameter in parameters(config) if axes(parameter.row.pattern)[0] == "V"]
 
     def extend(parameter: Parameter) -> Array:
         leaf = leaves[parameter.path]
-        if axes(parameter.row.pattern)[0] != "V":
+        if parameter.path not in grown:
             return leaf
         existing = leaf.astype(jnp.float32)
-        rows = existing.mean(0) + existing.std(0) * jax.random.normal(key, (count, config.n_embd))
+        own = jax.random.fold_in(key, grown.index(parameter.path))
+        rows = existing.mean(0) + existing.std(0) * jax.random.normal(own, (count, config.n_embd))
         return jnp.concatenate([leaf, rows.astype(leaf.dtype)])
 
     return replace(config, vocab_size=vocab_size), map_parameters(config, extend)
