@@ -44,12 +44,20 @@ ELSEWHERE = {
     "warmup_steps": ("warmup_iters",),
 }
 
+MESSAGE_LIMIT, NAME_LIMIT = 2000, 100
+
 
 class UsageError(ValueError):
     """Bad input: a flag, file or argument. The message names it, its value, and what would be valid.
 
-    The scripts print the message and exit with code 2.
+    The scripts print the message and exit with code 2. It may show what stands in others' files: one line is made of
+    it, of bounded length, and without what would command a terminal.
     """
+
+    def __init__(self, message: str) -> None:
+        if len(message) > MESSAGE_LIMIT:
+            message = f"{message[: MESSAGE_LIMIT // 2]} … {message[-MESSAGE_LIMIT // 2 :]}"
+        super().__init__("".join(c if c.isprintable() else ascii(c)[1:-1] for c in message))
 
 
 class RunError(RuntimeError):
@@ -98,5 +106,5 @@ def did_you_mean(name: str, valid: Iterable[str], prefix: str = "") -> str:
     """
     valid = list(valid)
     called = [ours for ours in ELSEWHERE.get(name, ()) if ours in valid]
-    nearest = called or difflib.get_close_matches(name, valid, n=1, cutoff=0.7)
+    nearest = called or difflib.get_close_matches(name[:NAME_LIMIT], valid, n=1, cutoff=0.7)
     return f"; did you mean {prefix + nearest[0]!r}?" if nearest else ""

@@ -2,9 +2,13 @@
 
 import os
 import signal
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import jaxtyping
+import numpy as np
 import pytest
+from flax.traverse_util import unflatten_dict
 from hypothesis import HealthCheck, settings
 
 from benchmarks.soak import ENVIRONMENT
@@ -26,3 +30,20 @@ settings.load_profile("jaxgpt")
 def unchecked_types(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the package itself meet values of a wrong type, as it does outside the test run."""
     monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+
+
+@pytest.fixture(scope="session")
+def flax_layout() -> Callable[[Mapping[str, np.ndarray]], dict[str, Any]]:
+    """A function from tensors, by HF's names in PyTorch, to the tree that transformers 4 makes of them in Flax."""
+    return _flax_layout
+
+
+def _flax_layout(tensors: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    found = {}
+    for name, values in tensors.items():
+        *modules, leaf = name.split(".")
+        if leaf == "weight":
+            leaf = {"wte": "embedding", "wpe": "embedding"}.get(modules[-1], "kernel")
+            leaf = "scale" if modules[-1].startswith("ln_") else leaf
+        found[*modules, leaf] = np.ascontiguousarray(values.T) if leaf == "kernel" else values
+    return unflatten_dict(found)

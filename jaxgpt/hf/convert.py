@@ -5,7 +5,6 @@ The atlas has each parameter's name and shape on both sides; what it does not na
 
 from __future__ import annotations
 
-import math
 import os
 import re
 from collections.abc import Iterable, Mapping
@@ -20,9 +19,10 @@ from jax.tree_util import tree_leaves_with_path
 from jax.typing import DTypeLike
 
 from jaxgpt.errors import UsageError
-from jaxgpt.hf.files import Tensor, by_name, fit, listed, open_weights, read_json, replace_files, writing
+from jaxgpt.hf.files import open_weights, read_json, replace_files, writing
 from jaxgpt.hf.hub import locate
 from jaxgpt.hf.nanogpt import open_nanogpt
+from jaxgpt.hf.tensors import Tensor, by_name, fit, listed, read_values
 from jaxgpt.model.atlas import Parameter, map_parameters, parameters
 from jaxgpt.model.config import GPTConfig
 from jaxgpt.text import Tokenizer
@@ -47,7 +47,7 @@ def load_pretrained(
     their place.
 
     Args:
-        source: a model's name on the Hugging Face hub, a folder as `save_pretrained` writes it, or nanoGPT's
+        source: a model's name on the Hugging Face hub, a folder with HF's weights (or Flax's), or nanoGPT's
             `ckpt.pt` or the folder it lies in.
         dtype: of the parameters; float32, bfloat16 or float16, whatever the file's is.
         allow_pickle: also read `pytorch_model.bin` and `ckpt.pt`, by torch's unpickler for weights only.
@@ -63,13 +63,10 @@ def load_pretrained(
         raise UsageError(f"dtype is {dtype!r}; valid are {', '.join(DTYPES)}")
     path = locate(source if isinstance(source, str) else Path(source), revision=revision, allow_pickle=allow_pickle)
     config, tensors = open_pretrained(path, allow_pickle=allow_pickle)
-    # JAX copies in the background: what is read next waits for it, or else much would be in memory twice. From the
-    # largest down, so that the memory of one that was read has room for the next.
-    by_size = sorted(tensors.items(), key=lambda item: -math.prod(item[1].shape))
-    leaves = {name: jnp.array(tensor.read(), dtype).block_until_ready() for name, tensor in by_size}
-    # By its extremes, which NaN is among, and which take no memory.
-    if bad := [name for name, leaf in leaves.items() if not jnp.isfinite(leaf.max() - leaf.min())]:
-        raise UsageError(f"{path}: {listed('values that are not finite in ' + jnp.dtype(dtype).name, set(bad))[0]}")
+    try:
+        leaves = read_values(tensors, dtype)
+    except UsageError as error:
+        raise UsageError(f"{path}: {error}") from None
     if config.tie_word_embeddings and HEAD in leaves and not _same(leaves[HEAD], leaves[TABLE]):
         # Versions of transformers disagree on which of the two to use then.
         raise UsageError(

@@ -1,19 +1,17 @@
-"""Files of weights: what their headers promise, checked before memory is asked for, and tensors read one by one.
+"""Files of weights, settings and shards: opened to be read where they are whole, written beside their places.
 
-Nothing here knows a model. A file is someone else's data: whatever is wrong with it becomes one `UsageError`. New
-files are written beside their places and then moved into them.
+Nothing here knows a model. A file is someone else's data: whatever is wrong with it becomes one `UsageError`.
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
-import math
 import os
 import shutil
 import zipfile
-from collections.abc import Callable, Iterable, Iterator, Mapping, Set
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,62 +21,56 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from jaxgpt.errors import RunError, UsageError
+from jaxgpt.files import regular
+from jaxgpt.hf.flax_files import open_flax
+from jaxgpt.hf.tensors import Tensor
 
-JSON_LIMIT = 2**24
-FLOAT_BYTES = {"F16": 2, "BF16": 2, "F32": 4, "F64": 8}
+JSON_LIMIT, JSON_DEPTH = 2**24, 64
 TORCH_DTYPES = {"torch.float16": "F16", "torch.bfloat16": "BF16", "torch.float32": "F32", "torch.float64": "F64"}
-
-
-@dataclass(frozen=True)
-class Tensor:
-    """A tensor that lies in a file.
-
-    Attributes:
-        name: as it stands there.
-        file: where.
-        shape, dtype: from the file's header; dtypes by safetensors' codes, such as "BF16".
-        read: returns the values, in an array of their own.
-    """
-
-    name: str
-    file: Path
-    shape: tuple[int, ...]
-    dtype: str
-    read: Callable[[], np.ndarray]
 
 
 def open_weights(folder: Path, *, allow_pickle: bool) -> list[Tensor]:
     """Return the tensors of an HF folder: one file of weights or the shards of an index, safetensors first.
 
+    Pickles come before Flax's files only where they are allowed.
+
     Raises:
         UsageError: there are none, only pickles and `allow_pickle` is off, or a file is damaged or missing.
     """
-    for name in ("model.safetensors", "pytorch_model.bin"):
+    others = ("pytorch_model.bin", "flax_model.msgpack")
+    for name in ("model.safetensors", *(others if allow_pickle else reversed(others))):
         single, index = folder / name, folder / f"{name}.index.json"
         if single.exists() or index.exists():
             files = [single] if single.exists() else _shards(index)
-            if name.endswith(".safetensors"):
-                return [tensor for file in files for tensor in open_safetensors(file)]
-            states = [(file, load_pickle(file, allow_pickle=allow_pickle)) for file in files]
-            return [tensor for file, state in states for tensor in torch_tensors(file, state)]
-    other = [name for name in ("flax_model.msgpack", "tf_model.h5", "rust_model.ot") if (folder / name).exists()]
-    hint = f"; {other[0]} can't be read: convert it to safetensors with transformers" if other else ""
-    raise UsageError(f"{folder}: no model.safetensors or pytorch_model.bin{hint}")
+            return [tensor for file in files for tensor in _open(file, name, allow_pickle=allow_pickle)]
+    tensorflow = (folder / "tf_model.h5").exists()
+    hint = "; tf_model.h5 can't be read: transformers before version 5 makes safetensors of it" if tensorflow else ""
+    raise UsageError(f"{folder}: no model.safetensors, flax_model.msgpack or pytorch_model.bin{hint}")
+
+
+def _open(file: Path, name: str, *, allow_pickle: bool) -> list[Tensor]:
+    """Return the tensors of a file of the format that has this name."""
+    if name.endswith(".safetensors"):
+        return open_safetensors(file)
+    if name.endswith(".msgpack"):
+        return open_flax(file)
+    return torch_tensors(file, load_pickle(file, allow_pickle=allow_pickle))
 
 
 def open_safetensors(file: Path) -> list[Tensor]:
     """Return the tensors of a safetensors file; the library has checked its header against its length."""
     try:
         # By reads, not by a memory map: a map's pages count as ours, and would double the peak.
-        handle = safe_open(file, "np", backend="pread")
+        handle = safe_open(regular(file), "np", backend="pread")
         parts = {name: handle.get_slice(name) for name in handle.keys()}
-    except (SafetensorError, OSError) as error:
+    except OSError as error:
+        raise UsageError(f"{file}: {error.strerror or error}") from None
+    except SafetensorError as error:
         raise UsageError(f"{file}: not a whole safetensors file: {error}") from None
-
-    def reader(name: str) -> Callable[[], np.ndarray]:
-        return lambda: handle.get_tensor(name)
-
-    return [Tensor(name, file, tuple(part.get_shape()), part.get_dtype(), reader(name)) for name, part in parts.items()]
+    return [
+        Tensor(name, file, tuple(part.get_shape()), part.get_dtype(), partial(handle.get_tensor, name))
+        for name, part in parts.items()
+    ]
 
 
 def load_pickle(file: Path, *, allow_pickle: bool) -> Any:
@@ -96,6 +88,10 @@ def load_pickle(file: Path, *, allow_pickle: bool) -> Any:
         # Older unpicklers can be led to run code or to corrupt memory in spite of weights_only.
         raise UsageError(f"{file} is a pickle: reading it safely takes torch 2.10; installed is {torch.__version__}")
     try:
+        regular(file)
+    except OSError as error:
+        raise UsageError(f"{file}: {error.strerror}") from None
+    try:
         return torch.load(file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file))
     except Exception as error:  # bytes that are no pickle make the unpickler fail in every way there is
         reason = str(error).strip().partition("\n")[0]
@@ -111,58 +107,28 @@ def torch_tensors(file: Path, state: Any) -> list[Tensor]:
     for name, tensor in state.items():
         if not isinstance(name, str) or not isinstance(tensor, torch.Tensor):
             raise UsageError(f"{file}: {name!r} is a {type(tensor).__name__}; a state dict maps names to tensors")
-
-    def reader(tensor: torch.Tensor) -> Callable[[], np.ndarray]:
-        if tensor.dtype == torch.bfloat16:  # NumPy's own types lack it
-            return lambda: tensor.contiguous().view(torch.uint16).numpy().view(jnp.dtype(jnp.bfloat16)).copy()
-        return lambda: tensor.numpy().copy()
-
+        plain = type(tensor) in (torch.Tensor, torch.nn.Parameter) and not tensor.is_nested
+        if not plain or tensor.layout != torch.strided or tensor.device.type != "cpu":
+            raise UsageError(f"{file}: {name!r} is sparse, or else no plain tensor of values; only those can be read")
     return [
-        Tensor(name, file, tuple(tensor.shape), TORCH_DTYPES.get(str(tensor.dtype), str(tensor.dtype)), reader(tensor))
+        Tensor(
+            name,
+            file,
+            tuple(tensor.shape),
+            TORCH_DTYPES.get(str(tensor.dtype), str(tensor.dtype)),
+            partial(_torch_values, tensor),
+        )
         for name, tensor in state.items()
     ]
 
 
-def by_name(tensors: Iterable[Tensor], rename: Callable[[str], str]) -> dict[str, Tensor]:
-    """Return tensors by what `rename` makes of their names."""
-    found: dict[str, Tensor] = {}
-    for tensor in tensors:
-        name = rename(tensor.name)
-        if name in found:
-            raise UsageError(f"{name} is there twice, as {found[name].name} and {tensor.name}")
-        found[name] = tensor
-    return found
+def _torch_values(tensor: Any) -> np.ndarray:
+    import torch
 
-
-def fit(
-    found: Mapping[str, Tensor], shapes: Mapping[str, tuple[int, ...]], *, optional: Set[str] = frozenset()
-) -> None:
-    """Check that tensors have these shapes, that none is left over, and that only optional ones are missing.
-
-    Raises:
-        UsageError: they don't, or their files are too small for them.
-    """
-    required = shapes.keys() - optional
-    problems = listed("missing", required - found.keys()) + listed("not of this model", found.keys() - shapes.keys())
-    for name in shapes.keys() & found.keys():
-        if found[name].shape != shapes[name]:
-            problems.append(f"{name} has shape {found[name].shape}; the config makes it {shapes[name]}")
-        if found[name].dtype not in FLOAT_BYTES:
-            problems.append(f"{name} is {found[name].dtype}; valid are {', '.join(FLOAT_BYTES)}")
-    if problems:
-        more = f"; and {len(problems) - 5} more" if len(problems) > 5 else ""
-        raise UsageError("; ".join(sorted(problems)[:5]) + more)
-    # A pickle can describe a large tensor, or many, over a few bytes.
-    needed = sum(math.prod(shapes[name]) * FLOAT_BYTES[found[name].dtype] for name in required)
-    there = sum(file.stat().st_size for file in {tensor.file for tensor in found.values()})
-    if needed > there:
-        raise UsageError(f"the weights would take {needed} bytes, but the files have {there}")
-
-
-def listed(what: str, names: Set[str]) -> list[str]:
-    """Return a list with one problem that these names have, or with none if there are no names."""
-    shown = ", ".join(sorted(names)[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
-    return [f"{what}: {shown}"] if names else []
+    plain = tensor.detach().resolve_neg()  # parameters have gradients, and views may be negated when they are read
+    if plain.dtype == torch.bfloat16:  # NumPy's own types lack it
+        return plain.contiguous().view(torch.uint16).numpy().view(jnp.dtype(jnp.bfloat16)).copy()
+    return plain.numpy().copy()
 
 
 @contextlib.contextmanager
@@ -190,8 +156,8 @@ def replace_files(weights: Path, tensors: dict[str, np.ndarray], settings: Path,
 def read_json(file: Path) -> dict[str, Any]:
     """Return a JSON file's object."""
     try:
-        if file.stat().st_size > JSON_LIMIT:
-            raise UsageError(f"{file}: {file.stat().st_size} bytes; a JSON file here has at most {JSON_LIMIT}")
+        if (size := regular(file).stat().st_size) > JSON_LIMIT:
+            raise UsageError(f"{file}: {size} bytes; a JSON file here has at most {JSON_LIMIT}")
         value = json.loads(file.read_text(encoding="utf-8"))
     except OSError as error:
         raise UsageError(f"{file}: {error.strerror}") from None
@@ -201,7 +167,17 @@ def read_json(file: Path) -> dict[str, Any]:
         raise UsageError(f"{file}: not valid JSON: {error}") from None
     if not isinstance(value, dict):
         raise UsageError(f"{file}: holds a {type(value).__name__}; it must be an object")
+    if _deeper(value, JSON_DEPTH):  # what could be read may still be too deep to compare or to print
+        raise UsageError(f"{file}: lists and objects inside one another, more than {JSON_DEPTH} deep")
     return value
+
+
+def _deeper(value: Any, depth: int) -> bool:
+    level = [value]
+    for _ in range(depth):
+        inside = [node.values() if isinstance(node, dict) else node for node in level if isinstance(node, dict | list)]
+        level = [node for nodes in inside for node in nodes]
+    return any(isinstance(node, dict | list) for node in level)
 
 
 def _beside(file: Path) -> Path:
@@ -217,7 +193,7 @@ def _shards(index: Path) -> list[Path]:
     for name in dict.fromkeys(map(str, names.values())):
         if Path(name).name != name or "\\" in name:
             raise UsageError(f"{index}: {name!r} is not the name of a file in its folder")
-        if not (index.parent / name).is_file():
-            raise UsageError(f"{index}: the shard {name} is missing")
+        if not os.path.isfile(index.parent / name):  # False, unlike Path.is_file, for a name that can't be a path
+            raise UsageError(f"{index}: the shard {name} is missing, or no file")
         files.append(index.parent / name)
     return files

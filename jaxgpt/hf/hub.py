@@ -36,11 +36,11 @@ def locate(source: str | Path, *, revision: str | None, allow_pickle: bool) -> P
     # An HTTP client, for those who ask for the hub.
     from huggingface_hub import snapshot_download
 
-    pickles = ("pytorch_model*.bin", "pytorch_model.bin.index.json") if allow_pickle else ()
+    others = ("pytorch_model*.bin", "pytorch_model.bin.index.json") if allow_pickle else ("flax_model*.msgpack*",)
     try:
         folder = Path(snapshot_download(source, revision=revision, allow_patterns=list(FILES)))
-        if pickles and not any(folder.glob("model*.safetensors*")):
-            snapshot_download(source, revision=revision, allow_patterns=list(pickles))
+        if not any(folder.glob("model*.safetensors*")):
+            snapshot_download(source, revision=revision, allow_patterns=list(others))
         return folder
     except Exception as error:  # besides its own, the HTTP client's, which is not the same in all versions
         reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from jaxgpt.errors import UsageError
-from jaxgpt.hf.files import Tensor, load_pickle, torch_tensors
+from jaxgpt.hf.files import load_pickle, torch_tensors
+from jaxgpt.hf.tensors import Tensor, transposed
 from jaxgpt.model.atlas import parameters
 from jaxgpt.model.config import GPTConfig
 
@@ -29,7 +30,7 @@ def open_nanogpt(file: Path, *, allow_pickle: bool) -> tuple[GPTConfig, list[Ten
         raise UsageError(f"{file}: {error}") from None
     kernels = tuple(parameter.hf_name for parameter in parameters(config) if parameter.path[-1] == "kernel")
     tensors = torch_tensors(file, checkpoint["model"])
-    return config, [_transposed(tensor) if tensor.name.endswith(kernels) else tensor for tensor in tensors]
+    return config, [transposed(tensor) if tensor.name.endswith(kernels) else tensor for tensor in tensors]
 
 
 def read_arguments(arguments: Any) -> GPTConfig:
@@ -51,8 +52,3 @@ def read_arguments(arguments: Any) -> GPTConfig:
     )
     # With GPT-2's vocabulary (50257, or padded to 50304) the defaults hold; one of characters has no special ids.
     return config if vocab_size >= 50257 else replace(config, bos_token_id=None, eos_token_id=None)
-
-
-def _transposed(tensor: Tensor) -> Tensor:
-    """Turn the (out, in) of PyTorch's Linear into the (in, out) of HF's Conv1D."""
-    return replace(tensor, shape=tensor.shape[::-1], read=lambda: tensor.read().T)

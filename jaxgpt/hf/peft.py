@@ -13,7 +13,8 @@ import numpy as np
 
 from jaxgpt.errors import UsageError, did_you_mean
 from jaxgpt.hf.convert import full_name, leaves_of
-from jaxgpt.hf.files import by_name, fit, listed, open_safetensors, read_json, replace_files, writing
+from jaxgpt.hf.files import open_safetensors, read_json, replace_files, writing
+from jaxgpt.hf.tensors import by_name, fit, read_values, transposed
 from jaxgpt.model.atlas import Parameter, parameters, tree_of
 from jaxgpt.model.config import GPTConfig
 from jaxgpt.model.lora import adapter_parameters, is_adapter
@@ -111,9 +112,8 @@ def load_adapters(directory: str | os.PathLike[str], config: GPTConfig) -> tuple
     try:
         found = by_name(tensors, lambda name: name.removeprefix(PREFIX).removeprefix("transformer."))
         fit(found, {name: p.shape[::-1] if is_adapter(p.path) else p.shape for name, p in saved.items()})
-        leaves = {name: jnp.asarray(_turned(p, found[name].read()), jnp.float32) for name, p in saved.items()}
-        if bad := {name for name, leaf in leaves.items() if not jnp.isfinite(leaf).all()}:
-            raise UsageError(listed("values that are not finite in float32", bad)[0])
+        turned = {name: transposed(found[name]) if is_adapter(p.path) else found[name] for name, p in saved.items()}
+        leaves = read_values(turned, jnp.float32)
     except UsageError as error:
         raise UsageError(f"{weights}: {error}") from None
     return lora, tree_of(saved.values(), lambda p: leaves[p.hf_name])

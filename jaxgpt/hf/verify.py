@@ -16,7 +16,7 @@ from jax import Array
 
 from jaxgpt.errors import UsageError
 from jaxgpt.hf.convert import HEAD, TABLE, hf_tensors, open_pretrained, save_pretrained
-from jaxgpt.hf.files import Tensor
+from jaxgpt.hf.tensors import Tensor
 from jaxgpt.model.atlas import count
 from jaxgpt.model.config import GPTConfig
 from jaxgpt.model.layers import GPT
@@ -93,7 +93,8 @@ def verify(
     _, tensors = open_pretrained(path, allow_pickle=allow_pickle)
     exported = hf_tensors(config, params)
     with tempfile.TemporaryDirectory() as folder:
-        if not (path / "config.json").exists() or any("_orig_mod." in tensor.name for tensor in tensors.values()):
+        unknown = any("_orig_mod." in t.name or t.file.suffix == ".msgpack" for t in tensors.values())
+        if unknown or not (path / "config.json").exists():
             # transformers can't read these files; it gets what is made of them here.
             save_pretrained(folder, config, params)
             path = Path(folder)

@@ -7,7 +7,6 @@ are checked before anything is compiled.
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
@@ -100,8 +99,8 @@ class GPTConfig:
                 raise UsageError(f"{name} is {value!r}; a dropout rate lies in [0, 1)")
         for name in ("layer_norm_epsilon", "initializer_range"):
             value = getattr(self, name)
-            if not _is_real(value) or not 0 < value < math.inf:
-                raise UsageError(f"{name} is {value!r}; it must be a positive number")
+            if not _is_real(value) or not 1e-30 <= value <= 1e30:  # f32 has squares of neither more nor less
+                raise UsageError(f"{name} is {value!r}; it must be a number from 1e-30 to 1e30")
         for name, valid in CHOICES.items():
             value = getattr(self, name)
             if value not in valid:
@@ -112,7 +111,7 @@ class GPTConfig:
                 if not _is_int(token) or token < 0:
                     raise UsageError(f"{name} is {token!r}; it must be a token id or null")
         names = self.labels
-        if names is not None and (not names or len(set(names)) < len(names) or not all(map(_is_text, names))):
+        if names is not None and (not names or not all(map(_is_text, names)) or len(set(names)) < len(names)):
             raise UsageError(f"labels are {names!r}; they must be distinct texts, at least one")
 
     @property
@@ -241,7 +240,12 @@ HF_ALIASES = {
     "num_attention_heads": "n_head",
     "num_hidden_layers": "n_layer",
 }
-HF_REQUIRED = {"add_cross_attention": False, "is_encoder_decoder": False, "quantization_config": None}
+HF_REQUIRED = {
+    "add_cross_attention": False,
+    "is_encoder_decoder": False,
+    "pruned_heads": {},
+    "quantization_config": None,
+}
 # Keys that occur in published GPT-2 configs and do not change the function from tokens to logits.
 HF_IRRELEVANT = frozenset(
     """
@@ -254,7 +258,7 @@ HF_IRRELEVANT = frozenset(
     bad_words_ids begin_suppress_tokens decoder_start_token_id diversity_penalty do_sample early_stopping
     encoder_no_repeat_ngram_size exponential_decay_length_penalty forced_bos_token_id forced_eos_token_id
     length_penalty max_length min_length no_repeat_ngram_size num_beam_groups num_beams num_return_sequences
-    output_scores pruned_heads remove_invalid_values repetition_penalty sep_token_id suppress_tokens temperature
+    output_scores remove_invalid_values repetition_penalty sep_token_id suppress_tokens temperature
     tf_legacy_loss top_k top_p typical_p
     """.split()
 )

@@ -231,6 +231,55 @@ def test_pickled_bfloat16(folder):
     assert_equal(load_pretrained(folder, allow_pickle=True, dtype="bfloat16")[1], expected)
 
 
+NAME = "transformer.h.0.attn.c_attn.weight"
+
+
+def pickled(folder, change):
+    """Write the weights as a pickle, one of them changed."""
+    tensors = {name: torch.from_numpy(value) for name, value in load_file(folder / "model.safetensors").items()}
+    (folder / "model.safetensors").unlink()
+    torch.save({**tensors, NAME: change(tensors[NAME])}, folder / "pytorch_model.bin")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        torch.nn.Parameter,
+        lambda tensor: tensor.requires_grad_(),
+        lambda tensor: torch.complex(tensor, -tensor).conj().imag,
+        lambda tensor: tensor.t().contiguous().t(),
+        lambda tensor: torch.nn.Parameter(tensor.bfloat16()),
+    ],
+    ids=["parameter", "requires_grad", "negative bit", "strides", "bfloat16 parameter"],
+)
+def test_pickled_tensors_of_every_kind_are_read_as_their_values(folder, change):
+    _, expected = load_pretrained(folder)
+    pickled(folder, change)
+    _, found = load_pretrained(folder, allow_pickle=True)
+    leaves = expected["h_0"]["attn"]["c_attn"]
+    changed = change(torch.tensor(leaves["kernel"])).detach().resolve_neg()
+    leaves["kernel"] = jnp.asarray(changed.float().numpy())
+    assert_equal(found, expected)
+
+
+@pytest.mark.filterwarnings("ignore:Sparse CSR", "ignore:The PyTorch API of nested")
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda tensor: tensor.to_sparse(),
+        lambda tensor: tensor.to_sparse_csr(),
+        lambda tensor: tensor.to("meta"),
+        lambda tensor: torch.nested.nested_tensor([tensor, tensor[:2]]),
+    ],
+    ids=["sparse", "rows", "meta", "nested"],
+)
+def test_pickled_tensors_without_plain_values_are_refused(folder, change):
+    pickled(folder, change)
+    with pytest.raises(UsageError, match=f"pytorch_model.bin: '{NAME}' is sparse, or else no plain tensor") as refused:
+        load_pretrained(folder, allow_pickle=True)
+    assert "\n" not in str(refused.value)
+
+
 # Bad input: one line that names the file and what is wrong with it.
 
 
@@ -349,6 +398,39 @@ def test_bad_config(folder, monkeypatch, text):
         load_pretrained(folder)
 
 
+ABSURD = ["[" * 900 + "]" * 900, '"' + "x" * 10**6 + '"', "[]", "[[]]", "{}", "1e400", "9" * 4000, "NaN", '"a\\nb"']
+ABSURD += ['"\\ud800"', '"\\u001b[2J"', '{"' + "x" * 10**6 + '": 0}', "[" + "0, " * 10**5 + "0]"]
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors.index.json"])
+@pytest.mark.parametrize("place", ['{"vocab_size": %s}', '{"x": {"0": %s}}', '{"weight_map": {"a": %s}}'])
+def test_absurd_values_are_one_short_line(folder, monkeypatch, name, place):
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+    (folder / "model.safetensors").unlink()
+    for value in ABSURD:
+        (folder / name).write_text(place % value)
+        with pytest.raises(UsageError) as refused:
+            load_pretrained(folder)
+        message = str(refused.value)
+        assert str(folder) in message and len(message) < 3000 and message.isprintable(), value[:20]
+
+
+@pytest.mark.parametrize("file", ["x" * 300, "x\0y", "\ud800", "model.safetensors.index.json/x", "."])
+def test_what_can_be_no_files_name_is_no_shard(folder, file):
+    (folder / "model.safetensors").unlink()
+    write_index(folder, {"transformer.wte.weight": file})
+    with pytest.raises(UsageError, match="model.safetensors.index.json"):
+        load_pretrained(folder)
+
+
+def test_pruned_heads_are_refused_by_name(folder):
+    edit_config(folder, pruned_heads={})
+    load_pretrained(folder)
+    edit_config(folder, pruned_heads={"0": [1]})
+    with pytest.raises(UsageError, match=r"config\.json: pruned_heads is {'0': \[1\]}; only {} is supported"):
+        load_pretrained(folder)
+
+
 def test_huge_json_is_not_read(folder):
     with open(folder / "config.json", "wb") as file:
         file.truncate(2**40)
@@ -375,11 +457,11 @@ def test_a_runs_folder_is_none_of_pretrained_weights(folder):
 
 
 def test_folder_without_weights(folder):
-    (folder / "model.safetensors").rename(folder / "flax_model.msgpack")
-    with pytest.raises(UsageError, match="flax_model.msgpack can't be read"):
+    (folder / "model.safetensors").rename(folder / "tf_model.h5")
+    with pytest.raises(UsageError, match="tf_model.h5 can't be read: transformers before version 5 makes safetensors"):
         load_pretrained(folder)
-    (folder / "flax_model.msgpack").unlink()
-    with pytest.raises(UsageError, match="no model.safetensors"):
+    (folder / "tf_model.h5").unlink()
+    with pytest.raises(UsageError, match="no model.safetensors, flax_model.msgpack or pytorch_model.bin$"):
         load_pretrained(folder)
 
 
@@ -455,12 +537,15 @@ def test_hub_name(folder, monkeypatch):
     monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
     assert load_pretrained("owner/model", revision="v1", allow_pickle=True)[0] == CONFIG
     assert [call[:2] for call in asked] == [("owner/model", "v1")]
-    assert not any(".bin" in pattern for pattern in asked[0][2])
+    assert not any(".bin" in pattern or ".msgpack" in pattern for pattern in asked[0][2])
     assert {"special_tokens_map.json", "chat_template.jinja"} <= set(asked[0][2])
     (folder / "model.safetensors").unlink()
     with pytest.raises(UsageError, match="no model.safetensors"):
         load_pretrained("owner/model", allow_pickle=True)
     assert any(".bin" in pattern for pattern in asked[-1][2])
+    with pytest.raises(UsageError, match="no model.safetensors"):
+        load_pretrained("owner/model")
+    assert asked[-1][2] == ["flax_model*.msgpack*"]
 
 
 def test_no_network(monkeypatch, tmp_path):

@@ -48,6 +48,9 @@ BAD = [
     ("attn_pdrop", "0.1"),
     ("layer_norm_epsilon", 0.0),
     ("layer_norm_epsilon", float("inf")),
+    ("layer_norm_epsilon", 1e-320),
+    ("initializer_range", 1e308),
+    ("initializer_range", 10**400),
     ("initializer_range", -0.02),
     ("scale_attn_weights", "yes"),
     ("tie_word_embeddings", None),
@@ -94,6 +97,7 @@ def test_labels_are_those_of_a_model_that_scores():
     assert GPTConfig.from_hf({**hf, "num_labels": 1}).labels == ("LABEL_0",)
 
 
+@pytest.mark.usefixtures("unchecked_types")
 @pytest.mark.parametrize(
     "values",
     [
@@ -105,6 +109,8 @@ def test_labels_are_those_of_a_model_that_scores():
         {"id2label": {}},
         {"id2label": {"0": "ham", "1": "ham"}},
         {"id2label": {"0": ""}},
+        {"id2label": {"0": ["ham"]}},
+        {"id2label": {"0": {}}},
     ],
     ids=str,
 )
@@ -149,6 +155,7 @@ def test_an_alias_is_its_field_and_may_not_contradict_it(alias: str, name: str):
         ("is_encoder_decoder", True),
         ("model_type", "llama"),
         ("quantization_config", {"bits": 4}),
+        ("pruned_heads", {"1": [0, 2]}),
     ],
 )
 def test_what_would_be_another_function_is_refused(key: str, value: object):
