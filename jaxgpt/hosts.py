@@ -125,8 +125,10 @@ def _end_last() -> None:
 
 
 def _client() -> Any:
-    """Return this process's line to the others; None if it is alone or has not joined them."""
-    return distributed.global_state.client
+    """Return this process's line to the others; None if it is alone, has not joined them, or has left them."""
+    state = distributed.global_state
+    # JAX makes the manager when the client has been connected: one that has not been ends the process when it is used.
+    return None if state.preemption_sync_manager is None else state.client
 
 
 def refuse_disagreement(record: Mapping[str, Any]) -> None:

@@ -98,6 +98,7 @@ def start(self):
 Trainer.start = start
 """
 BUG = RAISE.format(what="raise ValueError('a bug')")
+INTERRUPT = RAISE.format(what="import os, signal; os.kill(os.getpid(), signal.SIGINT)")
 COMPILE = RAISE.format(what="import time; print('compiling', flush=True); time.sleep(600)")
 
 
@@ -114,3 +115,10 @@ def test_an_error_of_any_kind_ends_the_others_with_its_reason_wherever_they_are(
             assert errors[0].startswith("Traceback") and errors[-1] == "ValueError: a bug"
         else:
             assert errors == [f"error: process {culprit} of this run ended: ValueError: a bug"]
+
+
+@pytest.mark.slow
+def test_ctrl_c_in_one_before_its_first_step_ends_the_others_too(train_on_two):
+    (one, _, theirs), (two, _, ours) = train_on_two("interrupted", before=INTERRUPT, before_first=COMPILE)
+    assert (one, theirs) == (1, ["error: process 1 of this run ended: interrupted"])
+    assert (two, ours) == (130, ["interrupted"])

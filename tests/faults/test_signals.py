@@ -73,6 +73,14 @@ def test_ctrl_c_is_heard_where_handlers_do_not_run_and_exceptions_are_lost(what)
     assert (process.returncode, output, errors) == (130, "", "interrupted\n")
 
 
+def test_helpers_leave_ctrl_c_to_the_process_that_started_them():
+    """Also while they begin, before any code of ours."""
+    code = "import signal; print(signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, []))"
+    with signals.shielded():
+        helper = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert helper.stdout == "True\n" and signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, [])
+
+
 @pytest.mark.slow
 def test_ctrl_c_at_any_moment_of_a_run_is_one_line_or_a_saved_run(workshop):
     """Sent to the group of processes, as a terminal does, from when the first line of ours has run."""
