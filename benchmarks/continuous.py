@@ -12,7 +12,7 @@ from jaxgpt.decode.continuous import generate_many
 from jaxgpt.devices import start_devices
 from jaxgpt.train import init_params
 
-CONFIG = replace(GPTConfig.preset("gpt2"), n_positions=512, n_embd=384, n_layer=6, n_head=6)
+CONFIG = replace(GPTConfig.preset("gpt2"), n_positions=512, n_embd=384, n_layer=6, n_head=6, eos_token_id=None)
 PROMPTS, ROWS = 64, 8
 SHORTEST, LONGEST, MEAN = 8, 200, 60
 

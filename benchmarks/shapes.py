@@ -77,4 +77,4 @@ def _batch(ragged: bool) -> Work:
     if ragged:
         lengths = np.linspace(4, decode.PROMPT, ROWS).astype(int)
         prompts = [ids[:length] for ids, length in zip(prompts, lengths, strict=True)]
-    return lambda: generate(decode.CONFIG, params, prompts, max_new_tokens=decode.NEW_TOKENS)
+    return lambda: generate(decode.CONFIG, params, prompts, max_new_tokens=decode.NEW_TOKENS, eos_token_id=None)

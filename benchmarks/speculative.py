@@ -61,6 +61,7 @@ def decode(make: Setting, drafts: bool) -> Work:
         random_prompts(1, PROMPT),
         max_new_tokens=NEW_TOKENS,
         temperature=temperature,
+        eos_token_id=None,
         draft=draft if drafts else None,
     )
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import difflib
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Set
 from pathlib import Path
 
 # Names that other tools have for what is called otherwise here; of several, the one that the command knows.
@@ -108,3 +108,9 @@ def did_you_mean(name: str, valid: Iterable[str], prefix: str = "") -> str:
     called = [ours for ours in ELSEWHERE.get(name, ()) if ours in valid]
     nearest = called or difflib.get_close_matches(name[:NAME_LIMIT], valid, n=1, cutoff=0.7)
     return f"; did you mean {prefix + nearest[0]!r}?" if nearest else ""
+
+
+def listed(what: str, names: Set[str]) -> list[str]:
+    """Return a list with one problem that these names have, or with none if there are no names."""
+    shown = ", ".join(sorted(names)[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+    return [f"{what}: {shown}"] if names else []

@@ -66,6 +66,20 @@ def test_public_names_are_there(name: str):
     assert getattr(jaxgpt, name).__name__ == name
 
 
+def test_one_import_is_enough():
+    """Rooms and their modules are there on first use, and `dir` tells what is there."""
+    code = (
+        "import jaxgpt\n"
+        "assert jaxgpt.text.load_tokenizer is jaxgpt.load_tokenizer\n"
+        "assert jaxgpt.decode.sampling.Sampling and jaxgpt.text.batches.Batch and jaxgpt.train.weights.load_params\n"
+        "assert {*jaxgpt.__all__, 'text', 'decode', 'train', '__version__'} <= set(dir(jaxgpt))\n"
+        "assert 'load_params' not in dir(jaxgpt) and 'weights' in dir(jaxgpt.train)\n"
+        "assert jaxgpt.__version__.count('.') == 2"
+    )
+    result = subprocess.run([sys.executable, "-c", code], cwd=ROOT.parent, stderr=subprocess.PIPE, text=True)
+    assert result.returncode == 0, result.stderr
+
+
 def test_another_name_is_an_attribute_error():
     with pytest.raises(AttributeError, match="GTP"):
         _ = jaxgpt.GTP

@@ -44,7 +44,7 @@ def answer(options: Options, model: str, prompts: Sequence[Prompt]) -> list[str]
         rows.append(ids)
         counts.append(count)
     chosen = generate_many(
-        config, params, rows, max_new_tokens=counts, batch_size=BATCH_SIZE, **how(options, config, tokenizer)
+        config, params, rows, max_new_tokens=counts, batch_size=BATCH_SIZE, **how(options, tokenizer)
     )
     answers = []
     for tokens in chosen:

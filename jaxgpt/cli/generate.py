@@ -113,7 +113,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         [ids] * options.num_samples,
         max_new_tokens=count,
         draft=open_draft(options, tokenizer),
-        **how(options, config, tokenizer),
+        **how(options, tokenizer),
     )
     meter = Meter(begin, draft=options.draft is not None) if options.verbose else None
     texts = [TextStream(tokenizer, options.stop or (), config.eos_token_ids) for _ in range(options.num_samples)]
@@ -125,13 +125,12 @@ def main(argv: Sequence[str] | None = None) -> None:
         print(f"note: the context of {config.n_positions} is full; --overflow slide goes on", file=sys.stderr)
 
 
-def how(options: Options, config: GPTConfig, tokenizer: Tokenizer) -> dict[str, Any]:
+def how(options: Options, tokenizer: Tokenizer) -> dict[str, Any]:
     """Return the arguments of `stream` and `generate_many` that say how to continue, whatever it is."""
     from jaxgpt.devices import compute_dtype
 
     return {
         "sampling": dataclasses.replace(options.sampling, vocab_size=tokenizer.vocab_size),
-        "eos_token_id": config.eos_token_ids,
         "seed": options.seed,
         "dtype": compute_dtype(options.dtype),
         "overflow": options.overflow,

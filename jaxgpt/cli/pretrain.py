@@ -154,7 +154,6 @@ def show(flags: TrainConfig, folder: Path, config: GPTConfig, corpus: Corpus, pa
         temperature=0.8,
         top_k=200,
         vocab_size=tokenizer.vocab_size,
-        eos_token_id=config.eos_token_ids,
         seed=flags.seed,
         overflow="slide",
     )

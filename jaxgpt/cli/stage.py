@@ -292,10 +292,7 @@ def show_answers(flags: StageConfig, folder: Path, start: Start, prompts: Sequen
     shown = []
     for prompt in prompts:
         count = config.n_positions - len(prompt)
-        [ids] = generate(
-            config, params, [prompt], max_new_tokens=min(count, ANSWER), eos_token_id=config.eos_token_ids,
-            vocab_size=tokenizer.vocab_size,
-        )  # fmt: skip
+        [ids] = generate(config, params, [prompt], max_new_tokens=min(count, ANSWER), vocab_size=tokenizer.vocab_size)
         shown.append(f"{tokenizer.decode(prompt)}{tokenizer.decode(ids)}")
     if jax.process_index() == 0 and shown:
         text, samples = f"\n{SEPARATOR}\n".join(shown), folder / "samples"

@@ -11,6 +11,9 @@ from jaxtyping import Bool, Float, Int, UInt32
 
 from jaxgpt.decode.sampling import Sampling
 
+# Of probabilities: what f32 holds well above 0.
+LEAST = 1e-30
+
 
 def choose(
     sampling: Sampling,
@@ -31,7 +34,7 @@ def choose(
     logits = logits[:, : sampling.vocab_size]
     if sampling.repetition_penalty is not None:
         logits = penalize(logits, tokens, present, sampling.repetition_penalty)
-    if sampling.temperature == 0:
+    if sampling.greedy:
         return jnp.argmax(logits, axis=-1).astype(jnp.int32)
     return jax.vmap(jax.random.categorical)(keys, filter_logits(sampling, logits)).astype(jnp.int32)
 
@@ -43,9 +46,9 @@ def filter_logits(sampling: Sampling, logits: Float[Array, "B V"]) -> Float[Arra
     """
     logits = logits / sampling.temperature
     if sampling.top_k is not None:
-        logits = _within(logits, jnp.ones_like(logits), float(sampling.top_k))
+        logits = _within(logits, jnp.ones_like(logits), float(min(sampling.top_k, logits.shape[-1])))
     if sampling.top_p is not None and sampling.top_p < 1:
-        logits = _within(logits, jax.nn.softmax(logits), sampling.top_p)
+        logits = _within(logits, jax.nn.softmax(logits), max(sampling.top_p, LEAST))
     if sampling.min_p:
         likeliest = logits.max(axis=-1, keepdims=True)
         logits = jnp.where(logits >= likeliest + math.log(sampling.min_p), logits, -jnp.inf)

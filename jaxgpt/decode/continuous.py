@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import Any, SupportsIndex
 
 import jax
 import jax.numpy as jnp
@@ -21,10 +21,11 @@ from jax import Array
 from jax.typing import DTypeLike
 from jaxtyping import Int
 
-from jaxgpt.decode.engine import row_keys
-from jaxgpt.decode.matrices import cast_matrices
-from jaxgpt.decode.rows import Overflow, Rows, bucket
-from jaxgpt.decode.sampling import GREEDY, Sampling
+from jaxgpt import checks
+from jaxgpt.decode.engine import decoder, row_keys
+from jaxgpt.decode.matrices import cast_matrices, check_params
+from jaxgpt.decode.rows import Overflow, Rows, StopIds, bucket
+from jaxgpt.decode.sampling import GREEDY, Sampling, fitted
 from jaxgpt.decode.step import Progress, decode_step, prefill
 from jaxgpt.errors import UsageError
 from jaxgpt.model.cache import KVCache
@@ -38,13 +39,13 @@ SPARE_SLOTS = 64
 def generate_many(
     config: GPTConfig,
     params: Any,
-    prompts: Sequence[Sequence[int]],
+    prompts: checks.IdLists,
     *,
-    max_new_tokens: int | Sequence[int],
-    batch_size: int,
+    max_new_tokens: SupportsIndex | checks.Ids,
+    batch_size: SupportsIndex,
     sampling: Sampling = GREEDY,
-    eos_token_id: int | Sequence[int] | None = None,
-    seed: int = 0,
+    eos_token_id: StopIds = "config",
+    seed: SupportsIndex = 0,
     dtype: DTypeLike = jnp.float32,
     overflow: Overflow = "error",
 ) -> list[list[int]]:
@@ -66,11 +67,13 @@ def generate_many(
     Raises:
         UsageError: an argument out of range; the message names it.
     """
-    limits = [max_new_tokens] * len(prompts) if isinstance(max_new_tokens, int) else list(max_new_tokens)
+    prompts = checks.rows("prompts", prompts)
+    limits: list[Any] = [max_new_tokens] * len(prompts)
+    if checks.several(max_new_tokens):
+        limits = checks.ids("max_new_tokens", max_new_tokens, "a whole number, or one for each prompt").tolist()
     if len(limits) != len(prompts):
         raise UsageError(f"max_new_tokens has {len(limits)} numbers for {len(prompts)} prompts; it must have as many")
-    if batch_size < 1:
-        raise UsageError(f"batch_size is {batch_size}; it must be a whole number from 1 up")
+    batch_size = checks.whole("batch_size", batch_size, 1)
     rows = partial(Rows, config, eos_token_id=eos_token_id)
     together = rows(prompts, max_new_tokens=0, overflow="slide")  # which prompt has a bad id is seen only here
     keys = row_keys(seed, together)
@@ -78,10 +81,12 @@ def generate_many(
         _Text(rows([prompt], max_new_tokens=limit, overflow=overflow), keys[number : number + 1])
         for number, (prompt, limit) in enumerate(zip(prompts, limits, strict=True))
     ]
+    model, sampling = decoder(config, dtype), fitted(sampling, config)
+    check_params(config, params)
     waiting = deque(text for text in texts if not text.rows.done)
     if waiting:
         seated = [waiting.popleft() for _ in range(min(batch_size, len(waiting)))]
-        model, size = GPT(config, jnp.dtype(dtype)), _slots(config, prompts, limits)
+        size = _slots(config, prompts, [text.rows.left for text in texts])
         params = cast_matrices(params, dtype=model.dtype, rows=len(seated))
         _Batch(model, params, sampling, seated, size).run(waiting)
     return [text.rows.new[0] for text in texts]
@@ -209,7 +214,7 @@ _seat = jax.jit(KVCache.seat, static_argnames=("width",), donate_argnums=0)
 _shift = jax.jit(KVCache.shift, donate_argnums=0)
 
 
-def _slots(config: GPTConfig, prompts: Sequence[Sequence[int]], limits: Sequence[int]) -> int:
+def _slots(config: GPTConfig, prompts: Sequence[np.ndarray], limits: Sequence[int]) -> int:
     """Return how many slots the longest row needs, and some to spare."""
     context = config.n_positions
     longest = max(

@@ -16,12 +16,17 @@ from jax import Array
 from jax.typing import DTypeLike
 from jaxtyping import Bool, Int
 
+from jaxgpt import checks
+from jaxgpt.decode.matrices import check_params
 from jaxgpt.decode.sampling import Sampling
 from jaxgpt.decode.step import Progress, decode_step, read
 from jaxgpt.errors import UsageError
 from jaxgpt.model.cache import KVCache
 from jaxgpt.model.config import GPTConfig
 from jaxgpt.model.layers import GPT
+
+# Each of its tokens is a comparison of its own in the program.
+LONGEST_NGRAM = 64
 
 
 @flax.struct.dataclass
@@ -39,8 +44,8 @@ class PromptLookup:
     ngram: int = flax.struct.field(pytree_node=False, default=3)
 
     def __post_init__(self) -> None:
-        _check_from_1("draft tokens", self.tokens)
-        _check_from_1("ngram", self.ngram)
+        object.__setattr__(self, "tokens", checks.whole("draft tokens", self.tokens, 1))
+        object.__setattr__(self, "ngram", checks.whole("ngram", self.ngram, 1, LONGEST_NGRAM))
 
     def begin(self, dtype: DTypeLike, tokens: Int[Array, "B S"], start: Int[Array, " B"], *, width: int) -> None:
         """Return what the draft carries along: nothing."""
@@ -87,7 +92,7 @@ class DraftModel:
     tokens: int = flax.struct.field(pytree_node=False, default=4)
 
     def __post_init__(self) -> None:
-        _check_from_1("draft tokens", self.tokens)
+        object.__setattr__(self, "tokens", checks.whole("draft tokens", self.tokens, 1))
 
     def begin(self, dtype: DTypeLike, tokens: Int[Array, "B S"], start: Int[Array, " B"], *, width: int) -> KVCache:
         """Return what the draft carries along: its own cache, with the first `width` slots read."""
@@ -124,8 +129,13 @@ def check_draft(draft: Draft, config: GPTConfig, sampling: Sampling, *, length: 
     Raises:
         UsageError: it can't; the message says why.
     """
+    wanted = "a PromptLookup or a DraftModel of jaxgpt.decode.draft"
+    checks.instance("draft", draft, (PromptLookup, DraftModel), wanted)
+    checks.whole("draft tokens", draft.tokens, 1, config.n_positions)
     if isinstance(draft, PromptLookup):
         return
+    checks.instance("the draft's config", draft.config, GPTConfig, "a GPTConfig")
+    check_params(draft.config, draft.params)
     theirs, ours = draft.config.vocab_size, config.vocab_size
     # Padding may differ, as long as it is never chosen: an id outside of a table gives NaN.
     if theirs != ours and (sampling.vocab_size is None or sampling.vocab_size > min(theirs, ours)):
@@ -142,8 +152,3 @@ def check_draft(draft: Draft, config: GPTConfig, sampling: Sampling, *, length: 
 def _begin(model: GPT, params: Any, tokens: Int[Array, "B S"], start: Int[Array, " B"], *, width: int) -> KVCache:
     cache = KVCache.empty(model.config, start, tokens.shape[1], model.dtype)
     return read(model, params, tokens, cache, width=width, last=1)[1]
-
-
-def _check_from_1(name: str, value: int) -> None:
-    if value < 1:
-        raise UsageError(f"{name} is {value}; it must be a whole number from 1 up")

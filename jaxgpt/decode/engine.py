@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, SupportsIndex
 
 import jax
 import jax.numpy as jnp
@@ -13,13 +13,13 @@ import numpy as np
 from jax import Array
 from jax.typing import DTypeLike
 
+from jaxgpt import checks
 from jaxgpt.decode.draft import Draft, DraftModel, check_draft
-from jaxgpt.decode.matrices import cast_matrices
-from jaxgpt.decode.rows import Overflow, Rows
-from jaxgpt.decode.sampling import GREEDY, Sampling
+from jaxgpt.decode.matrices import cast_matrices, check_params
+from jaxgpt.decode.rows import Overflow, Rows, StopIds
+from jaxgpt.decode.sampling import GREEDY, Sampling, fitted
 from jaxgpt.decode.speculative import speculate
 from jaxgpt.decode.step import Progress, decode, prefill
-from jaxgpt.errors import UsageError
 from jaxgpt.model.config import GPTConfig
 from jaxgpt.model.layers import GPT
 
@@ -27,17 +27,17 @@ from jaxgpt.model.layers import GPT
 def generate(
     config: GPTConfig,
     params: Any,
-    prompts: Sequence[Sequence[int]],
+    prompts: checks.IdLists,
     *,
-    max_new_tokens: int,
+    max_new_tokens: SupportsIndex,
     temperature: float = 0.0,
     top_k: int | None = None,
     top_p: float | None = None,
     min_p: float | None = None,
     repetition_penalty: float | None = None,
     vocab_size: int | None = None,
-    eos_token_id: int | Sequence[int] | None = None,
-    seed: int = 0,
+    eos_token_id: StopIds = "config",
+    seed: SupportsIndex = 0,
     dtype: DTypeLike = jnp.float32,
     overflow: Overflow = "error",
     draft: Draft | None = None,
@@ -51,10 +51,11 @@ def generate(
     Args:
         config: the architecture.
         params: the model's parameters.
-        prompts: ids; an empty prompt starts from the config's token for the beginning, or else the end, of a text.
+        prompts: lists of ids, or an array of two axes; an empty prompt starts from the config's token for the
+            beginning, or else the end, of a text.
         max_new_tokens: for each row; fewer if it chooses a stop id.
         temperature, top_k, top_p, min_p, repetition_penalty, vocab_size: see `Sampling`.
-        eos_token_id: stop id or ids; None for none, whatever the config says.
+        eos_token_id: stop id or ids; by default the config's, None for none.
         seed: of the samples, from 0 to 2^32 - 1.
         dtype: of activations, matrix products and the cache; logits are f32.
         overflow: what happens to a row that is longer than the context: "error", before anything is computed, or
@@ -70,8 +71,9 @@ def generate(
     """
     sampling = Sampling(temperature, top_k, top_p, min_p, repetition_penalty, vocab_size)
     rows = Rows(config, prompts, max_new_tokens=max_new_tokens, eos_token_id=eos_token_id, overflow=overflow)
-    model, keys = GPT(config, jnp.dtype(dtype)), row_keys(seed, rows)
-    for _ in Stream(model, params, rows, sampling, keys, draft, stride=max(max_new_tokens, 1)):
+    for _ in Stream(
+        decoder(config, dtype), params, rows, sampling, row_keys(seed, rows), draft, stride=max(rows.left, 1)
+    ):
         pass
     return rows.new
 
@@ -79,19 +81,19 @@ def generate(
 def stream(
     config: GPTConfig,
     params: Any,
-    prompts: Sequence[Sequence[int]],
+    prompts: checks.IdLists,
     *,
-    max_new_tokens: int,
+    max_new_tokens: SupportsIndex,
     sampling: Sampling = GREEDY,
-    eos_token_id: int | Sequence[int] | None = None,
-    seed: int = 0,
+    eos_token_id: StopIds = "config",
+    seed: SupportsIndex = 0,
     dtype: DTypeLike = jnp.float32,
     overflow: Overflow = "error",
     draft: Draft | None = None,
 ) -> Stream:
     """Continue prompts as `generate` does, token by token; with a draft, as many at once as come of a pass."""
     rows = Rows(config, prompts, max_new_tokens=max_new_tokens, eos_token_id=eos_token_id, overflow=overflow)
-    return Stream(GPT(config, jnp.dtype(dtype)), params, rows, sampling, row_keys(seed, rows), draft, stride=1)
+    return Stream(decoder(config, dtype), params, rows, sampling, row_keys(seed, rows), draft, stride=1)
 
 
 class Stream(Iterator[list[int | None]]):
@@ -113,8 +115,10 @@ class Stream(Iterator[list[int | None]]):
         stride: int,
     ) -> None:
         """Begin to fill the rows, `stride` tokens or more a call of the device."""
+        sampling = fitted(sampling, model.config)
         if draft is not None:
             check_draft(draft, model.config, sampling, length=rows.longest)
+        check_params(model.config, params)
         self.passes = 0
         self._model, self._params, self._rows, self._sampling, self._keys = model, params, rows, sampling, keys
         self._draft, self._stride = draft, stride
@@ -160,8 +164,12 @@ class Stream(Iterator[list[int | None]]):
                     self.passes += int(passes)
 
 
-def row_keys(seed: int, rows: Rows) -> Array:
+def decoder(config: GPTConfig, dtype: DTypeLike) -> GPT:
+    """Return the module that computes in a type of floats; raise a UsageError if it is none."""
+    return GPT(config, jnp.dtype(checks.floating("dtype", dtype)))
+
+
+def row_keys(seed: SupportsIndex, rows: Rows) -> Array:
     """Return each row's random key, (B,); raise a UsageError if the seed is out of range."""
-    if not 0 <= seed < 2**32:
-        raise UsageError(f"seed is {seed}; it must be from 0 to 2^32 - 1")
+    seed = checks.whole("seed", seed, 0, 2**32 - 1, "from 0 to 2^32 - 1, and a whole number")
     return jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(seed), rows.salts())

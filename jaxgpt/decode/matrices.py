@@ -11,6 +11,8 @@ from jax import Array
 from jax.typing import DTypeLike
 from jaxtyping import Float
 
+from jaxgpt.model.atlas import leaves_of, parameters
+from jaxgpt.model.config import GPTConfig
 from jaxgpt.model.matrix import DecodingMatrix
 
 
@@ -34,6 +36,15 @@ def cast_matrices(params: Any, *, dtype: DTypeLike, rows: int = 0) -> Any:
     if rows == 0 or dtype != jnp.float32 or jax.default_backend() != "cpu":
         return params
     return map_matrices(params, DecodingMatrix, lambda outputs, inputs: rows > 1 or inputs > outputs)
+
+
+def check_params(config: GPTConfig, params: Any) -> None:
+    """Make sure that parameters, quantized or not, are a model's of this config.
+
+    Raises:
+        UsageError: they are not; the message has the first few differences.
+    """
+    leaves_of(params, parameters(config), quantized=DecodingMatrix)
 
 
 def map_matrices(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from functools import partial
 from typing import Any, Literal, get_args
 
@@ -11,6 +12,7 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float
 
+from jaxgpt import checks
 from jaxgpt.decode.matrices import map_matrices
 from jaxgpt.errors import UsageError
 from jaxgpt.model.matrix import DecodingMatrix
@@ -38,8 +40,9 @@ def quantize(params: Any, kind: Kind) -> Any:
     Raises:
         UsageError: there is no such kind, or a layer's inputs can't be paired.
     """
-    if kind not in get_args(Kind):
-        raise UsageError(f"quantize is {kind!r}; it must be one of {', '.join(get_args(Kind))}")
+    checks.choice("quantize", kind, get_args(Kind))
+    if not isinstance(params, Mapping) or "wte" not in params:
+        raise checks.refusal("params", params, "a model's parameters, nested dicts as load_pretrained gives them")
     return _quantize(params, kind)
 
 

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import zlib
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, SupportsIndex, get_args
 
 import numpy as np
 
+from jaxgpt import checks
 from jaxgpt.errors import UsageError
 from jaxgpt.model.config import GPTConfig
 
 Overflow = Literal["error", "slide"]
+StopIds = SupportsIndex | checks.Ids | Literal["config"] | None
+"""An id or several that end a row; "config" for the model's own, None for none."""
+
+# Counters on the device have 32 bits.
+MOST_TOKENS = 2**31 - 1
 
 
 @dataclass(frozen=True)
@@ -45,29 +50,28 @@ class Rows:
     def __init__(
         self,
         config: GPTConfig,
-        prompts: Sequence[Sequence[int]],
+        prompts: checks.IdLists,
         *,
-        max_new_tokens: int,
-        eos_token_id: int | Sequence[int] | None,
+        max_new_tokens: SupportsIndex,
+        eos_token_id: StopIds,
         overflow: Overflow,
     ) -> None:
         """Check and take the prompts; see `generate`."""
-        if max_new_tokens < 0:
-            raise UsageError(f"max_new_tokens is {max_new_tokens}; it must be 0 or more")
-        if overflow not in ("error", "slide"):
-            raise UsageError(f"overflow is {overflow!r}; it must be 'error' or 'slide'")
+        checks.instance("config", config, GPTConfig, "a GPTConfig, as load_pretrained gives it with the parameters")
+        count = checks.whole("max_new_tokens", max_new_tokens, 0, MOST_TOKENS, "0 or more, and a whole number")
+        checks.choice("overflow", overflow, get_args(Overflow))
         self._context = config.n_positions
-        self._ids = [_checked(config, row, prompt) for row, prompt in enumerate(prompts)]
+        self._ids = [_checked(config, row, prompt) for row, prompt in enumerate(checks.rows("prompts", prompts))]
         self._lengths = [len(ids) for ids in self._ids]
         self._begins = [0 for _ in self._ids]
-        self._max_new_tokens = max_new_tokens
+        self._max_new_tokens = count
         longest = self.longest
         if overflow == "error" and longest > self._context:
             raise UsageError(
-                f"a prompt of {longest - max_new_tokens} tokens and {max_new_tokens} new ones make {longest}, but the "
+                f"a prompt of {longest - count} tokens and {count} new ones make {longest}, but the "
                 f"model's context is {self._context}: shorten one of them, or let the context slide (overflow 'slide')"
             )
-        self.stop_ids = [eos_token_id] if isinstance(eos_token_id, int) else list(eos_token_id or ())
+        self.stop_ids = _stop_ids(config, eos_token_id)
         self.ended = np.zeros(len(self._ids), bool)
         self.count = 0
 
@@ -144,14 +148,23 @@ def bucket(count: int) -> int:
     return -(-count // step) * step
 
 
-def _checked(config: GPTConfig, row: int, prompt: Sequence[int]) -> list[int]:
+def _stop_ids(config: GPTConfig, given: StopIds) -> list[int]:
+    """Return the ids that end a row; those beyond the vocabulary, which no row has, are left out."""
+    if isinstance(given, str):
+        checks.choice("eos_token_id", given, ("config",))
+        return list(config.eos_token_ids)
+    several = checks.ids("eos_token_id", () if given is None else given if checks.several(given) else [given])
+    found = [checks.whole("eos_token_id", token, wanted="a token id, several, or None") for token in several]
+    return [token for token in found if token < config.vocab_size]
+
+
+def _checked(config: GPTConfig, row: int, prompt: np.ndarray) -> list[int]:
     """Return a prompt's ids; an empty one becomes the token that begins a text."""
-    for token in prompt:
-        # XLA would clamp it, wrap it or make NaN of it, silently.
-        if not 0 <= token < config.vocab_size:
-            raise UsageError(f"prompt {row} has the id {token}; the model's are 0 to {config.vocab_size - 1}")
+    # XLA would clamp it, wrap it or make NaN of it, silently.
+    for token in prompt[(prompt < 0) | (prompt >= config.vocab_size)]:
+        raise UsageError(f"prompt {row} has the id {token}; the model's are 0 to {config.vocab_size - 1}")
     if len(prompt):
-        return [int(token) for token in prompt]
+        return prompt.tolist()
     for token in (config.bos_token_id, *config.eos_token_ids):
         if token is not None and token < config.vocab_size:
             return [token]

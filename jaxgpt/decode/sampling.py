@@ -6,9 +6,15 @@ Nothing here imports JAX, so that a bad flag is an answer, not a wait. `jaxgpt.d
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
-from jaxgpt.errors import UsageError
+from jaxgpt import checks
+from jaxgpt.model.config import GPTConfig
+
+# Below, logits divided by it would leave f32; the likeliest token is certain long before.
+COLDEST = 1e-30
+PENALTIES = (1e-6, 1e6)
 
 
 @dataclass(frozen=True)
@@ -19,12 +25,13 @@ class Sampling:
         repetition_penalty: divides the positive logits of tokens that the row already has, prompt included, and
             multiplies the negative ones (Keskar et al. 2019, section 4.1). Of a row whose context has slid, only the
             tokens in the context count.
-        temperature: divides the logits; 0 takes the likeliest token, which no filter below removes.
+        temperature: divides the logits; 0, and what is as good as 0, takes the likeliest token, which no filter below
+            removes.
         top_k: keep the k likeliest tokens; more than there are keeps all.
         top_p: keep the fewest likeliest tokens with this much probability together (Holtzman et al. 2020).
         min_p: keep tokens at least this fraction as likely as the likeliest (Nguyen et al. 2024).
-        vocab_size: ids from here up only pad the embedding table and are never chosen; pass the tokenizer's. None:
-            every id of the model can be chosen.
+        vocab_size: ids from here up only pad the embedding table and are never chosen. None: as the model's config
+            says; `config.vocab_size` for all.
 
     Raises:
         UsageError: a value out of range.
@@ -38,18 +45,35 @@ class Sampling:
     vocab_size: int | None = None
 
     def __post_init__(self) -> None:
+        low, high = PENALTIES
         # A comparison with NaN is False, so NaN never passes.
-        self._check("temperature", 0 <= self.temperature < math.inf, "0 (take the likeliest) or a positive number")
-        self._check("top_k", self.top_k is None or self.top_k >= 1, "a whole number from 1 up, or none")
-        self._check("top_p", self.top_p is None or 0 < self.top_p <= 1, "above 0 and at most 1, or none")
-        self._check("min_p", self.min_p is None or 0 <= self.min_p <= 1, "from 0 to 1, or none")
-        penalty = self.repetition_penalty
-        self._check("repetition_penalty", penalty is None or 0 < penalty < math.inf, "a positive number, or none")
-        self._check("vocab_size", self.vocab_size is None or self.vocab_size >= 1, "a whole number from 1 up, or none")
+        self._check("temperature", lambda x: 0 <= x < math.inf, "0 (take the likeliest) or a positive number")
+        self._check("top_p", lambda x: 0 < x <= 1, "above 0 and at most 1, or none")
+        self._check("min_p", lambda x: 0 <= x <= 1, "from 0 to 1, or none")
+        self._check("repetition_penalty", lambda x: low <= x <= high, f"a number from {low:g} to {high:g}, or none")
+        for name in ("top_k", "vocab_size"):
+            if (value := getattr(self, name)) is not None:
+                wanted = "a whole number from 1 up, or none"
+                object.__setattr__(self, name, checks.whole(name, value, 1, wanted=wanted))
 
-    def _check(self, name: str, valid: bool, wanted: str) -> None:
-        if not valid:
-            raise UsageError(f"{name} is {getattr(self, name)}; it must be {wanted}")
+    def _check(self, name: str, valid: Callable[[float], bool], wanted: str) -> None:
+        value = getattr(self, name)
+        if value is not None or name == "temperature":
+            if not valid(number := checks.real(name, value, wanted)):
+                raise checks.refusal(name, value, wanted)
+            object.__setattr__(self, name, number)
+
+    @property
+    def greedy(self) -> bool:
+        """Whether the likeliest token is taken."""
+        return self.temperature < COLDEST
 
 
 GREEDY = Sampling()
+
+
+def fitted(sampling: Sampling, config: GPTConfig) -> Sampling:
+    """Return what a sampling means for a model: ids that only pad its table are never chosen."""
+    checks.instance("sampling", sampling, Sampling, "a Sampling of jaxgpt.decode.sampling")
+    known = config.tokenizer_vocab_size if sampling.vocab_size is None else sampling.vocab_size
+    return replace(sampling, vocab_size=known and min(known, config.vocab_size))

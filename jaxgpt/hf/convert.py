@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,19 +15,19 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jax.tree_util import tree_leaves_with_path
 from jax.typing import DTypeLike
 
+from jaxgpt import checks
 from jaxgpt.errors import UsageError
 from jaxgpt.hf.files import open_weights, read_json, replace_files, writing
 from jaxgpt.hf.hub import locate
 from jaxgpt.hf.nanogpt import open_nanogpt
-from jaxgpt.hf.tensors import Tensor, by_name, fit, listed, read_values
-from jaxgpt.model.atlas import Parameter, map_parameters, parameters
+from jaxgpt.hf.tensors import Tensor, by_name, fit, read_values
+from jaxgpt.model.atlas import leaves_of, map_parameters, parameters
 from jaxgpt.model.config import GPTConfig
 from jaxgpt.text import Tokenizer
+from jaxgpt.text.tokenizers import count_ids
 
-DTYPES = ("float32", "bfloat16", "float16")
 TABLE, HEAD = "wte.weight", "lm_head.weight"
 HEADS = (HEAD, "score.weight")
 # The causal mask, which older versions of transformers and nanoGPT stored with the weights.
@@ -59,9 +59,12 @@ def load_pretrained(
     Raises:
         UsageError: files that are missing, damaged, or do not fit the config or one another; the message names them.
     """
-    if not any(dtype == jnp.dtype(name) for name in DTYPES):
-        raise UsageError(f"dtype is {dtype!r}; valid are {', '.join(DTYPES)}")
-    path = locate(source if isinstance(source, str) else Path(source), revision=revision, allow_pickle=allow_pickle)
+    dtype = jnp.dtype(checks.floating("dtype", dtype))
+    allow_pickle = checks.flag("allow_pickle", allow_pickle)
+    revision = None if revision is None else checks.text("revision", revision)
+    if not isinstance(source, str):
+        source = checks.path("source", source, "a model's name on the hub, or the path of a folder or of ckpt.pt")
+    path = locate(source, revision=revision, allow_pickle=allow_pickle)
     config, tensors = open_pretrained(path, allow_pickle=allow_pickle)
     try:
         leaves = read_values(tensors, dtype)
@@ -103,8 +106,10 @@ def save_pretrained(
             can't be made.
         RunError: writing failed.
     """
-    folder = Path(directory)
+    folder = checks.path("directory", directory)
+    checks.instance("config", config, GPTConfig, "a GPTConfig")
     if tokenizer is not None:
+        checks.instance("tokenizer", tokenizer, Tokenizer, "a tokenizer, as load_tokenizer gives it, or None")
         config, params = cut_padding(config, params, tokenizer.vocab_size)
     hf_config = config.to_hf()
     tensors = hf_tensors(config, params)
@@ -128,7 +133,7 @@ def cut_padding(config: GPTConfig, params: Mapping[str, Any], vocab_size: int) -
     if config.vocab_size <= vocab_size:
         return config, params
     leaves = leaves_of(params, parameters(config))
-    config = replace(config, vocab_size=vocab_size)
+    config = replace(config, vocab_size=vocab_size, tokenizer_vocab_size=None)
     return config, map_parameters(config, lambda p: leaves[p.path][tuple(slice(size) for size in p.shape)])
 
 
@@ -149,6 +154,7 @@ def open_pretrained(path: Path, *, allow_pickle: bool = False) -> tuple[GPTConfi
             config = GPTConfig.from_hf(values)
         except UsageError as error:
             raise UsageError(f"{path / 'config.json'}: {error}") from None
+        config = _with_stop_ids(config, path / "generation_config.json")
         tensors = open_weights(path, allow_pickle=allow_pickle)
         if config.labels is not None and all(tensor.name != HEAD for tensor in tensors):
             # HF's model that scores has no LM head; ours then takes the table, whatever the config says.
@@ -156,9 +162,24 @@ def open_pretrained(path: Path, *, allow_pickle: bool = False) -> tuple[GPTConfi
     else:
         config, tensors = open_nanogpt(checkpoint, allow_pickle=allow_pickle)
     try:
-        return config, match(config, tensors)
+        return with_tokenizer_size(config, checkpoint.parent), match(config, tensors)
     except UsageError as error:
         raise UsageError(f"{path}: {error}") from None
+
+
+def with_tokenizer_size(config: GPTConfig, folder: Path) -> GPTConfig:
+    """Return the config with the number of ids of a folder's tokenizer, where the embedding table has more rows."""
+    ids = count_ids(folder)
+    return replace(config, tokenizer_vocab_size=ids) if ids is not None and ids < config.vocab_size else config
+
+
+def _with_stop_ids(config: GPTConfig, file: Path) -> GPTConfig:
+    """Return the config with the ids that end a generation, which a file beside it may name, as transformers has it."""
+    ids = read_json(file).get("eos_token_id") if file.exists() else None
+    try:
+        return config if ids is None else replace(config, eos_token_id=tuple(ids) if isinstance(ids, list) else ids)
+    except UsageError as error:
+        raise UsageError(f"{file}: {error}") from None
 
 
 def match(config: GPTConfig, tensors: list[Tensor]) -> dict[str, Tensor]:
@@ -179,24 +200,6 @@ def hf_tensors(config: GPTConfig, params: Mapping[str, Any]) -> dict[str, np.nda
         p.hf_name: np.ascontiguousarray(leaves[p.path]) if p.path in leaves else np.zeros(p.shape, dtype)
         for p in parameters(replace(config, bias=True))
     }
-
-
-def leaves_of(params: Mapping[str, Any], parameters: Iterable[Parameter]) -> dict[tuple[str, ...], Any]:
-    """Return a tree's leaves by their paths, one for each of the parameters and none left over.
-
-    Raises:
-        UsageError: they do not fit.
-    """
-    leaves = {tuple(key.key for key in path): leaf for path, leaf in tree_leaves_with_path(params)}
-    shapes = {parameter.path: parameter.shape for parameter in parameters}
-    problems = listed("missing", {"/".join(path) for path in shapes.keys() - leaves.keys()})
-    problems += listed("not of this config", {"/".join(path) for path in leaves.keys() - shapes.keys()})
-    for path in shapes.keys() & leaves.keys():
-        if leaves[path].shape != shapes[path]:
-            problems.append(f"{'/'.join(path)} has shape {leaves[path].shape}; the config makes it {shapes[path]}")
-    if problems:
-        raise UsageError(f"the parameters do not fit the config: {'; '.join(sorted(problems)[:5])}")
-    return leaves
 
 
 def full_name(hf_name: str) -> str:

@@ -11,6 +11,7 @@ from jaxgpt.errors import UsageError
 NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?", re.ASCII)
 FILES = (
     "config.json",
+    "generation_config.json",
     "model*.safetensors",
     "model.safetensors.index.json",
     "vocab.json",
@@ -21,7 +22,7 @@ FILES = (
 )
 
 
-def locate(source: str | Path, *, revision: str | None, allow_pickle: bool) -> Path:
+def locate(source: str | os.PathLike[str], *, revision: str | None, allow_pickle: bool) -> Path:
     """Return the local path of a file, a folder or a model on the hub; what is local never touches the network.
 
     Raises:
@@ -31,7 +32,7 @@ def locate(source: str | Path, *, revision: str | None, allow_pickle: bool) -> P
         if revision is not None:
             raise UsageError(f"revision {revision!r} is of a model on the hub, but {source} is local")
         return Path(source)
-    if isinstance(source, Path) or not NAME.fullmatch(source):
+    if not isinstance(source, str) or not NAME.fullmatch(source):
         raise UsageError(f"{source}: no such file or folder")
     # An HTTP client, for those who ask for the hub.
     from huggingface_hub import snapshot_download

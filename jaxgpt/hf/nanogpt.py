@@ -49,6 +49,7 @@ def read_arguments(arguments: Any) -> GPTConfig:
         embd_pdrop=dropout,
         attn_pdrop=dropout,
         bias=arguments["bias"],
+        tokenizer_vocab_size=50257 if vocab_size == 50304 else None,
     )
     # With GPT-2's vocabulary (50257, or padded to 50304) the defaults hold; one of characters has no special ids.
     return config if vocab_size >= 50257 else replace(config, bos_token_id=None, eos_token_id=None)

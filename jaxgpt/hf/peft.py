@@ -12,10 +12,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxgpt.errors import UsageError, did_you_mean
-from jaxgpt.hf.convert import full_name, leaves_of
+from jaxgpt.hf.convert import full_name
 from jaxgpt.hf.files import open_safetensors, read_json, replace_files, writing
 from jaxgpt.hf.tensors import by_name, fit, read_values, transposed
-from jaxgpt.model.atlas import Parameter, parameters, tree_of
+from jaxgpt.model.atlas import Parameter, leaves_of, parameters, tree_of
 from jaxgpt.model.config import GPTConfig
 from jaxgpt.model.lora import adapter_parameters, is_adapter
 from jaxgpt.model.lora_config import ADAPTABLE, TARGETS, LoRA, ends_with

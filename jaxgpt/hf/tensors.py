@@ -16,7 +16,7 @@ import numpy as np
 from jax import Array
 from jax.typing import DTypeLike
 
-from jaxgpt.errors import UsageError
+from jaxgpt.errors import UsageError, listed
 
 FLOAT_BYTES = {"F16": 2, "BF16": 2, "F32": 4, "F64": 8}
 
@@ -78,12 +78,6 @@ def fit(
     there = sum(file.stat().st_size for file in {tensor.file for tensor in found.values()})
     if needed > there:
         raise UsageError(f"the weights would take {needed} bytes, but the files have {there}")
-
-
-def listed(what: str, names: Set[str]) -> list[str]:
-    """Return a list with one problem that these names have, or with none if there are no names."""
-    shown = ", ".join(sorted(names)[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
-    return [f"{what}: {shown}"] if names else []
 
 
 def read_values(tensors: Mapping[str, Tensor], dtype: DTypeLike) -> dict[str, Array]:

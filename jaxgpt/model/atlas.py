@@ -8,10 +8,12 @@ Flax kernels do, so nothing is transposed on the way.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
+from jaxgpt import checks
+from jaxgpt.errors import UsageError, listed
 from jaxgpt.model.config import GPTConfig
 
 Part = Literal["embeddings", "attention", "feed-forward", "norms", "scores"]
@@ -133,6 +135,43 @@ def tree_of(parameters: Iterable[Parameter], function: Callable[[Parameter], Any
             node = node.setdefault(folder, {})
         node[leaf] = function(parameter)
     return tree
+
+
+def leaves_of(
+    params: object, parameters: Iterable[Parameter], *, quantized: type | tuple[()] = ()
+) -> dict[tuple[str, ...], Any]:
+    """Return a tree's leaves by their paths, one for each of the parameters and none left over.
+
+    Args:
+        params: nested dicts of arrays of floats.
+        parameters: what they must be.
+        quantized: a type that a matrix may be instead of an array, stored by outputs; its own function is to fit.
+
+    Raises:
+        UsageError: they do not fit; the message has the first few differences.
+    """
+    if not isinstance(params, Mapping):
+        raise checks.refusal("params", params, "a model's parameters, nested dicts as load_pretrained gives them")
+    leaves, shapes = dict(_leaves(params)), {parameter.path: parameter.shape for parameter in parameters}
+    problems = listed("missing", {"/".join(path) for path in shapes.keys() - leaves.keys()})
+    problems += listed("not of this config", {"/".join(path) for path in leaves.keys() - shapes.keys()})
+    for path in shapes.keys() & leaves.keys():
+        leaf = leaves[path]
+        by_outputs = isinstance(leaf, quantized)
+        shape = shapes[path][::-1] if by_outputs and path[-1] == "kernel" else shapes[path]
+        if not by_outputs and not checks.is_floating(leaf):
+            problems.append(f"{'/'.join(path)} is {checks.shown(leaf)}; it must be an array of floats")
+        elif leaf.shape != shape:
+            problems.append(f"{'/'.join(path)} has shape {leaf.shape}; the config makes it {shape}")
+    if problems:
+        raise UsageError(f"the parameters do not fit the config: {'; '.join(sorted(problems)[:5])}")
+    return leaves
+
+
+def _leaves(tree: Mapping[Any, Any], *folders: str) -> Iterator[tuple[tuple[str, ...], Any]]:
+    for name, value in tree.items():
+        path = (*folders, str(name))
+        yield from _leaves(value, *path) if isinstance(value, Mapping) else [(path, value)]
 
 
 def count(config: GPTConfig) -> dict[str, int]:

@@ -7,10 +7,11 @@ are checked before anything is compiled.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
+from jaxgpt import checks
 from jaxgpt.errors import UsageError, did_you_mean
 
 Activation = Literal[
@@ -54,6 +55,8 @@ class GPTConfig:
         norm_position: "pre" as GPT-2, or "post" as the original transformer (and no final layer norm).
         labels: names of the N scores that a head gives each token, as HF's `GPT2ForSequenceClassification` has it:
             classes, or one reward or value. None: there is no such head.
+        tokenizer_vocab_size: rows of the embedding table from here up stand for no text and are never chosen, as those
+            with which nanoGPT pads 50257 to 50304. None: there are no such rows.
 
     Raises:
         UsageError: a value out of range; the message names the field, the value and what is valid.
@@ -82,37 +85,48 @@ class GPTConfig:
     position_embedding: Literal["learned", "sinusoidal"] = "learned"
     norm_position: Literal["pre", "post"] = "pre"
     labels: tuple[str, ...] | None = None
+    tokenizer_vocab_size: int | None = None
 
     def __post_init__(self) -> None:
-        for name in ("vocab_size", "n_positions", "n_embd", "n_layer", "n_head", "n_inner"):
-            value = getattr(self, name)
-            if name == "n_inner" and value is None:
-                continue
-            limit = LIMITS.get(name, self.n_embd)
-            if not _is_int(value) or not 1 <= value <= limit:
-                raise UsageError(f"{name} is {value!r}; it must be a whole number from 1 to {limit}")
+        for name in ("vocab_size", "n_positions", "n_embd", "n_layer", "n_head", "n_inner", "tokenizer_vocab_size"):
+            if getattr(self, name) is not None or name not in ("n_inner", "tokenizer_vocab_size"):
+                limit = LIMITS.get(name, self.n_embd if name == "n_head" else self.vocab_size)
+                self._set(name, checks.whole(name, getattr(self, name), 1, limit))
         if self.n_embd % self.n_head:
             raise UsageError(f"n_embd {self.n_embd} is not a multiple of n_head {self.n_head}")
         for name in ("resid_pdrop", "embd_pdrop", "attn_pdrop"):
-            value = getattr(self, name)
-            if not _is_real(value) or not 0 <= value < 1:
-                raise UsageError(f"{name} is {value!r}; a dropout rate lies in [0, 1)")
+            self._set_real(name, lambda x: 0 <= x < 1, "a dropout rate, in [0, 1)")
         for name in ("layer_norm_epsilon", "initializer_range"):
-            value = getattr(self, name)
-            if not _is_real(value) or not 1e-30 <= value <= 1e30:  # f32 has squares of neither more nor less
-                raise UsageError(f"{name} is {value!r}; it must be a number from 1e-30 to 1e30")
+            self._set_real(name, lambda x: 1e-30 <= x <= 1e30, "a number from 1e-30 to 1e30")  # f32 has their squares
         for name, valid in CHOICES.items():
-            value = getattr(self, name)
-            if value not in valid:
-                hint = did_you_mean(str(value), map(str, valid))
-                raise UsageError(f"{name} is {value!r}; valid are {', '.join(map(str, valid))}{hint}")
+            checks.choice(name, getattr(self, name), valid)
+        for name in SWITCHES:
+            self._set(name, checks.flag(name, getattr(self, name)))
         for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
-            for token in _as_tuple(getattr(self, name)):
-                if not _is_int(token) or token < 0:
-                    raise UsageError(f"{name} is {token!r}; it must be a token id or null")
-        names = self.labels
-        if names is not None and (not names or not all(map(_is_text, names)) or len(set(names)) < len(names)):
-            raise UsageError(f"labels are {names!r}; they must be distinct texts, at least one")
+            self._set_ids(name, several=name == "eos_token_id")
+        if (names := self.labels) is not None:
+            if not isinstance(names, list | tuple) or not names or not all(map(_is_text, names)):
+                raise checks.refusal("labels", names, "texts, at least one")
+            if len(set(names)) < len(names):
+                raise checks.refusal("labels", names, "distinct texts")
+            self._set("labels", tuple(names))
+
+    def _set(self, name: str, value: object) -> None:
+        object.__setattr__(self, name, value)
+
+    def _set_real(self, name: str, valid: Callable[[float], bool], wanted: str) -> None:
+        given = getattr(self, name)
+        if not valid(value := checks.real(name, given, wanted)):
+            raise checks.refusal(name, given, wanted)
+        self._set(name, value)
+
+    def _set_ids(self, name: str, *, several: bool) -> None:
+        value, wanted = getattr(self, name), "a token id or null"
+        if several and checks.several(value):
+            found = checks.ids(name, value, wanted)
+            self._set(name, tuple(checks.whole(name, token, wanted=wanted) for token in found))
+        elif value is not None:
+            self._set(name, checks.whole(name, value, wanted=wanted))
 
     @property
     def head_dim(self) -> int:
@@ -136,8 +150,9 @@ class GPTConfig:
         Raises:
             UsageError: there is no such preset.
         """
-        if name not in PRESETS:
-            raise UsageError(f"no preset {name!r}; valid are {', '.join(PRESETS)}{did_you_mean(name, PRESETS)}")
+        if not isinstance(name, str) or name not in PRESETS:
+            hint = did_you_mean(str(name), PRESETS)
+            raise UsageError(f"no preset {checks.shown(name)}; valid are {', '.join(PRESETS)}{hint}")
         return PRESETS[name]
 
     @classmethod
@@ -149,19 +164,21 @@ class GPTConfig:
         Raises:
             UsageError: not a GPT-2 config, an unknown key, a bad value, or a feature that is not supported.
         """
-        if hf.get("model_type", "gpt2") != "gpt2":
-            raise UsageError(f"model_type is {hf['model_type']!r}; only 'gpt2' can be read")
+        checks.instance("the model's config", hf, Mapping, "a table, as config.json holds it")
+        if not _equal(hf.get("model_type", "gpt2"), "gpt2"):
+            raise UsageError(f"model_type is {checks.shown(hf['model_type'])}; only 'gpt2' can be read")
         for key, only in HF_REQUIRED.items():
-            if hf.get(key, only) != only:
-                raise UsageError(f"{key} is {hf[key]!r}; only {only!r} is supported")
+            if not _equal(hf.get(key, only), only):
+                raise UsageError(f"{key} is {checks.shown(hf[key])}; only {only!r} is supported")
         named: dict[str, Any] = {}
         for key, value in hf.items():
+            checks.text("a key of the model's config", key)
             name = HF_ALIASES.get(key, key)
             if name in HF_FIELDS:
-                if named.setdefault(name, value) != value:
-                    raise UsageError(f"{key} is {value!r}, but {name} is {named[name]!r}")
+                if not _equal(named.setdefault(name, value), value):
+                    raise UsageError(f"{key} is {checks.shown(value)}, but {name} is {checks.shown(named[name])}")
             elif name not in HF_IRRELEVANT and name not in HF_REQUIRED and not name.startswith("_"):
-                raise UsageError(f"unknown key {key!r} in the model's config{did_you_mean(key, HF_FIELDS)}")
+                raise UsageError(f"unknown key {checks.shown(key)} in the model's config{did_you_mean(key, HF_FIELDS)}")
         if isinstance(named.get("eos_token_id"), list):
             named["eos_token_id"] = tuple(named["eos_token_id"])
         return cls(**named, labels=_read_labels(hf))
@@ -205,6 +222,13 @@ def _read_labels(hf: Mapping[str, Any]) -> tuple[str, ...] | None:
         raise UsageError(f"id2label is {named!r}; it must give a name to each id from 0 up") from None
 
 
+def _equal(one: Any, other: Any) -> bool:
+    try:
+        return one is other or bool(one == other)
+    except ValueError:  # arrays
+        return False
+
+
 def _is_text(value: object) -> bool:
     return isinstance(value, str) and value != ""
 
@@ -213,26 +237,22 @@ def _is_int(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
-def _is_real(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
-
-
 def _as_tuple(ids: int | tuple[int, ...] | None) -> tuple[int, ...]:
     return ids if isinstance(ids, tuple) else () if ids is None else (ids,)
 
 
 DEFAULTS: dict[str, Any] = {field.name: field.default for field in dataclasses.fields(GPTConfig)}
-OWN_FIELDS = ("bias", "position_embedding", "norm_position", "labels")
+OWN_FIELDS = ("bias", "position_embedding", "norm_position", "labels", "tokenizer_vocab_size")
 HF_FIELDS = tuple(name for name in DEFAULTS if name not in OWN_FIELDS)
 SCORING = "GPT2ForSequenceClassification"
 VALUE = ("value",)
 """Labels of a policy whose head gives values, as PPO trains it: what is exported is the language model alone."""
-CHOICES: dict[str, tuple[Any, ...]] = {
+CHOICES: dict[str, tuple[str, ...]] = {
     "activation_function": get_args(Activation),
     "position_embedding": ("learned", "sinusoidal"),
     "norm_position": ("pre", "post"),
-    **{name: (True, False) for name, default in DEFAULTS.items() if isinstance(default, bool)},
 }
+SWITCHES = tuple(name for name, default in DEFAULTS.items() if isinstance(default, bool))
 HF_ALIASES = {
     "hidden_size": "n_embd",
     "max_position_embeddings": "n_positions",

@@ -29,6 +29,12 @@ class DecodingMatrix:
     values: Num[Array, "O J"]
     scale: Float[Array, "O G"] | None = None
 
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(O, I)."""
+        outputs, columns = self.values.shape
+        return outputs, 2 * columns if self.values.dtype == jnp.uint8 else columns
+
     def dense(self) -> Float[Array, "O I"]:
         """Return the matrix as floats."""
         return _scaled(self.values, self.scale)

@@ -22,7 +22,8 @@ def extend_vocabulary(config: GPTConfig, params: Any, vocab_size: int, key: Arra
     apart.
     """
     if vocab_size <= config.vocab_size:
-        return config, params
+        known = config.tokenizer_vocab_size
+        return config if known is None else replace(config, tokenizer_vocab_size=max(known, vocab_size)), params
     leaves: dict[Any, Any] = flatten_dict(params)
     count = vocab_size - config.vocab_size
     grown = [parameter.path for parameter in parameters(config) if axes(parameter.row.pattern)[0] == "V"]
@@ -36,4 +37,4 @@ def extend_vocabulary(config: GPTConfig, params: Any, vocab_size: int, key: Arra
         rows = existing.mean(0) + existing.std(0) * jax.random.normal(own, (count, config.n_embd))
         return jnp.concatenate([leaf, rows.astype(leaf.dtype)])
 
-    return replace(config, vocab_size=vocab_size), map_parameters(config, extend)
+    return replace(config, vocab_size=vocab_size, tokenizer_vocab_size=None), map_parameters(config, extend)

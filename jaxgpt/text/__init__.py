@@ -4,6 +4,7 @@ Nothing here but `batches` and `examples` waits for JAX. A tokenizer is opened b
 path, and what post-training reads (`records`) by path.
 """
 
+from jaxgpt.lazy import on_first_use
 from jaxgpt.text.bpe import BPE
 from jaxgpt.text.corpus import Corpus, load_corpus
 from jaxgpt.text.token_files import TokenFile
@@ -20,3 +21,4 @@ __all__ = [
     "load_corpus",
     "load_tokenizer",
 ]
+__getattr__, __dir__ = on_first_use(__name__, {name: __name__ for name in __all__})

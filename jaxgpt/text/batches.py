@@ -9,14 +9,19 @@ from __future__ import annotations
 from bisect import bisect_left, insort
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import flax.struct
 import numpy as np
 from jax import Array
 from jaxtyping import Float, Int
 
+from jaxgpt import checks
 from jaxgpt.errors import UsageError
 from jaxgpt.text.token_files import TokenFile
+
+Weights = Sequence[Sequence[float] | np.ndarray] | np.ndarray
+MOST_ID = 2**31 - 1
 
 
 @flax.struct.dataclass
@@ -40,7 +45,7 @@ class Batch:
 
 
 def random_batch(
-    data: TokenFile | np.ndarray,
+    data: TokenFile | checks.Ids,
     *,
     seed: int,
     step: int,
@@ -63,12 +68,16 @@ def random_batch(
     Returns:
         A batch of batch_size / num_shards rows.
     """
-    starts = _draw_starts(len(data), seed, step, batch_size, block_size)
+    data, batch_size, block_size = _checked(data, batch_size, block_size)
+    # Philox is counter-based: any batch is drawn at once, without drawing those before it.
+    key = [checks.whole(name, value, 0, 2**64 - 1) for name, value in (("seed", seed), ("step", step))]
+    generator = np.random.Generator(np.random.Philox(key=np.array(key, np.uint64)))
+    starts = generator.integers(len(data) - block_size, size=batch_size)
     return _windows(data, rows_of(shard, num_shards, starts), block_size)
 
 
 def eval_batch(
-    data: TokenFile | np.ndarray,
+    data: TokenFile | checks.Ids,
     *,
     index: int,
     count: int,
@@ -83,17 +92,19 @@ def eval_batch(
     ones miss the mean of tiny Shakespeare's validation part by 0.01 either way. Other arguments are as for
     `random_batch`.
     """
-    _check_length(len(data), block_size)
+    data, batch_size, block_size = _checked(data, batch_size, block_size)
+    count = checks.whole("count", count, 1, checks.MOST_IDS // batch_size)
+    index = checks.whole("index", index, 0, count - 1)
     numbers = np.arange(index * batch_size, (index + 1) * batch_size)
     starts = numbers * (len(data) - block_size - 1) // max(count * batch_size - 1, 1)
     return _windows(data, rows_of(shard, num_shards, starts), block_size)
 
 
 def pad_batch(
-    documents: Sequence[Sequence[int]],
+    documents: checks.IdLists,
     *,
     length: int | None = None,
-    weights: Sequence[Sequence[float]] | None = None,
+    weights: Weights | None = None,
     pad_id: int = 0,
 ) -> Batch:
     """Lay each document into a row of its own, padded on the right.
@@ -107,22 +118,22 @@ def pad_batch(
         weights: for each token of each document, its weight as a target (its first is none); 1 by default.
         pad_id: what fills the rows.
     """
-    _check_documents(documents, weights)
-    longest = max(map(len, documents)) - 1
-    length = longest if length is None else length
+    texts, scores = _checked_documents(documents, weights)
+    longest = max(map(len, texts)) - 1
+    length = longest if length is None else checks.whole("length", length, 1)
     if longest > length:
         raise UsageError(f"a document of {longest + 1} tokens does not fit into rows of length {length}")
-    batch = _empty_rows(len(documents), length, pad_id)
-    for row, document in enumerate(documents):
-        _place(batch, row, 0, document, None if weights is None else weights[row])
+    batch = _empty_rows(len(texts), length, pad_id)
+    for row, text in enumerate(texts):
+        _place(batch, row, 0, text, None if scores is None else scores[row])
     return batch
 
 
 def pack(
-    documents: Sequence[Sequence[int]],
+    documents: checks.IdLists,
     *,
     length: int,
-    weights: Sequence[Sequence[float]] | None = None,
+    weights: Weights | None = None,
     pad_id: int = 0,
 ) -> Batch:
     """Lay documents one behind another into as few rows as best-fit finds, none seeing another.
@@ -136,13 +147,14 @@ def pack(
         weights: for each token of each document, its weight as a target (its first is none); 1 by default.
         pad_id: what fills the rows.
     """
-    _check_documents(documents, weights)
+    texts, scores = _checked_documents(documents, weights)
+    length = checks.whole("length", length, 1)
     placed: list[tuple[int, int, int, int, int]] = []  # row, column, document, its first and one past its last token
     rooms: list[tuple[int, int]] = []  # (free columns, row), sorted
     rows = 0
-    for number, document in enumerate(documents):
-        for start in range(0, len(document) - 1, length):
-            stop = min(start + length + 1, len(document))
+    for number, text in enumerate(texts):
+        for start in range(0, len(text) - 1, length):
+            stop = min(start + length + 1, len(text))
             inputs = stop - start - 1
             fit = bisect_left(rooms, (inputs, 0))
             if fit < len(rooms):
@@ -157,9 +169,8 @@ def pack(
     positions, segments = np.zeros_like(batch.tokens), np.zeros_like(batch.tokens)
     count = [0] * rows
     for row, column, number, start, stop in placed:
-        _place(
-            batch, row, column, documents[number][start:stop], None if weights is None else weights[number][start:stop]
-        )
+        part = slice(start, stop)
+        _place(batch, row, column, texts[number][part], None if scores is None else scores[number][part])
         count[row] += 1
         columns = slice(column, column + stop - start - 1)
         positions[row, columns] = np.arange(stop - start - 1)
@@ -169,6 +180,8 @@ def pack(
 
 def rows_of(shard: int, num_shards: int, rows: np.ndarray) -> np.ndarray:
     """Return the part of a whole batch's rows, or of what they are made from, that falls to one of the hosts."""
+    num_shards = checks.whole("num_shards", num_shards, 1)
+    shard = checks.whole("shard", shard, 0, num_shards - 1)
     if len(rows) % num_shards:
         below = len(rows) // num_shards * num_shards
         near = " or ".join(str(n) for n in (below, below + num_shards) if n)
@@ -176,43 +189,64 @@ def rows_of(shard: int, num_shards: int, rows: np.ndarray) -> np.ndarray:
     return np.split(rows, num_shards)[shard]
 
 
-def _draw_starts(tokens: int, seed: int, step: int, batch_size: int, block_size: int) -> np.ndarray:
-    _check_length(tokens, block_size)
-    if min(seed, step) < 0:
-        raise UsageError(f"seed {seed}, step {step}: must not be negative")
-    # Philox is counter-based: any batch is drawn at once, without drawing those before it.
-    generator = np.random.Generator(np.random.Philox(key=[seed, step]))
-    return generator.integers(tokens - block_size, size=batch_size)
-
-
-def _check_length(tokens: int, block_size: int) -> None:
-    if tokens <= block_size:
+def _checked(data: TokenFile | np.ndarray | Any, batch_size: int, block_size: int) -> tuple[Any, int, int]:
+    """Return ids with a slice or array as their index, and the sizes of a batch, which they are enough for."""
+    data = data if isinstance(data, TokenFile) else checks.ids("data", data, "a TokenFile, or token ids of one axis")
+    block_size = checks.whole("block_size", block_size, 1)
+    batch_size = checks.whole("batch_size", batch_size, 1)
+    if len(data) <= block_size:
         raise UsageError(
-            f"{tokens} tokens of data are too few for block_size {block_size}, which needs {block_size + 1}"
+            f"{len(data)} tokens of data are too few for block_size {block_size}, which needs {block_size + 1}"
         )
+    _check_room(batch_size, block_size)
+    return data, batch_size, block_size
 
 
-def _windows(data: TokenFile | np.ndarray, starts: np.ndarray, block_size: int) -> Batch:
-    windows = data[starts[:, None] + np.arange(block_size + 1)].astype(np.int32)
+def _check_room(rows: int, length: int) -> None:
+    """Refuse what no memory holds before it is asked for."""
+    if rows * length > checks.MOST_IDS:
+        raise UsageError(f"{rows} rows of {length} tokens are too many; a batch has at most {checks.MOST_IDS} tokens")
+
+
+def _windows(data: Any, starts: np.ndarray, block_size: int) -> Batch:
+    windows = _narrow("data", data[starts[:, None] + np.arange(block_size + 1)])
     return Batch(windows[:, :-1], windows[:, 1:], np.ones((len(starts), block_size), np.float32))
 
 
+def _narrow(name: str, ids: np.ndarray) -> np.ndarray:
+    """Return ids in 32 bits, in which NumPy would wrap others around."""
+    if ids.size and (ids.min() < 0 or ids.max() > MOST_ID):
+        bad = next(token for token in ids.flat if not 0 <= token <= MOST_ID)
+        raise UsageError(f"{name} has the id {bad}; ids are from 0 to {MOST_ID}")
+    return ids.astype(np.int32)
+
+
 def _empty_rows(rows: int, length: int, pad_id: int) -> Batch:
-    def fill() -> np.ndarray:
-        return np.full((rows, length), pad_id, np.int32)
+    pad_id = checks.whole("pad_id", pad_id, 0, MOST_ID)
+    _check_room(rows, length)
+    tokens, targets = (np.full((rows, length), pad_id, np.int32) for _ in range(2))
+    return Batch(tokens, targets, np.zeros((rows, length), np.float32))
 
-    return Batch(fill(), fill(), np.zeros((rows, length), np.float32))
 
-
-def _place(batch: Batch, row: int, column: int, document: Sequence[int], weights: Sequence[float] | None) -> None:
-    columns = slice(column, column + len(document) - 1)
-    batch.tokens[row, columns] = document[:-1]
-    batch.targets[row, columns] = document[1:]
+def _place(batch: Batch, row: int, column: int, text: np.ndarray, weights: np.ndarray | None) -> None:
+    columns = slice(column, column + len(text) - 1)
+    batch.tokens[row, columns] = text[:-1]
+    batch.targets[row, columns] = text[1:]
     batch.weights[row, columns] = 1.0 if weights is None else weights[1:]
 
 
-def _check_documents(documents: Sequence[Sequence[int]], weights: Sequence[Sequence[float]] | None) -> None:
-    if not documents or min(map(len, documents)) < 2:
+def _checked_documents(documents: Any, weights: Any) -> tuple[list[np.ndarray], list[np.ndarray] | None]:
+    found = [_narrow(f"document {i}", ids) for i, ids in enumerate(checks.rows("documents", documents))]
+    if not found or min(map(len, found)) < 2:
         raise UsageError("documents must be at least one, of at least 2 tokens each: one to read and one to predict")
-    if weights is not None and [len(w) for w in weights] != [len(d) for d in documents]:
+    if weights is None:
+        return found, None
+    try:
+        numbers = [np.asarray(row, np.float32) for row in weights]
+    except (TypeError, ValueError):
+        raise checks.refusal("weights", weights, "lists of numbers") from None
+    if [row.shape for row in numbers] != [document.shape for document in found]:
         raise UsageError("weights must be given for each token of each document")
+    if not all(np.isfinite(row).all() for row in numbers):
+        raise checks.refusal("weights", weights, "finite")
+    return found, numbers

@@ -12,11 +12,12 @@ from dataclasses import dataclass
 from heapq import heapify, heappop, heappush
 from itertools import chain, pairwise
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, SupportsIndex, TypeVar
 
 import numpy as np
 import regex
 
+from jaxgpt import checks
 from jaxgpt.errors import UsageError
 from jaxgpt.text.bpe_files import BYTES_IN_ORDER, printable, read_vocabulary, write_vocabulary
 from jaxgpt.text.bpe_training import learn_merges
@@ -124,8 +125,8 @@ class BPE:
 
     def encode(self, text: str, allow_special: bool = False) -> list[int]:
         """Return the ids of `text`; `allow_special` reads the text of a special token as that token."""
-        text = replace_surrogates(text)
-        if not allow_special:
+        text = replace_surrogates(checks.text("text", text))
+        if not checks.flag("allow_special", allow_special):
             return self._encode_plain(text)
         ids: list[int] = []
         for i, part in enumerate(self.split_special(text)):
@@ -136,14 +137,14 @@ class BPE:
         """Cut `text` at special tokens, the longest first: plain text and tokens by turns, plain text at both ends."""
         return self._special_pattern.split(text) if self.special_tokens else [text]
 
-    def decode(self, ids: Iterable[int] | np.ndarray) -> str:
+    def decode(self, ids: Iterable[SupportsIndex] | np.ndarray | Any) -> str:
         """Return the text of `ids`; bytes that are not UTF-8 become U+FFFD."""
         return self.decode_bytes(ids).decode("utf-8", errors="replace")
 
-    def decode_bytes(self, ids: Iterable[int] | np.ndarray) -> bytes:
+    def decode_bytes(self, ids: Iterable[SupportsIndex] | np.ndarray | Any) -> bytes:
         """Return the exact bytes of `ids`, which may begin or end inside a character."""
         try:
-            return b"".join([self._pieces[i] for i in ids])
+            return b"".join([self._pieces[i] for i in checks.ids("ids", ids).tolist()])
         except KeyError as error:
             raise UsageError(f"token id {error}: not in this vocabulary of {self.vocab_size} ids") from None
 
@@ -153,7 +154,7 @@ class BPE:
         Raises:
             UsageError: if the pattern cuts `word` into several words, between which nothing is ever merged.
         """
-        words = self._pattern.findall(replace_surrogates(word))
+        words = self._pattern.findall(replace_surrogates(checks.text("word", word)))
         if len(words) != 1:
             raise UsageError(f"{word!r} is {len(words)} words to the tokenizer, {words}: explain one at a time")
         ids = [self._byte_ids[byte] for byte in words[0].encode()]

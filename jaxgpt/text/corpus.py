@@ -21,6 +21,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from jaxgpt import checks
 from jaxgpt.errors import RunError, UsageError, did_you_mean
 from jaxgpt.signals import tidied
 from jaxgpt.text.download import DOWNLOADS, download
@@ -35,6 +36,9 @@ _LEARN_FROM = 1 << 28  # characters
 _PARALLEL_FROM = 1 << 26  # bytes; below, starting processes takes longer than the work
 _UNFINISHED = ".unfinished-"
 _NOTES = "notes.txt"
+FRACTION = "above 0 and below 1"
+MOST_BPE_IDS = 1 << 24
+MOST_WORKERS = 1 << 10
 
 
 @dataclass(frozen=True)
@@ -90,14 +94,22 @@ def load_corpus(
     Raises:
         UsageError: naming the dataset, file or argument, and what would be valid.
     """
-    if val_fraction is not None and not 0 < val_fraction < 1:
-        raise UsageError(f"val_fraction {val_fraction}: must be above 0 and below 1")
-    cache = Path(cache_dir) if cache_dir is not None else default_cache_dir()
-    bars = sys.stderr.isatty() if progress is None else progress
-    if (Path(dataset) / "train.bin").exists() or (Path(dataset).suffix == ".bin" and Path(dataset).is_file()):
-        corpus = _open_tokens(Path(dataset), tokenizer, val_fraction or 0.1)
+    place = checks.path("dataset", dataset, "a name, or the path of a file or folder")
+    if val_fraction is not None and not 0 < checks.real("val_fraction", val_fraction, FRACTION) < 1:
+        raise UsageError(f"val_fraction {val_fraction}: must be {FRACTION}")
+    if tokenizer is not None and not isinstance(tokenizer, Tokenizer):
+        wanted = "'char', 'bpe', 'gpt2', the path of a folder, a tokenizer, or None"
+        given = checks.path("tokenizer", tokenizer, wanted)
+        tokenizer = tokenizer if isinstance(tokenizer, str) else given
+    block_size = checks.whole("block_size", block_size, 1)
+    bpe_vocab_size = checks.whole("bpe_vocab_size", bpe_vocab_size, 257, MOST_BPE_IDS)
+    workers = None if workers is None else checks.whole("workers", workers, 0, MOST_WORKERS)
+    cache = default_cache_dir() if cache_dir is None else checks.path("cache_dir", cache_dir)
+    bars = sys.stderr.isatty() if progress is None else checks.flag("progress", progress)
+    if (place / "train.bin").exists() or (place.suffix == ".bin" and place.is_file()):
+        corpus = _open_tokens(place, tokenizer, val_fraction or 0.1)
     else:
-        source = _open_source(str(dataset), cache, val_fraction)
+        source = _open_source(dataset if isinstance(dataset, str) else str(place), cache, val_fraction)
         if tokenizer is None:
             tokenizer = "gpt2" if isinstance(source, ParquetFiles) else "char"
         corpus = _open_cached(source, tokenizer, cache, bpe_vocab_size, workers, bars)

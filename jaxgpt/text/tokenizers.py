@@ -12,14 +12,15 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, SupportsIndex, runtime_checkable
 
 import numpy as np
 import tiktoken
 
+from jaxgpt import checks
 from jaxgpt.errors import UsageError, did_you_mean
 from jaxgpt.text.bpe import BPE, END_OF_TEXT, PATTERN, replace_surrogates
-from jaxgpt.text.bpe_files import printable, read_chat_template, read_json, write_chat_template
+from jaxgpt.text.bpe_files import printable, read_added_tokens, read_chat_template, read_json, write_chat_template
 from jaxgpt.text.meta_pickle import META_FILE, read_alphabet
 
 _GPT2_FOLDER = Path(__file__).parent / "data" / "gpt2"
@@ -42,8 +43,8 @@ class Tokenizer(Protocol):
     @property
     def fingerprint(self) -> str: ...
     def encode(self, text: str, allow_special: bool = False) -> list[int]: ...
-    def decode(self, ids: Iterable[int] | np.ndarray) -> str: ...
-    def decode_bytes(self, ids: Iterable[int] | np.ndarray) -> bytes: ...
+    def decode(self, ids: Iterable[SupportsIndex] | np.ndarray | Any) -> str: ...
+    def decode_bytes(self, ids: Iterable[SupportsIndex] | np.ndarray | Any) -> bytes: ...
     def save(self, directory: str | Path) -> None: ...
 
 
@@ -56,9 +57,9 @@ def load_tokenizer(name_or_dir: str | Path) -> Tokenizer:
     Raises:
         UsageError: naming the folder or file, where it is none of these or is broken.
     """
-    if name_or_dir == "gpt2":
+    if isinstance(name_or_dir, str) and name_or_dir == "gpt2":
         return BPETokenizer.load(_GPT2_FOLDER, name="gpt2")
-    directory = Path(name_or_dir)
+    directory = checks.path("tokenizer", name_or_dir, "'gpt2' or the path of a folder")
     if not directory.is_dir():
         hint = did_you_mean(str(name_or_dir), ["gpt2"])
         raise UsageError(f"tokenizer {str(name_or_dir)!r}: must be 'gpt2' or a folder with a tokenizer's files{hint}")
@@ -67,6 +68,22 @@ def load_tokenizer(name_or_dir: str | Path) -> Tokenizer:
     if (directory / META_FILE).exists() and not any((directory / file).exists() for file in TOKENIZER_FILES[:-1]):
         return CharTokenizer.load_meta(directory)
     return BPETokenizer.load(directory)
+
+
+def count_ids(directory: Path) -> int | None:
+    """Return the `vocab_size` of a folder's tokenizer, without building it; None if it has none that can be read."""
+    try:
+        if (directory / _CHARS_FILE).exists():
+            return CharTokenizer.load(directory).vocab_size
+        if (directory / "vocab.json").exists():
+            vocab = read_json(directory / "vocab.json")
+        elif (directory / "tokenizer.json").exists():
+            vocab = read_json(directory / "tokenizer.json")["model"]["vocab"]
+        else:
+            return None
+        return checks.whole("the last id", 1 + max({**vocab, **read_added_tokens(directory)}.values()), 1)
+    except (UsageError, KeyError, TypeError, ValueError):  # whoever opens it is told
+        return None
 
 
 class CharTokenizer:
@@ -115,8 +132,9 @@ class CharTokenizer:
         Raises:
             UsageError: naming the first character that the vocabulary lacks.
         """
+        checks.flag("allow_special", allow_special)
         try:
-            return [self._ids[char] for char in replace_surrogates(text)]
+            return [self._ids[char] for char in replace_surrogates(checks.text("text", text))]
         except KeyError as error:
             char = error.args[0]
             raise UsageError(
@@ -124,16 +142,16 @@ class CharTokenizer:
                 "character-level vocabulary was built from"
             ) from None
 
-    def decode(self, ids: Iterable[int] | np.ndarray) -> str:
+    def decode(self, ids: Iterable[SupportsIndex] | np.ndarray | Any) -> str:
         """Return the text of `ids`."""
         chars = []
-        for i in ids:
+        for i in checks.ids("ids", ids).tolist():
             if not 0 <= i < self.vocab_size:
                 raise UsageError(f"token id {i}: not in this vocabulary of {self.vocab_size} ids")
             chars.append(self.chars[i])
         return "".join(chars)
 
-    def decode_bytes(self, ids: Iterable[int] | np.ndarray) -> bytes:
+    def decode_bytes(self, ids: Iterable[SupportsIndex] | np.ndarray | Any) -> bytes:
         """Return the text of `ids` in UTF-8."""
         return self.decode(ids).encode()
 

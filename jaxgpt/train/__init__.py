@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from jaxgpt.train.step import make_step
 
 __all__ = ["OptimizerConfig", "TrainState", "adamw", "init_params", "make_step", "pretrain", "run"]
-__getattr__ = on_first_use(
+__getattr__, __dir__ = on_first_use(
+    __name__,
     {
         "OptimizerConfig": "jaxgpt.train.config",
         "TrainState": "jaxgpt.train.state",
@@ -28,5 +29,5 @@ __getattr__ = on_first_use(
         "make_step": "jaxgpt.train.step",
         "pretrain": "jaxgpt.train.objectives",
         "run": "jaxgpt.train.loop",
-    }
+    },
 )

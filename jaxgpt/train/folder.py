@@ -29,6 +29,8 @@ from jaxgpt.signals import tidied
 
 FORMAT = 1
 """Of config.json and of the checkpoints' manifests."""
+FROM_TOKENIZER = "tokenizer_vocab_size"
+"""The one field of a GPTConfig that is not written down: whoever reads a model finds it in its tokenizer's files."""
 LOCK = "lock"
 RUN = ("checkpoints", "config.json")
 ENTRIES: dict[str, Any] = {
@@ -160,7 +162,8 @@ def write_record(path: Path, config: GPTConfig, *, run: str | None = None, **mor
         run: the run's name in its checkpoints; None for a new run's, the hash of this first record.
         more: further entries.
     """
-    record = {"format": FORMAT, "model": dataclasses.asdict(config), **more, "versions": versions()}
+    model = {name: value for name, value in dataclasses.asdict(config).items() if name != FROM_TOKENIZER}
+    record = {"format": FORMAT, "model": model, **more, "versions": versions()}
     record["run"] = run or digest(record)
     write_json(path / "config.json", {**record, "sha256": digest(record)})
 
@@ -232,7 +235,7 @@ def read_model(file: Path, fields: object) -> GPTConfig:
     Raises:
         UsageError: the fields are not exactly those of a GPTConfig, or a value is bad.
     """
-    names = {field.name for field in dataclasses.fields(GPTConfig)}
+    names = {field.name for field in dataclasses.fields(GPTConfig)} - {FROM_TOKENIZER}
     if not isinstance(fields, Mapping) or set(fields) != names:
         wrong = sorted(names ^ set(fields)) if isinstance(fields, Mapping) else "a table is missing"
         raise UsageError(f"{file}: model: {wrong}; it must have exactly the fields of GPTConfig")

@@ -12,7 +12,9 @@ from typing import Any
 import jax
 from flax.traverse_util import flatten_dict, unflatten_dict
 
+from jaxgpt import checks
 from jaxgpt.errors import UsageError
+from jaxgpt.hf.convert import with_tokenizer_size
 from jaxgpt.model.atlas import Parameter, parameters, tree_of
 from jaxgpt.model.config import GPTConfig
 from jaxgpt.model.lora import adapter_parameters, merge
@@ -50,9 +52,10 @@ def load_trained(
     run: str | Path, which: Which = "best", *, dtype: Any = None, ignore_config_change: bool = False
 ) -> tuple[GPTConfig, dict[str, Any], LoRA | None]:
     """Read a model as `load_params` does, but with its adapters in the tree; and what they are, None if it has none."""
-    run = Path(run)
+    run = checks.path("run", run, "the path of a run's folder")
+    dtype = None if dtype is None else checks.floating("dtype", dtype)
     record = read_record(run, ignore_change=ignore_config_change)
-    config, lora = record["model"], _read_lora(run, record)
+    config, lora = with_tokenizer_size(record["model"], run), _read_lora(run, record)
     folder = find_checkpoint(run, which)
     rows = (*parameters(config), *(() if lora is None else adapter_parameters(config, lora)))
     there = stored_paths(folder / "params") if record.get("base") else {row.path for row in rows}
@@ -85,7 +88,8 @@ def save_params(run: str | Path, config: GPTConfig, params: Any, **record: Any) 
 def find_checkpoint(run: Path, which: Which) -> Path:
     """Return the folder of a checkpoint whose weights are undamaged; the moments beside them are not looked at."""
     folder = (run / "checkpoints").resolve()  # orbax needs an absolute path
-    if isinstance(which, int):
+    if not isinstance(which, str) or which not in ("best", "last"):
+        which = checks.whole("which checkpoint", which, wanted="a step, 'best' or 'last'")
         if not (folder / str(which)).is_dir():
             raise UsageError(f"{run} has no checkpoint of step {which}; there are {sorted(steps(run))}")
         read_manifest(folder / str(which), WEIGHTS)

@@ -107,7 +107,6 @@ def answers(run: Path, prompts: Path, *, seed: int, reference: Path | None = Non
             max_new_tokens=ANSWER,
             temperature=1.0,
             vocab_size=tokenizer.vocab_size,
-            eos_token_id=config.eos_token_ids,
             seed=seed,
         )
     said = [tokenizer.decode(answer) for answer in new]

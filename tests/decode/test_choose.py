@@ -5,6 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from transformers import (
     LogitsProcessorList,
     MinPLogitsWarper,
@@ -65,6 +67,18 @@ def test_the_likeliest_token_always_stays(sampling, rest):
         assert chosen.tolist() == [7]
 
 
+@given(exponent=st.floats(-400, -9), top_p=st.floats(5e-324, 1), seed=st.integers(0, 99))
+@settings(max_examples=20)
+def test_what_is_as_cold_or_as_narrow_as_can_be_is_greedy(exponent, top_p, seed):
+    """Logits differ by 1e-6 at least, so from a temperature of 1e-9 down the likeliest is all but certain."""
+    values = 30 * np.random.default_rng(seed).standard_normal(20).round(6).astype(np.float32)
+    logits, tokens, present = jnp.asarray(values)[None], jnp.zeros((1, 4), jnp.int32), jnp.zeros((1, 4), bool)
+    keys = jax.random.split(jax.random.key(seed), 1)
+    cold, narrow = Sampling(10.0**exponent), Sampling(1.0, top_p=min(top_p, 1e-9))
+    for sampling in (cold, narrow):
+        assert choose(sampling, logits, tokens, present, keys) == choose(Sampling(), logits, tokens, present, keys)
+
+
 @pytest.mark.parametrize("sampling", [Sampling(), Sampling(1.0), Sampling(1.0, 3, 0.5, 0.1)])
 def test_a_row_without_any_likely_token_still_gives_one(sampling):
     logits = jnp.full((2, 20), -jnp.inf)
@@ -73,11 +87,12 @@ def test_a_row_without_any_likely_token_still_gives_one(sampling):
     assert ((chosen >= 0) & (chosen < 20)).all()
 
 
+@pytest.mark.usefixtures("unchecked_types")
 @pytest.mark.parametrize(
     ("name", "values"),
     [
-        ("temperature", [-1.0, math.nan, math.inf]),
-        ("top_k", [0, -3]),
+        ("temperature", [-1.0, math.nan, math.inf, "1", None, True]),
+        ("top_k", [0, -3, 2.0, "3"]),
         ("top_p", [0.0, 1.1, math.nan]),
         ("min_p", [-0.1, 1.1, math.nan]),
         ("repetition_penalty", [0.0, -1.0, math.nan, math.inf]),
@@ -86,5 +101,5 @@ def test_a_row_without_any_likely_token_still_gives_one(sampling):
 )
 def test_values_out_of_range_are_refused_by_name(name, values):
     for value in values:
-        with pytest.raises(UsageError, match=f"^{name} is {value}; it must be "):
+        with pytest.raises(UsageError, match=f"^{name} is {value!r}; it must be "):
             Sampling(**{name: value})

@@ -10,6 +10,7 @@ import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from jaxgpt.decode import engine, step
+from jaxgpt.decode.continuous import generate_many
 from jaxgpt.decode.engine import generate, stream
 from jaxgpt.decode.rows import bucket
 from jaxgpt.decode.sampling import GREEDY, Sampling
@@ -121,6 +122,44 @@ def test_a_stop_id_ends_its_row_and_is_returned(config, params, prompts, as_tupl
     assert len(rows[0]) < 16
 
 
+def test_by_default_the_configs_own_ids_end_a_row_and_none_does_if_so_asked(config, params, prompts):
+    free = generate(config, params, prompts, max_new_tokens=16)
+    stop = (free[0][4], 96, 500)
+    own = dataclasses.replace(config, eos_token_id=stop)
+    expected = generate(config, params, prompts, max_new_tokens=16, eos_token_id=stop)
+    assert generate(own, params, prompts, max_new_tokens=16) == expected != free
+    assert generate(own, params, prompts, max_new_tokens=16, eos_token_id=None) == free
+    assert generate_many(own, params, prompts, max_new_tokens=16, batch_size=2) == expected
+    steps = list(stream(own, params, prompts[:1], max_new_tokens=16))
+    assert [token for [token] in steps] == expected[0]
+
+
+def test_rows_that_pad_the_table_are_not_chosen_by_default(config, params):
+    padded = dataclasses.replace(config, tokenizer_vocab_size=10)
+    how = {"max_new_tokens": 30, "temperature": 3.0}
+    rows = generate(padded, params, [[1, 2]] * 8, **how)
+    assert rows == generate(config, params, [[1, 2]] * 8, vocab_size=10, **how)
+    assert max(map(max, rows)) < 10 <= max(map(max, generate(padded, params, [[1, 2]] * 8, vocab_size=97, **how)))
+    many = generate_many(padded, params, [[1, 2]] * 8, max_new_tokens=30, batch_size=8, sampling=Sampling(3.0))
+    assert many == rows
+
+
+@pytest.mark.usefixtures("unchecked_types")
+def test_arrays_and_their_numbers_are_lists_and_numbers(config, params):
+    prompts, stop = [[5, 6, 7], [1, 2, 3]], [40, 41]
+    plain = {"max_new_tokens": 6, "temperature": 0.5, "top_k": 3, "seed": 5, "eos_token_id": stop}
+    expected = generate(config, params, prompts, **plain)
+    for array in (np.asarray, jnp.asarray):
+        same = {name: array(value) for name, value in plain.items()}
+        assert generate(config, params, array(prompts), **same) == expected
+        assert generate(config, params, [array(prompt) for prompt in prompts], **same) == expected
+        many = {name: same[name] for name in ("seed", "eos_token_id")}
+        counts = array([6, 6])
+        how = Sampling(temperature=array(0.5), top_k=array(3))
+        assert generate_many(config, params, array(prompts), max_new_tokens=counts, batch_size=array(2), sampling=how,
+                             **many) == expected  # fmt: skip
+
+
 def test_when_all_rows_have_ended_no_more_steps_are_taken(config, params, monkeypatch):
     first = generate(config, params, [[1, 2]], max_new_tokens=1)[0][0]
     monkeypatch.setattr(engine, "decode", None)
@@ -154,9 +193,8 @@ def test_an_empty_prompt_starts_from_the_token_that_begins_a_text(config, params
     begun = dataclasses.replace(config, bos_token_id=4)
     ended = dataclasses.replace(config, eos_token_id=(500, 4))
     expected = generate(config, params, [[4]], max_new_tokens=8)
-    assert (
-        generate(begun, params, [[]], max_new_tokens=8) == generate(ended, params, [[]], max_new_tokens=8) == expected
-    )
+    assert generate(begun, params, [[]], max_new_tokens=8) == expected
+    assert generate(ended, params, [[]], max_new_tokens=8, eos_token_id=None) == expected
 
 
 def test_nothing_is_a_valid_request(config, params):
@@ -175,11 +213,30 @@ def test_nothing_is_a_valid_request(config, params):
         ([[1]], {"seed": -1}, "seed is -1; it must be from 0 to 2^32 - 1"),
         ([[1]], {"temperature": -0.5}, "temperature is -0.5; it must be 0 (take the likeliest) or a positive number"),
         ([[1]], {"top_k": 0}, "top_k is 0; it must be a whole number from 1 up"),
+        ([[1]], {"max_new_tokens": float("nan")}, "max_new_tokens is nan; it must be 0 or more, and a whole number"),
+        ([[1]], {"max_new_tokens": True}, "max_new_tokens is True; it must be 0 or more, and a whole number"),
+        ([1, 2], {}, "prompts is [1, 2]; it must be a list of lists of ids"),
+        ("Once", {}, "prompts is 'Once'; it must be a list of lists of ids"),
+        (["Once"], {}, "prompts is ['Once']; it must be a list of lists of ids"),
+        ([[1.0]], {}, "prompt 0[0] is 1.0; it must be a whole number"),
+        (np.ones((1, 2)), {}, "prompt 0 is an array of float64 of shape (2,); it must be a list of token ids"),
+        ([[1]], {"eos_token_id": "end"}, "eos_token_id is 'end'; it must be one of config"),
+        ([[1]], {"eos_token_id": [1.5]}, "eos_token_id[0] is 1.5; it must be a whole number"),
+        ([[1]], {"dtype": "int8"}, "dtype is 'int8'; it must be one of float32, bfloat16, float16"),
+        ([[1]], {"draft": "ngram"}, "draft is 'ngram'; it must be a PromptLookup or a DraftModel"),
+        ([[1]], {}, "params is None; it must be a model's parameters"),
     ],
 )
+@pytest.mark.usefixtures("unchecked_types")
 def test_bad_input_is_refused_before_anything_is_compiled(config, prompts, options, message):
     with pytest.raises(UsageError, match=re.escape(message)):
         generate(config, None, prompts, **{"max_new_tokens": 3, **options})
+
+
+def test_parameters_of_another_config_are_refused(config, params):
+    for wrong in ({"params": params}, {**params, "wte": {"embedding": params["wte"]["embedding"][:5]}}):
+        with pytest.raises(UsageError, match="the parameters do not fit the config: "):
+            generate(config, wrong, [[1]], max_new_tokens=1)
 
 
 def test_sizes_are_rounded_up_to_few_buckets():

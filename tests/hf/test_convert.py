@@ -82,6 +82,43 @@ def test_round_trip_is_exact(tmp_path, config, dtype):
     assert_equal(loaded, params)
 
 
+@pytest.mark.parametrize(("named", "ids"), [([3, 7], (3, 7)), (9, (9,)), (None, (3, 5))])
+def test_the_ids_that_end_a_generation_are_those_of_generation_config(tmp_path, named, ids):
+    save_pretrained(tmp_path, CONFIG, init(CONFIG))
+    (tmp_path / "generation_config.json").write_text(json.dumps({"eos_token_id": named, "do_sample": True}))
+    assert load_pretrained(tmp_path)[0].eos_token_ids == ids
+    if named is not None:
+        theirs = GPT2LMHeadModel.from_pretrained(tmp_path).generation_config.eos_token_id
+        assert theirs == named
+    (tmp_path / "generation_config.json").write_text('{"eos_token_id": -1}')
+    with pytest.raises(UsageError, match="generation_config.json: eos_token_id is -1; it must be a token id or null"):
+        load_pretrained(tmp_path)
+
+
+@pytest.mark.usefixtures("unchecked_types")
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"source": 5}, "source is 5; it must be a model's name on the hub, or the path of a folder or of ckpt.pt"),
+        ({"dtype": "int8"}, "dtype is 'int8'; it must be one of float32, bfloat16, float16"),
+        ({"allow_pickle": "false"}, "allow_pickle is 'false'; it must be True or False"),
+        ({"revision": 1}, "revision is 1; it must be a text"),
+    ],
+)
+def test_arguments_of_a_wrong_type_are_refused(tmp_path, options, message):
+    with pytest.raises(UsageError, match=f"^{message}$"):
+        load_pretrained(**{"source": tmp_path, **options})
+
+
+@pytest.mark.usefixtures("unchecked_types")
+def test_what_is_no_tokenizer_or_no_models_parameters_is_not_saved(tmp_path):
+    params = init(CONFIG)
+    for wrong, message in (({"tokenizer": "gpt2"}, "tokenizer is 'gpt2'"), ({"params": None}, "params is None")):
+        with pytest.raises(UsageError, match=message):
+            save_pretrained(**{"directory": tmp_path, "config": CONFIG, "params": params, **wrong})
+    assert not list(tmp_path.iterdir())
+
+
 def test_narrow_weights_are_converted(tmp_path):
     params = init(CONFIG, jnp.bfloat16)
     save_pretrained(tmp_path, CONFIG, params)

@@ -9,12 +9,14 @@ import torch.nn.functional as F
 from transformers import GPT2LMHeadModel
 
 from jaxgpt.cli import convert
+from jaxgpt.decode.engine import generate
 from jaxgpt.errors import UsageError
 from jaxgpt.hf.convert import cut_padding, load_pretrained, save_pretrained
 from jaxgpt.hf.verify import verify
 from jaxgpt.model.config import GPTConfig
 from jaxgpt.model.layers import GPT
 from jaxgpt.text import CharTokenizer
+from jaxgpt.train.weights import load_params, save_params
 
 ARGUMENTS = {"n_layer": 2, "n_head": 2, "n_embd": 12, "block_size": 16, "bias": True, "vocab_size": 61, "dropout": 0.1}
 
@@ -98,6 +100,27 @@ def test_a_checkpoint_is_converted_into_a_runs_folder_and_from_there_for_transfo
     tokens = torch.arange(12).reshape(1, 12)
     with torch.no_grad():
         torch.testing.assert_close(loaded(tokens).logits, nanogpt(state, tokens), atol=2e-4, rtol=2e-4)
+
+
+def test_rows_that_pad_the_table_are_known_and_never_chosen(tmp_path):
+    """From nanoGPT's own padding, or else from the tokenizer beside the weights; in a run's folder as well."""
+    make_checkpoint(tmp_path, vocab_size=50304)
+    assert load_pretrained(tmp_path, allow_pickle=True)[0].tokenizer_vocab_size == 50257
+
+    make_checkpoint(tmp_path, vocab_size=64)
+    tokenizer = CharTokenizer("".join(map(chr, range(65, 75))))
+    config, params = load_pretrained(tmp_path, allow_pickle=True)
+    assert config.tokenizer_vocab_size is None
+    tokenizer.save(tmp_path)
+    config, params = load_pretrained(tmp_path, allow_pickle=True)
+    save_params(tmp_path / "run", config, params)
+    tokenizer.save(tmp_path / "run")
+    save_pretrained(tmp_path / "hf", config, params)
+    tokenizer.save(tmp_path / "hf")
+    for config, params in (load_pretrained(tmp_path / "hf"), load_params(tmp_path / "run")):
+        assert (config.vocab_size, config.tokenizer_vocab_size) == (64, 10)
+        rows = generate(config, params, [[1]] * 9, max_new_tokens=5, temperature=9.0)
+        assert max(map(max, rows)) < 10
 
 
 def test_padding_is_cut_at_export(tmp_path):

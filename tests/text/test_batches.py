@@ -74,8 +74,20 @@ def test_bad_sizes_are_refused():
         random_batch(DATA, seed=0, step=0, batch_size=10, block_size=8, num_shards=4)
     with pytest.raises(UsageError, match="1000 tokens .* block_size 1000, which needs 1001"):
         random_batch(DATA, seed=0, step=0, batch_size=1, block_size=1000)
-    with pytest.raises(UsageError, match="seed -1"):
+    with pytest.raises(UsageError, match="seed is -1; it must be a whole number from 0"):
         random_batch(DATA, seed=-1, step=0, batch_size=1, block_size=8)
+
+
+@pytest.mark.usefixtures("unchecked_types")
+def test_ids_that_do_not_fit_are_refused():
+    for bad in (-1, 2**31):
+        with pytest.raises(UsageError, match=f"data has the id {bad}; ids are from 0 to 2147483647"):
+            random_batch(np.array([bad] * 9), seed=0, step=0, batch_size=1, block_size=8)
+        for lay in (pad_batch, partial(pack, length=3)):
+            with pytest.raises(UsageError, match=f"document 1 has the id {bad}; ids are from"):
+                lay([[1, 2], [3, bad]])
+    with pytest.raises(UsageError, match="data is an array of float64 of shape .*; it must be a TokenFile"):
+        random_batch(np.ones(9), seed=0, step=0, batch_size=1, block_size=8)
 
 
 def test_a_batch_is_a_tree():

@@ -273,6 +273,14 @@ def test_params_are_loaded_by_step_or_as_the_last_or_best(tiny, saved, states):
         load_params(saved, 7)
 
 
+@pytest.mark.usefixtures("unchecked_types")
+def test_any_other_word_or_number_is_no_checkpoint(saved, states):
+    for which in ("bst", "", 2.0, True, None, -1, [2]):
+        with pytest.raises(UsageError, match="^which checkpoint is .*; it must be a step, 'best' or 'last'$"):
+            load_params(saved, which)
+    assert_same_bits(load_params(saved, np.int64(1))[1], states[1].params)
+
+
 @pytest.mark.parametrize("damage", [flip, lambda file: shutil.rmtree(file.parents[2])])
 def test_in_place_of_a_damaged_best_one_the_newest_is_loaded_with_a_warning(folder, states, capsys, damage):
     damage(data_files(folder, 2)[0])
