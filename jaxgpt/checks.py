@@ -131,13 +131,18 @@ def several(value: Any) -> bool:
 
 
 def path(name: str, value: Any, wanted: str = "a path") -> Path:
-    """Return a path that a file system can have."""
+    """Return a path that a file system can have, whether or not something is there."""
     try:
-        if isinstance(value, str | os.PathLike) and b"\0" not in os.fsencode(value) and os.fspath(value) != "":
-            return Path(os.fsdecode(value))
-    except (TypeError, ValueError):  # lone surrogates
-        pass
-    raise refusal(name, value, wanted)
+        if not isinstance(value, str | os.PathLike) or os.fspath(value) == "":
+            raise refusal(name, value, wanted)
+        found = Path(os.fsdecode(value))
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            found.lstat()
+    except OSError as error:  # too long a name, or a folder on the way that can't be read
+        raise UsageError(f"{name} {shown(value)}: {error.strerror}") from None
+    except (TypeError, ValueError) as error:  # a NUL, lone surrogates
+        raise error if isinstance(error, UsageError) else refusal(name, value, wanted) from None
+    return found
 
 
 def ids(name: str, value: Any, wanted: str = "a list of token ids, or an array of one axis") -> np.ndarray:

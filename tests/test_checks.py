@@ -85,3 +85,9 @@ def test_a_message_shows_any_value_in_a_short_line():
     for value in (Rude(), 10**5000, "x\n" * 999, np.zeros((99, 99)), list(itertools.repeat(1, 999))):
         shown = checks.shown(value)
         assert len(shown) <= 80 and "\n" not in shown
+
+
+def test_a_path_that_no_file_system_has_is_refused_with_its_reason():
+    with pytest.raises(UsageError, match="^x 'aaa.*: File name too long$"):
+        checks.path("x", "a" * 5000)
+    assert str(checks.path("x", "not/there")) == "not/there"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from functools import partial
 from typing import Any, Literal, get_args
 
@@ -15,6 +14,7 @@ from jaxtyping import Float
 from jaxgpt import checks
 from jaxgpt.decode.matrices import map_matrices
 from jaxgpt.errors import UsageError
+from jaxgpt.model.atlas import walk
 from jaxgpt.model.matrix import DecodingMatrix
 
 Kind = Literal["int8", "int4"]
@@ -41,8 +41,9 @@ def quantize(params: Any, kind: Kind) -> Any:
         UsageError: there is no such kind, or a layer's inputs can't be paired.
     """
     checks.choice("quantize", kind, get_args(Kind))
-    if not isinstance(params, Mapping) or "wte" not in params:
-        raise checks.refusal("params", params, "a model's parameters, nested dicts as load_pretrained gives them")
+    for path, leaf in walk(params):
+        if not isinstance(leaf, DecodingMatrix) and not (checks.is_floating(leaf) and len(leaf.shape) <= 2):
+            raise checks.refusal("/".join(path), leaf, "an array of floats, of at most two axes")
     return _quantize(params, kind)
 
 

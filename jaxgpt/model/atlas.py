@@ -150,9 +150,7 @@ def leaves_of(
     Raises:
         UsageError: they do not fit; the message has the first few differences.
     """
-    if not isinstance(params, Mapping):
-        raise checks.refusal("params", params, "a model's parameters, nested dicts as load_pretrained gives them")
-    leaves, shapes = dict(_leaves(params)), {parameter.path: parameter.shape for parameter in parameters}
+    leaves, shapes = dict(walk(params)), {parameter.path: parameter.shape for parameter in parameters}
     problems = listed("missing", {"/".join(path) for path in shapes.keys() - leaves.keys()})
     problems += listed("not of this config", {"/".join(path) for path in leaves.keys() - shapes.keys()})
     for path in shapes.keys() & leaves.keys():
@@ -168,10 +166,13 @@ def leaves_of(
     return leaves
 
 
-def _leaves(tree: Mapping[Any, Any], *folders: str) -> Iterator[tuple[tuple[str, ...], Any]]:
-    for name, value in tree.items():
+def walk(params: object, *folders: str) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """Yield the leaves of a tree of parameters, arrays or not, with their paths."""
+    if not isinstance(params, Mapping):
+        raise checks.refusal("params", params, "a model's parameters, nested dicts as load_pretrained gives them")
+    for name, value in params.items():
         path = (*folders, str(name))
-        yield from _leaves(value, *path) if isinstance(value, Mapping) else [(path, value)]
+        yield from walk(value, *path) if isinstance(value, Mapping) else [(path, value)]
 
 
 def count(config: GPTConfig) -> dict[str, int]:
