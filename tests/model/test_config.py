@@ -6,6 +6,7 @@ import json
 import pytest
 from transformers import GPT2Config
 
+from jaxgpt.checks import shown
 from jaxgpt.errors import UsageError
 from jaxgpt.model.config import HF_ALIASES, HF_FIELDS, HF_IRRELEVANT, LIMITS, PRESETS, GPTConfig
 
@@ -84,7 +85,7 @@ def test_names_and_defaults_are_those_of_hf():
 def test_a_bad_value_is_named(name: str, value: object):
     with pytest.raises(UsageError) as refused:
         GPTConfig(**{name: value})
-    assert name in str(refused.value) and repr(value) in str(refused.value)
+    assert name in str(refused.value) and shown(value) in str(refused.value)
 
 
 def test_labels_are_those_of_a_model_that_scores():
