@@ -25,6 +25,7 @@ from jaxgpt.hf.nanogpt import open_nanogpt
 from jaxgpt.hf.tensors import Tensor, by_name, fit, read_values
 from jaxgpt.model.atlas import leaves_of, map_parameters, parameters
 from jaxgpt.model.config import GPTConfig
+from jaxgpt.notes import note
 from jaxgpt.text import Tokenizer
 from jaxgpt.text.tokenizers import count_ids
 
@@ -32,6 +33,8 @@ TABLE, HEAD = "wte.weight", "lm_head.weight"
 HEADS = (HEAD, "score.weight")
 # The causal mask, which older versions of transformers and nanoGPT stored with the weights.
 BUFFER = re.compile(r"h\.\d+\.attn\.(bias|masked_bias)")
+# What others train beside a language model: TRL's and trlX's values, and the heads of transformers' other GPT-2 models.
+BESIDE = re.compile(r"(v_head|value_head|ilql_heads|multiple_choice_head|classifier|qa_outputs)\..+")
 
 
 def load_pretrained(
@@ -174,10 +177,15 @@ def with_tokenizer_size(config: GPTConfig, folder: Path) -> GPTConfig:
 
 
 def _with_stop_ids(config: GPTConfig, file: Path) -> GPTConfig:
-    """Return the config with the ids that end a generation, which a file beside it may name, as transformers has it."""
-    ids = read_json(file).get("eos_token_id") if file.exists() else None
+    """Return the config with the ids that end a generation.
+
+    As in transformers, a file beside the config says which they are, and where it names none there are none.
+    """
+    if not file.exists():
+        return config
+    ids = read_json(file).get("eos_token_id")
     try:
-        return config if ids is None else replace(config, eos_token_id=tuple(ids) if isinstance(ids, list) else ids)
+        return replace(config, eos_token_id=tuple(ids) if isinstance(ids, list) else ids)
     except UsageError as error:
         raise UsageError(f"{file}: {error}") from None
 
@@ -186,6 +194,9 @@ def match(config: GPTConfig, tensors: list[Tensor]) -> dict[str, Tensor]:
     """Return tensors by their names in a `GPT2Model`, one for each parameter of the config and none left over."""
     found = by_name(tensors, lambda name: name.replace("_orig_mod.", "").removeprefix("transformer."))
     found = {name: tensor for name, tensor in found.items() if not BUFFER.fullmatch(name)}
+    if beside := sorted(filter(BESIDE.fullmatch, found)):
+        note(f"heads beside the model are left alone: {', '.join(beside)}")
+        found = {name: tensor for name, tensor in found.items() if name not in beside}
     shapes = {p.hf_name: p.shape for p in parameters(replace(config, tie_word_embeddings=False))}
     fit(found, shapes, optional=shapes.keys() - {parameter.hf_name for parameter in parameters(config)})
     return found

@@ -17,6 +17,7 @@ FILES = (
     "vocab.json",
     "merges.txt",
     "tokenizer*",
+    "added_tokens.json",
     "special_tokens_map.json",
     "chat_template.jinja",
 )

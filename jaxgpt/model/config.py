@@ -13,6 +13,7 @@ from typing import Any, Literal, get_args
 
 from jaxgpt import checks
 from jaxgpt.errors import UsageError, did_you_mean
+from jaxgpt.notes import note
 
 Activation = Literal[
     "gelu", "gelu_10", "gelu_accurate", "gelu_fast", "gelu_new", "gelu_python", "gelu_python_tanh",
@@ -159,10 +160,11 @@ class GPTConfig:
     def from_hf(cls, hf: Mapping[str, Any]) -> GPTConfig:
         """Read the contents of an HF `config.json`.
 
-        Every key is honoured, known to be irrelevant to the model's function, or refused by name.
+        Every key that transformers' GPT-2 reads is honoured or refused by name. Others are left alone, and noted
+        unless published configs are known to have them.
 
         Raises:
-            UsageError: not a GPT-2 config, an unknown key, a bad value, or a feature that is not supported.
+            UsageError: not a GPT-2 config, a bad value, or a feature that is not supported.
         """
         checks.instance("the model's config", hf, Mapping, "a table, as config.json holds it")
         if not _equal(hf.get("model_type", "gpt2"), "gpt2"):
@@ -171,6 +173,7 @@ class GPTConfig:
             if not _equal(hf.get(key, only), only):
                 raise UsageError(f"{key} is {checks.shown(hf[key])}; only {only!r} is supported")
         named: dict[str, Any] = {}
+        unread = []
         for key, value in hf.items():
             checks.text("a key of the model's config", key)
             name = HF_ALIASES.get(key, key)
@@ -178,7 +181,11 @@ class GPTConfig:
                 if not _equal(named.setdefault(name, value), value):
                     raise UsageError(f"{key} is {checks.shown(value)}, but {name} is {checks.shown(named[name])}")
             elif name not in HF_IRRELEVANT and name not in HF_REQUIRED and not name.startswith("_"):
-                raise UsageError(f"unknown key {checks.shown(key)} in the model's config{did_you_mean(key, HF_FIELDS)}")
+                unread.append(f"{checks.shown(key)}{did_you_mean(key, HF_FIELDS).rstrip('?')}")
+        if hf.get("n_ctx") == named.get("n_positions") and "'n_ctx'" in unread:
+            unread.remove("'n_ctx'")  # an old name beside the one that is read
+        if unread:
+            note(f"keys of the model's config that no GPT-2 reads are left alone: {', '.join(unread)}")
         if isinstance(named.get("eos_token_id"), list):
             named["eos_token_id"] = tuple(named["eos_token_id"])
         return cls(**named, labels=_read_labels(hf))
@@ -256,17 +263,23 @@ SWITCHES = tuple(name for name, default in DEFAULTS.items() if isinstance(defaul
 HF_ALIASES = {
     "hidden_size": "n_embd",
     "max_position_embeddings": "n_positions",
-    "n_ctx": "n_positions",
     "num_attention_heads": "n_head",
     "num_hidden_layers": "n_layer",
 }
+# What transformers' GPT-2, or its masks, caches and files, read too, and what alone is the same without it.
 HF_REQUIRED = {
     "add_cross_attention": False,
+    "attention_chunk_size": None,
+    "fusion_config": None,
+    "is_causal": True,
     "is_encoder_decoder": False,
+    "layer_types": None,
     "pruned_heads": {},
     "quantization_config": None,
+    "sliding_window": None,
+    "transformers_weights": None,
 }
-# Keys that occur in published GPT-2 configs and do not change the function from tokens to logits.
+# Keys that are in most published GPT-2 configs, so that a note would say nothing, and do not change the function from tokens to logits.
 HF_IRRELEVANT = frozenset(
     """
     architectures auto_map chunk_size_feed_forward cross_attention_hidden_size dtype embd_layer_norm

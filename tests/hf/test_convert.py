@@ -24,6 +24,7 @@ from jaxgpt.hf.convert import load_pretrained, save_pretrained
 from jaxgpt.model.atlas import parameters
 from jaxgpt.model.config import GPTConfig
 from jaxgpt.model.layers import GPT
+from jaxgpt.notes import note
 from jaxgpt.text import load_tokenizer
 
 CONFIG = GPTConfig(
@@ -82,17 +83,20 @@ def test_round_trip_is_exact(tmp_path, config, dtype):
     assert_equal(loaded, params)
 
 
-@pytest.mark.parametrize(("named", "ids"), [([3, 7], (3, 7)), (9, (9,)), (None, (3, 5))])
+@pytest.mark.parametrize(("named", "ids"), [([3, 7], (3, 7)), (9, (9,)), (None, ()), ([], ())])
 def test_the_ids_that_end_a_generation_are_those_of_generation_config(tmp_path, named, ids):
     save_pretrained(tmp_path, CONFIG, init(CONFIG))
     (tmp_path / "generation_config.json").write_text(json.dumps({"eos_token_id": named, "do_sample": True}))
-    assert load_pretrained(tmp_path)[0].eos_token_ids == ids
-    if named is not None:
-        theirs = GPT2LMHeadModel.from_pretrained(tmp_path).generation_config.eos_token_id
-        assert theirs == named
-    (tmp_path / "generation_config.json").write_text('{"eos_token_id": -1}')
-    with pytest.raises(UsageError, match="generation_config.json: eos_token_id is -1; it must be a token id or null"):
-        load_pretrained(tmp_path)
+    config, params = load_pretrained(tmp_path)
+    assert config.eos_token_ids == ids
+    assert GPT2LMHeadModel.from_pretrained(tmp_path).generation_config.eos_token_id == named
+    save_pretrained(tmp_path / "again", config, params)
+    assert load_pretrained(tmp_path / "again")[0] == config
+    assert GPT2LMHeadModel.from_pretrained(tmp_path / "again").generation_config.eos_token_id == named
+    for bad in ("-1", '["</s>"]'):
+        (tmp_path / "generation_config.json").write_text(f'{{"eos_token_id": {bad}}}')
+        with pytest.raises(UsageError, match="generation_config.json: eos_token_id"):
+            load_pretrained(tmp_path)
 
 
 @pytest.mark.usefixtures("unchecked_types")
@@ -222,6 +226,19 @@ def test_names_buffers_and_copied_head_of_other_versions(folder):
 
     edit_tensors(folder, as_published)
     assert_equal(load_pretrained(folder)[1], expected)
+
+
+BESIDE = ("v_head.summary.bias", "multiple_choice_head.summary.weight", "v_head.0.weight", "classifier.weight")
+
+
+@pytest.mark.parametrize("name", BESIDE)
+def test_heads_beside_the_model_are_noted_and_left_alone(folder, capsys, name):
+    note.cache_clear()
+    _, expected = load_pretrained(folder)
+    edit_tensors(folder, lambda tensors: tensors.update({name: np.zeros((1, 12), np.int64)}))
+    assert_equal(load_pretrained(folder)[1], expected)
+    load_pretrained(folder)
+    assert [name in line for line in capsys.readouterr().err.splitlines()] == [True]
 
 
 def shard(folder):
@@ -422,7 +439,8 @@ def test_index_stays_in_its_folder(folder, file):
         '{"eos_token_id": [[1]]}',
         '{"model_type": ["gpt2"]}',
         '{"model_type": "llama"}',
-        '{"n_hed": 12}',
+        '{"sliding_window": 4}',
+        '{"is_causal": false}',
         '{"add_cross_attention": true}',
         '{"n_embd": ' + "9" * 5000 + "}",
         "\udcff",

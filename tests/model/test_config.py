@@ -9,6 +9,7 @@ from transformers import GPT2Config
 from jaxgpt.checks import shown
 from jaxgpt.errors import UsageError
 from jaxgpt.model.config import HF_ALIASES, HF_FIELDS, HF_IRRELEVANT, LIMITS, PRESETS, GPTConfig
+from jaxgpt.notes import note
 
 # Every field that HF knows, away from its default.
 CHANGES = {
@@ -136,9 +137,37 @@ def test_a_mistyped_activation_gets_the_nearest_one():
         GPTConfig.from_hf({"activation_function": "gelu_nwe"})
 
 
-def test_an_unknown_key_gets_the_nearest_one():
-    with pytest.raises(UsageError, match="unknown key 'n_layers'.*did you mean 'n_layer'"):
-        GPTConfig.from_hf({"n_layers": 3})
+@pytest.mark.parametrize(
+    "extra",
+    [
+        {"unsloth_fixed": True},
+        {"attn_implementation": "flash_attention_2"},
+        {"rope_scaling": {"type": "linear"}, "hidden_dropout_prob": 0.1},
+        {"n_ctx": 512},
+        {"n_ctx": None},
+        {"generation_note": ["any", {"thing": "\x1b[2J\n"}]},
+    ],
+    ids=str,
+)
+def test_keys_that_no_gpt2_reads_are_noted_once_and_left_alone(capsys: pytest.CaptureFixture[str], extra: dict):
+    note.cache_clear()
+    theirs = GPT2Config().to_dict()
+    for _ in range(2):
+        assert GPTConfig.from_hf({**theirs, **extra}) == GPTConfig.from_hf(theirs)
+    [line] = capsys.readouterr().err.splitlines()
+    assert all(repr(key) in line for key in extra) and line.isprintable()
+
+
+def test_what_every_published_config_has_is_not_noted(capsys: pytest.CaptureFixture[str]):
+    note.cache_clear()
+    GPTConfig.from_hf({**GPT2Config().to_dict(), "n_ctx": 1024, "n_positions": 1024, "_name_or_path": "gpt2"})
+    assert capsys.readouterr().err == ""
+
+
+def test_an_unread_key_gets_the_nearest_one_that_is_read(capsys: pytest.CaptureFixture[str]):
+    note.cache_clear()
+    GPTConfig.from_hf({"n_layers": 3})
+    assert "'n_layers'; did you mean 'n_layer'" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("alias", "name"), HF_ALIASES.items())
