@@ -279,7 +279,8 @@ HF_REQUIRED = {
     "sliding_window": None,
     "transformers_weights": None,
 }
-# Keys that are in most published GPT-2 configs, so that a note would say nothing, and do not change the function from tokens to logits.
+# Keys of most published GPT-2 configs, of which a note would say nothing, and which do not change the function from
+# tokens to logits.
 HF_IRRELEVANT = frozenset(
     """
     architectures auto_map chunk_size_feed_forward cross_attention_hidden_size dtype embd_layer_norm

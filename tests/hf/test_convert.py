@@ -93,7 +93,7 @@ def test_the_ids_that_end_a_generation_are_those_of_generation_config(tmp_path, 
     save_pretrained(tmp_path / "again", config, params)
     assert load_pretrained(tmp_path / "again")[0] == config
     assert GPT2LMHeadModel.from_pretrained(tmp_path / "again").generation_config.eos_token_id == named
-    for bad in ("-1", '["</s>"]'):
+    for bad in ("-1", "[3, -1]"):
         (tmp_path / "generation_config.json").write_text(f'{{"eos_token_id": {bad}}}')
         with pytest.raises(UsageError, match="generation_config.json: eos_token_id"):
             load_pretrained(tmp_path)
