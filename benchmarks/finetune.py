@@ -20,7 +20,7 @@ from jaxgpt.text.examples import Labelled
 from jaxgpt.train.classification import classify
 from jaxgpt.train.config import OptimizerConfig
 from jaxgpt.train.loop import run
-from jaxgpt.train.objectives import adapted
+from jaxgpt.train.objectives import with_adapters
 from jaxgpt.train.optimizer import adamw
 from jaxgpt.train.partial import trains
 from jaxgpt.train.state import TrainState, init_params
@@ -47,7 +47,7 @@ def _step(which: str | None) -> Work:
     model, optimizer = GPT(CONFIG), adamw(OptimizerConfig(), CONFIG)
     params, objective = init_params(model, seed=0), classify(model)
     if which is None:
-        moves, objective = is_beside, adapted(objective, ADAPTERS)
+        moves, objective = is_beside, with_adapters(objective, ADAPTERS)
         adapters = init_adapters(CONFIG, ADAPTERS, jax.random.key(0))
         params = unflatten_dict({**flatten_dict(params), **flatten_dict(adapters)})
     else:

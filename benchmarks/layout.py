@@ -22,8 +22,8 @@ from jaxgpt.devices import start_devices
 from jaxgpt.model.cache import KVCache
 from jaxgpt.model.config import GPTConfig
 from jaxgpt.model.layers import GPT, Block, layer_norm
+from jaxgpt.stages.pretrain import PretrainConfig
 from jaxgpt.text.batches import Batch
-from jaxgpt.train.config import TrainConfig
 from jaxgpt.train.loop import run
 from jaxgpt.train.objectives import pretrain
 from jaxgpt.train.state import TrainState
@@ -109,12 +109,12 @@ def _buffers(cache: KVCache | None) -> dict[str, Any] | None:
     return None if cache is None else {"key_buffers": cache.key_buffers, "value_buffers": cache.value_buffers}
 
 
-def _train(flags: TrainConfig, layout: type[Any], steps: int) -> Work:
+def _train(flags: PretrainConfig, layout: type[Any], steps: int) -> Work:
     start_devices("cpu")
-    task, _ = train.begin(flags)
-    model = layout(task.config)
+    stage, _ = train.begin(flags)
+    model = layout(stage.config)
     step, state = jax.jit(_step(model), donate_argnums=0), jax.jit(partial(_state, model))()
-    states = (state for _, state, _ in run(step, state, task.batches, until=sys.maxsize))
+    states = (state for _, state, _ in run(step, state, stage.batch, until=sys.maxsize))
     return lambda: jax.block_until_ready(last(states, steps))
 
 

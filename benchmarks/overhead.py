@@ -23,51 +23,49 @@ from jax import Array
 from benchmarks import train
 from benchmarks.timing import Benchmark, Work
 from jaxgpt.devices import start_devices
-from jaxgpt.mesh import put_batch
+from jaxgpt.stages.pretrain import PretrainConfig
 from jaxgpt.train.checkpoint import Checkpoints
-from jaxgpt.train.config import TrainConfig
 from jaxgpt.train.manifest import Progress
-from jaxgpt.train.trainer import Trainer
 
 
 def benchmarks() -> list[Benchmark]:
     return [_benchmark("overhead-cpu", train.CPU, 250), _benchmark("overhead-char", train.CHAR, 50)]
 
 
-def _benchmark(name: str, flags: TrainConfig, steps: int) -> Benchmark:
+def _benchmark(name: str, flags: PretrainConfig, steps: int) -> Benchmark:
     flags = replace(flags, warmup_iters=0, eval_iters=1, eval_interval=10**9, save_interval=10**9, tensorboard=False)
     makes = {"train.py's loop": partial(_loop, flags, steps), "bare jitted step": partial(_bare, flags, steps)}
     tokens = flags.batch_size * train.sizes(flags)[1]
     return Benchmark(name, train.describe(flags), "step", steps, makes, tokens=tokens)
 
 
-def _loop(flags: TrainConfig, steps: int) -> Work:
-    """Return a round of `Trainer.fit`."""
+def _loop(flags: PretrainConfig, steps: int) -> Work:
+    """Return a round of `Stage.fit`."""
     start_devices("cpu")
     folder = Path(tempfile.mkdtemp())
-    task, mesh = train.begin(flags)
-    trainer, checkpoints = Trainer(flags, task, mesh), Checkpoints(folder)
-    state, progress = trainer.start(), Progress(0)
+    stage, trainer = train.begin(flags)
+    checkpoints = Checkpoints(folder)
+    state, progress = trainer.start(stage.init_params), Progress(0)
 
     def work() -> None:
         nonlocal state, progress
-        trainer.flags = replace(flags, max_iters=progress.step + steps)
+        stage.flags = replace(flags, max_iters=progress.step + steps)
         with contextlib.redirect_stdout(io.StringIO()):
-            state, progress = trainer.fit(folder, state, progress, checkpoints)
+            state, progress = stage.fit(trainer, folder, state, progress, checkpoints)
 
     return work
 
 
-def _bare(flags: TrainConfig, steps: int) -> Work:
+def _bare(flags: PretrainConfig, steps: int) -> Work:
     """Return a round of a step without anything around it."""
     start_devices("cpu")
-    task, mesh = train.begin(flags)
-    trainer = Trainer(flags, task, mesh)
-    state, numbers = trainer.start(), count()
+    stage, trainer = train.begin(flags)
+    state, numbers = trainer.start(stage.init_params), count()
+    objective = stage.objective()
     params, opt_state = state.params, state.opt_state
 
     def loss(params: Any, batch: Any, key: Array) -> Array:
-        sums = task.objective(params, batch, key)
+        sums = objective(params, batch, key)
         return sums.loss / sums.weight
 
     @partial(jax.jit, donate_argnums=(0, 1))
@@ -79,7 +77,7 @@ def _bare(flags: TrainConfig, steps: int) -> Work:
     def work() -> None:
         nonlocal params, opt_state
         for number in (next(numbers) for _ in range(steps)):
-            params, opt_state = step(params, opt_state, put_batch(mesh, task.batches(number)), number)
-        trainer.evaluate(params)
+            params, opt_state = step(params, opt_state, trainer.put(stage.batch(number)), number)
+        stage.evaluate(trainer, params)
 
     return work

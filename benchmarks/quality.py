@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import statistics
 from dataclasses import dataclass, replace
 
 from benchmarks.timing import apart, last
 from benchmarks.train import CPU, train_ours, train_pytorch
-from jaxgpt.train.config import TrainConfig
+from jaxgpt.stages.pretrain import PretrainConfig
 from jaxgpt.train.loop import make_evaluate
 
 # Rounding differs from the first update on, and a run amplifies it; runs that differ in their seed are further apart.
@@ -43,18 +44,18 @@ def compare(updates: int) -> Quality:
     return Quality(updates, apart(_ours, flags), apart(_pytorch, flags))
 
 
-def _ours(flags: TrainConfig) -> float:
-    task, states = train_ours(flags)
+def _ours(flags: PretrainConfig) -> float:
+    stage, states = train_ours(flags)
     params = last(states, flags.max_iters).params
-    return make_evaluate(task.objective)(params, map(task.evaluation, range(task.evaluations)))["loss"]
+    return make_evaluate(stage.objective())(params, stage.eval_batches())["loss"]
 
 
-def _pytorch(flags: TrainConfig) -> float:
+def _pytorch(flags: PretrainConfig) -> float:
     import torch
 
     from benchmarks.torch_step import as_tensors
 
-    task, model, losses = train_pytorch(flags)
+    stage, model, losses = train_pytorch(flags)
     last(losses, flags.max_iters)
     with torch.inference_mode():
-        return sum(model(*as_tensors(task.evaluation(i))).item() for i in range(task.evaluations)) / task.evaluations
+        return statistics.fmean(model(*as_tensors(batch)).item() for batch in stage.eval_batches())

@@ -52,14 +52,14 @@ def compare(repeats: int) -> tuple[str, bool]:
 
 def _accuracy() -> tuple[dict[str, int], dict[str, dict[str, float]]]:
     """Return for each kind the bytes of the 124M, and for each model each kind's mean KL divergence from f32."""
-    task, states = train_ours(CPU)
+    stage, states = train_ours(CPU)
     trained = last(states, UPDATES).params
     params, tokens = decode.random_params(), jnp.asarray(decode.random_prompts(ROWS, LENGTH))
     sharp = {**params, "ln_f": {**params["ln_f"], "scale": params["ln_f"]["scale"] * SHARPER}}
     divergences = {
         "random": _divergences(decode.CONFIG, params, tokens),
         f"{SHARPER} × sharper": _divergences(decode.CONFIG, sharp, tokens),
-        "trained": _divergences(task.config, trained, task.evaluation(0).tokens),
+        "trained": _divergences(stage.config, trained, jnp.asarray(next(stage.eval_batches()).tokens)),
     }
     shapes = {name: jax.eval_shape(partial(_rounded, name=name), params) for name in KINDS}
     sizes = {

@@ -7,11 +7,10 @@ from functools import partial
 from benchmarks import train
 from benchmarks.timing import Benchmark, Work, run_python
 from jaxgpt.devices import start_devices
-from jaxgpt.mesh import put_batch
-from jaxgpt.train.config import TrainConfig
-from jaxgpt.train.trainer import Trainer
+from jaxgpt.mesh import make_mesh
+from jaxgpt.stages.pretrain import PretrainConfig
 
-XL = TrainConfig(preset="gpt2-xl", tokenizer="gpt2", dropout=0.0, batch_size=1)
+XL = PretrainConfig(preset="gpt2-xl", tokenizer="gpt2", dropout=0.0, batch_size=1)
 
 
 def benchmarks() -> list[Benchmark]:
@@ -31,18 +30,18 @@ def _run(*command: str) -> Work:
     return lambda: run_python(*command)
 
 
-def _program(name: str, flags: TrainConfig) -> Benchmark:
+def _program(name: str, flags: PretrainConfig) -> Benchmark:
     what = f"compiling the train step of {train.describe(flags)}"
     return Benchmark(name, what, "program", 1, {"jaxgpt": partial(_compile, flags)})
 
 
-def _compile(flags: TrainConfig) -> Work:
+def _compile(flags: PretrainConfig) -> Work:
     start_devices("cpu")
-    task, mesh = train.begin(flags)
-    batch = put_batch(mesh, task.batches(0))
+    stage, trainer = train.begin(flags)
+    batch = trainer.put(stage.batch(0))
 
     def work() -> None:
-        trainer = Trainer(flags, task, mesh)
+        trainer = stage.trainer(make_mesh())
         trainer.step.lower(trainer.abstract, batch).compile()
 
     return work

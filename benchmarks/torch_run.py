@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from benchmarks.torch_gpt import TorchGPT
 from benchmarks.torch_step import make_torch_step
 from jaxgpt.model.config import GPTConfig
+from jaxgpt.stages.pretrain import PretrainConfig
 from jaxgpt.text.corpus import PLAYS_FOLDER
-from jaxgpt.train.config import TrainConfig
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -26,7 +26,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     folder: Path = parser.parse_args(argv).out_dir
     folder.mkdir(parents=True)
     torch.manual_seed(0)
-    flags = TrainConfig(preset="shakespeare-char-cpu")
+    flags = PretrainConfig(preset="shakespeare-char-cpu")
     text = "".join(path.read_text(encoding="utf-8") for path in sorted(PLAYS_FOLDER.glob("*.txt")))
     ids = {char: i for i, char in enumerate(sorted(set(text)))}
     tokens = torch.tensor([ids[char] for char in text])
@@ -41,14 +41,14 @@ def main(argv: Sequence[str] | None = None) -> None:
             step(*_batch(tokens[:cut], flags, model.config))
 
 
-def _batch(tokens: Tensor, flags: TrainConfig, config: GPTConfig) -> tuple[Tensor, Tensor]:
+def _batch(tokens: Tensor, flags: PretrainConfig, config: GPTConfig) -> tuple[Tensor, Tensor]:
     starts = torch.randint(len(tokens) - config.n_positions, (flags.batch_size, 1))
     rows = tokens[starts + torch.arange(config.n_positions + 1)]
     return rows[:, :-1].contiguous(), rows[:, 1:].contiguous()
 
 
 @torch.inference_mode()
-def _evaluate(model: TorchGPT, tokens: Tensor, flags: TrainConfig) -> float:
+def _evaluate(model: TorchGPT, tokens: Tensor, flags: PretrainConfig) -> float:
     losses = (model(*_batch(tokens, flags, model.config)).item() for _ in range(flags.eval_iters))
     return sum(losses) / flags.eval_iters
 

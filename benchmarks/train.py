@@ -12,17 +12,14 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 import jax
-from jax.sharding import Mesh
 
 from benchmarks.timing import Benchmark, Work, last, run_python
-from jaxgpt.cli.pretrain import prepare
 from jaxgpt.devices import start_devices
-from jaxgpt.mesh import make_mesh, put_batch
+from jaxgpt.mesh import make_mesh
 from jaxgpt.model.config import GPTConfig
-from jaxgpt.train.config import TrainConfig
+from jaxgpt.stages.pretrain import Pretrain, PretrainConfig
 from jaxgpt.train.loop import run
 from jaxgpt.train.state import TrainState
-from jaxgpt.train.task import Task
 from jaxgpt.train.trainer import Trainer
 
 if TYPE_CHECKING:  # at run time only in PyTorch's own process
@@ -33,9 +30,9 @@ if TYPE_CHECKING:  # at run time only in PyTorch's own process
 OURS, PYTORCH = "jaxgpt", "PyTorch, torch.compile"
 
 # In f32, on the bundled plays, without dropout.
-CPU = TrainConfig(preset="shakespeare-char-cpu")
-CHAR = TrainConfig(preset="shakespeare-char", dropout=0.0, batch_size=8)
-GPT2 = TrainConfig(preset="gpt2", tokenizer="gpt2", block_size=256, dropout=0.0, batch_size=2)
+CPU = PretrainConfig(preset="shakespeare-char-cpu")
+CHAR = PretrainConfig(preset="shakespeare-char", dropout=0.0, batch_size=8)
+GPT2 = PretrainConfig(preset="gpt2", tokenizer="gpt2", block_size=256, dropout=0.0, batch_size=2)
 GPT2_LONG = replace(GPT2, block_size=1024, batch_size=1)
 
 
@@ -56,50 +53,51 @@ def benchmarks() -> list[Benchmark]:
     ]
 
 
-def _benchmark(name: str, flags: TrainConfig, steps: int) -> Benchmark:
+def _benchmark(name: str, flags: PretrainConfig, steps: int) -> Benchmark:
     makes = {OURS: partial(_ours, flags, steps), PYTORCH: partial(_pytorch, flags, steps)}
     return Benchmark(name, describe(flags), "step", steps, makes, tokens=flags.batch_size * sizes(flags)[1])
 
 
-def sizes(flags: TrainConfig) -> tuple[GPTConfig, int]:
+def sizes(flags: PretrainConfig) -> tuple[GPTConfig, int]:
     """Return the preset that flags name, and T."""
     config = GPTConfig.preset(flags.preset or "")
     return config, flags.block_size or config.n_positions
 
 
-def describe(flags: TrainConfig) -> str:
+def describe(flags: PretrainConfig) -> str:
     config, length = sizes(flags)
     return f"{config.n_layer} layers of width {config.n_embd}, batch {flags.batch_size} × {length}"
 
 
-def begin(flags: TrainConfig) -> tuple[Task, Mesh]:
-    """Return what `train.py` trains with these flags, and on what."""
-    mesh = make_mesh()
-    return prepare(flags, Path(flags.out_dir), None).task(mesh), mesh
+def begin(flags: PretrainConfig) -> tuple[Pretrain, Trainer]:
+    """Return what `train.py` trains with these flags, and its step on this machine's devices."""
+    stage = Pretrain(flags)
+    stage.open(Path(flags.out_dir), None)
+    return stage, stage.trainer(make_mesh())
 
 
-def train_ours(flags: TrainConfig) -> tuple[Task, Iterator[TrainState]]:
-    """Return the task and, update after update, the state."""
+def train_ours(flags: PretrainConfig) -> tuple[Pretrain, Iterator[TrainState]]:
+    """Return the stage and, update after update, the state."""
     start_devices("cpu")
-    task, mesh = begin(flags)
-    trainer = Trainer(flags, task, mesh)
-    states = run(trainer.step, trainer.start(), lambda i: put_batch(mesh, task.batches(i)), until=sys.maxsize)
-    return task, (state for _, state, _ in states)
+    stage, trainer = begin(flags)
+    state = trainer.start(stage.init_params)
+    states = run(trainer.step, state, lambda i: trainer.put(stage.batch(i)), until=sys.maxsize)
+    return stage, (state for _, state, _ in states)
 
 
-def train_pytorch(flags: TrainConfig) -> tuple[Task, TorchGPT, Iterator[Tensor]]:
-    """Return the task, the model, which the updates move, and, update after update, the loss.
+def train_pytorch(flags: PretrainConfig) -> tuple[Pretrain, TorchGPT, Iterator[Tensor]]:
+    """Return the stage, the model, which the updates move, and, update after update, the loss.
 
     JAX draws the initial weights, and from then on has nothing to do in this process.
     """
     from benchmarks.torch_gpt import TorchGPT
     from benchmarks.torch_step import as_tensors, make_torch_step
 
-    task, _ = begin(flags)
-    model = TorchGPT(task.config)
-    model.load(task.begin(None))
+    stage, _ = begin(flags)
+    model = TorchGPT(stage.config)
+    model.load(stage.init_params(None))
     step = make_torch_step(model, flags)
-    return task, model, (step(*as_tensors(task.batches(i))) for i in count())
+    return stage, model, (step(*as_tensors(stage.batch(i))) for i in count())
 
 
 def _run(*script: str) -> Work:
@@ -112,11 +110,11 @@ def _run(*script: str) -> Work:
     return work
 
 
-def _ours(flags: TrainConfig, steps: int) -> Work:
+def _ours(flags: PretrainConfig, steps: int) -> Work:
     _, states = train_ours(flags)
     return lambda: jax.block_until_ready(last(states, steps))
 
 
-def _pytorch(flags: TrainConfig, steps: int) -> Work:
+def _pytorch(flags: PretrainConfig, steps: int) -> Work:
     _, _, losses = train_pytorch(flags)
     return lambda: last(losses, steps)

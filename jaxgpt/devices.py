@@ -107,3 +107,24 @@ def compute_dtype(dtype: str) -> str:
     import jax
 
     return ("float32" if jax.default_backend() == "cpu" else "bfloat16") if dtype == "auto" else dtype
+
+
+def describe_devices() -> str:
+    """Return how many devices there are, and of what kind."""
+    import jax
+
+    return f"{jax.device_count()} x {jax.devices()[0].device_kind}"
+
+
+def is_first() -> bool:
+    """Return whether this process speaks for all of a run's."""
+    import jax
+
+    return jax.process_index() == 0
+
+
+def process_count() -> int:
+    """Return how many processes the run has."""
+    import jax
+
+    return jax.process_count()

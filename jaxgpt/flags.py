@@ -11,6 +11,7 @@ import dataclasses
 import functools
 import importlib.metadata
 import json
+import math
 import os
 import re
 import reprlib
@@ -21,7 +22,19 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from operator import index
-from typing import Annotated, Any, Literal, SupportsIndex, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import (
+    Annotated,
+    Any,
+    Literal,
+    SupportsFloat,
+    SupportsIndex,
+    TypeVar,
+    Union,
+    cast,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
 
 from jaxgpt.errors import UsageError, did_you_mean, report
 from jaxgpt.files import regular
@@ -37,6 +50,14 @@ class Whole:
     most: int
 
 
+@dataclass(frozen=True)
+class Real:
+    """The range of a real number: a test, which is False for NaN, and words for it."""
+
+    test: Callable[[float], bool]
+    words: str
+
+
 Name = Annotated[str, "name"]
 """A text that is never empty: an empty one comes of a shell's variable that is not set."""
 PathName = Annotated[str, "path"]
@@ -48,22 +69,55 @@ MOST_ROWS = 2**20
 Rows = Annotated[int, Whole(1, MOST_ROWS)]
 """Of what is held in memory together."""
 Seed = Annotated[int, Whole(0, 2**32 - 1)]
+Positive = Annotated[float, Real(lambda x: 0 < x < math.inf, "a positive number")]
+NotNegative = Annotated[float, Real(lambda x: 0 <= x < math.inf, "a number from 0 up")]
+Probability = Annotated[float, Real(lambda x: 0 <= x <= 1, "from 0 to 1")]
+Share = Annotated[float, Real(lambda x: 0 < x < 1, "above 0 and below 1")]
+Rate = Annotated[float, Real(lambda x: 0 <= x < 1, "in [0, 1)")]
 
 _BOOLEANS = {"true": True, "1": True, "false": False, "0": False}
 _OF_EVERY_COMMAND: dict[str, Any] = {"help": bool, "version": bool, "config": PathName}
 
 
-def flag(default: Any = dataclasses.MISSING, help: str = "", *, positional: bool = False) -> Any:
-    """Declare a dataclass field with its help text; one without a default is required."""
-    return dataclasses.field(default=default, metadata={"help": help, "positional": positional})
+def flag(
+    default: Any = dataclasses.MISSING,
+    help: str = "",
+    *,
+    on_resume: Literal["may change", "fixed", "of the command"] = "may change",
+    per_host: bool = False,
+    positional: bool = False,
+) -> Any:
+    """Declare a dataclass field that is a flag; its type says which values it takes.
+
+    Args:
+        default: its value where none is given; without one it is required.
+        help: its help text.
+        on_resume: whether a run that goes on may have another value; "of the command": the value belongs to a command
+            line, and a resumed run does not take it over.
+        per_host: the processes of one run may have different values, as paths differ from host to host.
+        positional: it is written without its name.
+    """
+    known = {"help": help, "on_resume": on_resume, "per_host": per_host, "positional": positional}
+    return dataclasses.field(default=default, metadata=known)
+
+
+def flags_where(record: Any, key: str, value: Any) -> tuple[str, ...]:
+    """Return the names of a dataclass's flags that were declared with this value of a keyword of `flag`."""
+    return tuple(field.name for field in dataclasses.fields(record) if field.metadata.get(key) == value)
 
 
 def check_ranges(record: object) -> None:
-    """Raise a UsageError unless each whole number of a record lies in the range that its type gives."""
+    """Raise a UsageError unless each number of a record lies in the range that its type gives."""
     for name, hint in _hints(type(record)).items():
         value, none = getattr(record, name), ", or none" if _may_be_none(hint) else ""
-        ranges = [bound for kind in _kinds(hint) for bound in get_args(kind)[1:] if isinstance(bound, Whole)]
-        if value is None or not ranges:
+        bounds = [bound for kind in _kinds(hint) for bound in get_args(kind)[1:]]
+        if value is None and none:
+            continue
+        for real in (bound for bound in bounds if isinstance(bound, Real)):
+            if not isinstance(value, SupportsFloat) or not real.test(cast(float, value)):
+                raise UsageError(f"{name} is {value}; it must be {real.words}{none}")
+        ranges = [bound for bound in bounds if isinstance(bound, Whole)]
+        if not ranges:
             continue
         if not isinstance(value, SupportsIndex) or index(value) < ranges[0].least:
             raise UsageError(f"{name} is {value}; it must be a whole number from {ranges[0].least} up{none}")

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any, cast
 
 import pytest
-
 from jaxgpt.cli.dpo import read_reference
+from jaxgpt.train.reward_function import load_reward_function
+
 from jaxgpt.cli.generate import read_prompt
 from jaxgpt.cli.train import read_flags
 from jaxgpt.errors import UsageError
@@ -23,7 +24,6 @@ from jaxgpt.text.token_files import TokenFile
 from jaxgpt.train.folder import read_record
 from jaxgpt.train.manifest import read_manifest, sha256
 from jaxgpt.train.metrics import read_rows
-from jaxgpt.train.reward_function import load_reward_function
 
 
 class Hang(BaseException):

@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from jaxgpt.cli import convert, generate, train
 from jaxgpt.errors import RunError, UsageError
 from jaxgpt.flags import Name, PathName, Whole, _kinds, command, flag, parse
-from jaxgpt.train.config import TrainConfig
-from jaxgpt.train.stages import STAGES, PPOStageConfig
+from jaxgpt.stages import STAGES, load_stage
+from jaxgpt.stages.ppo import PPOStageConfig
+from jaxgpt.stages.pretrain import PretrainConfig
 from recipes.align import __main__ as align
 
 
@@ -204,13 +205,14 @@ def test_an_empty_name_is_refused(argv, tmp_path):
 OTHERS = {"start", "stop", "train_layers", "lora_targets", "activation_function", "position_embedding",
           "norm_position", "warmup_iters", "checkpoint"}  # fmt: skip
 GIVEN = {
-    TrainConfig: {"tokenizer": "bpe"},
+    PretrainConfig: {"tokenizer": "bpe"},
     PPOStageConfig: {"dataset": "x", "reward_function": "x.py:f"},
     generate.Options: {"draft": "ngram"},
     convert.Options: {"source": "x", "dest": "y"},
     align.Options: {},
 }
-COMMANDS = [*STAGES.values(), *(record for record in GIVEN if record not in STAGES.values())]
+STAGE_FLAGS = [load_stage(name).Flags for name in STAGES]
+COMMANDS = [*STAGE_FLAGS, *(record for record in GIVEN if record not in STAGE_FLAGS)]
 
 
 @pytest.mark.parametrize("record", COMMANDS)
@@ -239,7 +241,7 @@ def test_every_name_is_one_and_every_number_has_a_range(record):
 )
 def test_a_suggestion_means_the_same_or_is_not_made(argv, message):
     with pytest.raises(UsageError) as caught:
-        parse(TrainConfig, argv, prog="test", description="")
+        parse(PretrainConfig, argv, prog="test", description="")
     assert str(caught.value) == message
 
 

@@ -20,7 +20,9 @@ ROOMS = {
     "decode": {"text", "model"},
     "hf": {"text", "model"},
     "train": {"text", "model", "decode", "hf", "mesh"},
-    "cli": {"text", "model", "decode", "hf", "mesh", "train"},
+    "rl": {"text", "model", "decode", "mesh", "train"},
+    "stages": {"text", "model", "decode", "hf", "mesh", "train", "rl"},
+    "cli": {"text", "model", "decode", "hf", "mesh", "train", "stages"},
 }
 FILES = sorted(ROOT.rglob("*.py"))
 
@@ -54,7 +56,8 @@ def test_flags_tokenizers_and_help_do_not_wait_for_jax():
     code = (
         "import sys, jaxgpt, jaxgpt.cli.train, jaxgpt.cli.generate, jaxgpt.cli.convert, jaxgpt.text, jaxgpt.flags\n"
         "import jaxgpt.model.lora_config\n"
-        "import jaxgpt.train.ppo_config, jaxgpt.train.reward_function\n"
+        "import jaxgpt.rl.config, jaxgpt.rl.reward_function\n"
+        "import jaxgpt.stages.classify, jaxgpt.stages.dpo, jaxgpt.stages.ppo, jaxgpt.stages.sft\n"
         "sys.exit(' '.join(sorted({'jax', 'jaxlib', 'flax', 'optax', 'torch'} & set(sys.modules))) or None)"
     )
     result = subprocess.run([sys.executable, "-c", code], cwd=ROOT.parent, stderr=subprocess.PIPE, text=True)

@@ -18,13 +18,12 @@ from jaxgpt.mesh import batch_divisor, make_mesh, put_batch
 from jaxgpt.model.atlas import parameters
 from jaxgpt.model.config import GPTConfig
 from jaxgpt.model.layers import GPT
+from jaxgpt.stages.pretrain import PretrainConfig
 from jaxgpt.text.batches import Batch, random_batch
 from jaxgpt.train.checkpoint import Checkpoints
-from jaxgpt.train.config import TrainConfig
 from jaxgpt.train.manifest import Progress
 from jaxgpt.train.objectives import pretrain
 from jaxgpt.train.state import TrainState, init_params
-from jaxgpt.train.task import Task
 from jaxgpt.train.trainer import Trainer
 
 ROOT = Path(__file__).parents[1]
@@ -46,18 +45,11 @@ class Run(Trainer):
     """A run on all devices of this process."""
 
     def __init__(self, **mesh: int) -> None:
-        flags = TrainConfig(max_iters=10, warmup_iters=2, batch_size=8, gradient_accumulation_steps=2, seed=0)
+        flags = PretrainConfig(max_iters=10, warmup_iters=2, batch_size=8, gradient_accumulation_steps=2, seed=0)
         model = GPT(CONFIG)
-        task = Task(
-            config=CONFIG,
-            parameters=tuple(parameters(CONFIG)),
-            begin=lambda shardings: init_params(model, seed=0, shardings=shardings),
-            objective=pretrain(model),
-            batches=batches,
-            evaluation=batches,
-            evaluations=1,
-        )
-        super().__init__(flags, task, make_mesh(**mesh))
+        self.init_params = lambda shardings: init_params(model, seed=0, shardings=shardings)
+        objective, rows = pretrain(model), tuple(parameters(CONFIG))
+        super().__init__(flags, make_mesh(**mesh), config=CONFIG, objective=objective, parameters=rows)
 
     def train(self, state: TrainState, steps: range) -> tuple[TrainState, list[float]]:
         losses = []
@@ -75,7 +67,7 @@ def main(folder: Path) -> None:
     """Train on each mesh of eight devices, write down what came of it, and go on from the checkpoint of one device."""
     for name, mesh in MESHES.items():
         run = Run(**mesh)
-        state, losses = run.train(run.start(), range(STEPS))
+        state, losses = run.train(run.start(run.init_params), range(STEPS))
         np.savez(folder / f"{name}.npz", **flat(state))
         checkpoints = Checkpoints(folder / name)
         checkpoints.save(state, Progress(STEPS))
@@ -99,7 +91,7 @@ def one() -> Run:
 def trained(one: Run, tmp_path_factory):
     """The folder with all results, and the state and losses of one device."""
     folder = tmp_path_factory.mktemp("meshes")
-    state, losses = one.train(one.start(), range(STEPS))
+    state, losses = one.train(one.start(one.init_params), range(STEPS))
     checkpoints = Checkpoints(folder / "one")
     checkpoints.save(state, Progress(STEPS))
     checkpoints.wait()

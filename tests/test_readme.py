@@ -7,8 +7,8 @@ import pytest
 from jaxgpt.cli.convert import Options as ConvertOptions
 from jaxgpt.cli.generate import Options as GenerateOptions
 from jaxgpt.flags import parse
-from jaxgpt.train.config import TrainConfig
-from jaxgpt.train.stages import STAGES
+from jaxgpt.stages import STAGES, load_stage
+from jaxgpt.stages.pretrain import PretrainConfig
 
 README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
 
@@ -30,12 +30,12 @@ def test_every_file_that_the_readme_names_exists():
     assert not missing
 
 
-FLAGS = {"train.py": TrainConfig, "generate.py": GenerateOptions, "convert_weights.py": ConvertOptions}
+FLAGS = {"train.py": PretrainConfig, "generate.py": GenerateOptions, "convert_weights.py": ConvertOptions}
 COMMANDS = re.findall(r"^\.venv/bin/python (\w+\.py) ([^#\n]*)", README, re.M)
 
 
 @pytest.mark.parametrize(("script", "arguments"), COMMANDS)
 def test_every_command_that_the_readme_shows_has_right_flags(script, arguments):
     words = shlex.split(arguments)
-    record = STAGES[words.pop(0)] if script == "train.py" and words[0] in STAGES else FLAGS[script]
+    record = load_stage(words.pop(0)).Flags if script == "train.py" and words[0] in STAGES else FLAGS[script]
     parse(record, words, prog=script, description="")

@@ -79,10 +79,9 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def import_weights(dest: Path, options: Options) -> None:
     """Read pretrained weights and write them as a run's folder."""
-    from jaxgpt.cli.sources import find_tokenizer
     from jaxgpt.hf.convert import load_pretrained
     from jaxgpt.hf.hub import locate
-    from jaxgpt.train.weights import load_params, save_params
+    from jaxgpt.train.weights import find_tokenizer, load_params, save_params
 
     path = locate(options.source, revision=options.revision, allow_pickle=options.allow_pickle)
     config, params = load_pretrained(path, dtype=options.dtype, allow_pickle=options.allow_pickle)
@@ -100,9 +99,8 @@ def import_weights(dest: Path, options: Options) -> None:
 
 def export_run(run: Path, dest: Path, options: Options) -> None:
     """Read a run's weights and write them as a folder for transformers, without padding of the vocabulary."""
-    from jaxgpt.cli.sources import find_tokenizer
     from jaxgpt.hf.convert import cut_padding, save_pretrained
-    from jaxgpt.train.weights import load_params
+    from jaxgpt.train.weights import find_tokenizer, load_params
 
     if options.allow_pickle or options.revision is not None:
         raise UsageError(f"--allow_pickle and --revision are for pretrained weights, but {run} is a run's folder")
@@ -149,11 +147,10 @@ def without_values(config: GPTConfig, params: Mapping[str, Any]) -> tuple[GPTCon
 
 def import_adapters(source: Path, dest: Path, options: Options) -> None:
     """Merge PEFT's adapters into the model that they belong to, and write that as a run's folder."""
-    from jaxgpt.cli.sources import open_model
     from jaxgpt.hf.peft import load_adapters
     from jaxgpt.model.lora import merge
     from jaxgpt.train.state import join
-    from jaxgpt.train.weights import save_params
+    from jaxgpt.train.weights import open_model, save_params
 
     assert options.base is not None
     config, params, tokenizer = open_model(

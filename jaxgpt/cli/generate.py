@@ -139,8 +139,8 @@ def how(options: Options, tokenizer: Tokenizer) -> dict[str, Any]:
 
 def open_quantized(options: Options, source: str) -> tuple[GPTConfig, Any, Tokenizer]:
     """Open a model by path or name, with weights of as many bits as `--quantize` says."""
-    from jaxgpt.cli.sources import open_model
     from jaxgpt.decode.quantize import quantize
+    from jaxgpt.train.weights import open_model
 
     config, params, tokenizer = open_model(
         source,
@@ -153,8 +153,8 @@ def open_quantized(options: Options, source: str) -> tuple[GPTConfig, Any, Token
 
 def open_draft(options: Options, tokenizer: Tokenizer) -> Any:
     """Return the `Draft` that guesses tokens ahead, or None."""
-    from jaxgpt.cli.sources import open_model
     from jaxgpt.decode.draft import DraftModel, PromptLookup
+    from jaxgpt.train.weights import open_model
 
     if options.draft is None:
         return None

@@ -14,6 +14,29 @@ are asked for. Stop strings belong to texts, not to ids:
     print(text.flush())
 """
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 from jaxgpt.lazy import on_first_use
 
-__getattr__, __dir__ = on_first_use(__name__, {})
+if TYPE_CHECKING:
+    from jaxgpt.decode.continuous import generate_many
+    from jaxgpt.decode.engine import generate, stream
+    from jaxgpt.decode.sampling import Sampling
+
+__all__ = [
+    "Sampling",
+    "generate",
+    "generate_many",
+    "stream",
+]
+__getattr__, __dir__ = on_first_use(
+    __name__,
+    {
+        "Sampling": "jaxgpt.decode.sampling",
+        "generate": "jaxgpt.decode.engine",
+        "generate_many": "jaxgpt.decode.continuous",
+        "stream": "jaxgpt.decode.engine",
+    },
+)

@@ -4,6 +4,47 @@ In: token ids (B, T), a `GPTConfig`, a plain tree of parameters, and for decodin
 Out: logits (B, T, V) in f32 and the cache with the tokens added.
 """
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 from jaxgpt.lazy import on_first_use
 
-__getattr__, __dir__ = on_first_use(__name__, {})
+if TYPE_CHECKING:
+    from jaxgpt.model.cache import KVCache
+    from jaxgpt.model.config import GPTConfig
+    from jaxgpt.model.layers import GPT
+    from jaxgpt.model.lora import adapter_parameters, add_adapters, init_adapters, is_beside, merge, without_adapters
+    from jaxgpt.model.resize import extend_vocabulary, key_of, new_score
+
+__all__ = [
+    "GPT",
+    "GPTConfig",
+    "KVCache",
+    "adapter_parameters",
+    "add_adapters",
+    "extend_vocabulary",
+    "init_adapters",
+    "is_beside",
+    "key_of",
+    "merge",
+    "new_score",
+    "without_adapters",
+]
+__getattr__, __dir__ = on_first_use(
+    __name__,
+    {
+        "GPT": "jaxgpt.model.layers",
+        "GPTConfig": "jaxgpt.model.config",
+        "KVCache": "jaxgpt.model.cache",
+        "adapter_parameters": "jaxgpt.model.lora",
+        "add_adapters": "jaxgpt.model.lora",
+        "extend_vocabulary": "jaxgpt.model.resize",
+        "init_adapters": "jaxgpt.model.lora",
+        "is_beside": "jaxgpt.model.lora",
+        "key_of": "jaxgpt.model.resize",
+        "merge": "jaxgpt.model.lora",
+        "new_score": "jaxgpt.model.resize",
+        "without_adapters": "jaxgpt.model.lora",
+    },
+)

@@ -58,15 +58,10 @@ class KVCache:
         """S, the number of slots."""
         return self.key_buffers[0].shape[-2]
 
-    @property
-    def keys(self) -> tuple[Float[Array, "B H S K"], ...]:
-        """Per layer, the keys in all slots."""
-        return tuple(buffer.reshape(-1, *buffer.shape[-3:]) for buffer in self.key_buffers)
-
-    @property
-    def values(self) -> tuple[Float[Array, "B H S K"], ...]:
-        """Per layer, the values in all slots."""
-        return tuple(buffer.reshape(-1, *buffer.shape[-3:]) for buffer in self.value_buffers)
+    def layer(self, index: int) -> tuple[Float[Array, "B H S K"], Float[Array, "B H S K"]]:
+        """Return one layer's keys and values in all slots."""
+        keys, values = self.key_buffers[index], self.value_buffers[index]
+        return keys.reshape(-1, *keys.shape[-3:]), values.reshape(-1, *values.shape[-3:])
 
     def positions(self, count: int) -> Int[Array, "B T"]:
         """Positions of the next `count` tokens in each row; 0 for padding."""

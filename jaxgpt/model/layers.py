@@ -197,7 +197,7 @@ class Attention(nn.Module):
         if cache is not None:
             cache = cache.write(self.layer, k, v)
             if not cache.new:
-                k, v = (buffers[self.layer].astype(self.dtype) for buffers in (cache.keys, cache.values))
+                k, v = (x.astype(self.dtype) for x in cache.layer(self.layer))
         drops = config.attn_pdrop > 0 and not deterministic
         heads = attention(
             q,

@@ -66,6 +66,12 @@ def init_adapters(config: GPTConfig, lora: LoRA, key: Array) -> Any:
     return tree_of(adapter_parameters(config, lora), init)
 
 
+def add_adapters(config: GPTConfig, params: Any, lora: LoRA, key: Array) -> Any:
+    """Return a tree with the leaves of a model and new adapters."""
+    adapters = init_adapters(config, lora, key)
+    return unflatten_dict({**flatten_dict(params), **flatten_dict(adapters)})
+
+
 def adapter_parameters(config: GPTConfig, lora: LoRA) -> tuple[Parameter, ...]:
     """Return rows of the atlas for adapters, two for each matrix, in the matrices' order.
 

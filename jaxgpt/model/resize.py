@@ -1,17 +1,29 @@
-"""A vocabulary that grows: rows for new tokens behind those that the embedding table and the LM head have."""
+"""What is drawn for a model that was trained: rows for new tokens, and a head for labels."""
 
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal, get_args
 
 import jax
 import jax.numpy as jnp
 from flax.traverse_util import flatten_dict
 from jax import Array
+from jaxtyping import Float
 
 from jaxgpt.model.atlas import Parameter, axes, map_parameters, parameters
 from jaxgpt.model.config import GPTConfig
+
+Drawn = Literal["adapters", "head", "vocabulary"]
+"""What may be drawn when a stage begins."""
+
+
+def key_of(seed: int, drawn: Drawn) -> Array:
+    """Return the key of what is drawn when a stage begins: no other draw's, and no update's.
+
+    An update folds its number, counted from 0 up, into the seed's key, for dropout. These numbers come from the top.
+    """
+    return jax.random.fold_in(jax.random.key(seed), 2**32 - 1 - get_args(Drawn).index(drawn))
 
 
 def extend_vocabulary(config: GPTConfig, params: Any, vocab_size: int, key: Array) -> tuple[GPTConfig, Any]:
@@ -38,3 +50,10 @@ def extend_vocabulary(config: GPTConfig, params: Any, vocab_size: int, key: Arra
         return jnp.concatenate([leaf, rows.astype(leaf.dtype)])
 
     return replace(config, vocab_size=vocab_size, tokenizer_vocab_size=None), map_parameters(config, extend)
+
+
+def new_score(config: GPTConfig, key: Array, *, zero: bool = False) -> Float[Array, "N D"]:
+    """Return a new head for a config's labels, or one whose scores are all 0."""
+    shape = (len(config.labels or ()), config.n_embd)
+    deviation = 0.0 if zero else config.initializer_range
+    return deviation * jax.random.normal(key, shape)

@@ -182,7 +182,7 @@ class ChatTemplate:
 
 
 # Nothing stands between a special token and a message: whatever the message begins with, it is encoded as if alone.
-DEFAULT = ChatTemplate(
+DEFAULT_TEMPLATE = ChatTemplate(
     """\
 {%- for message in messages -%}
   {%- if message.role == "system" -%}

@@ -167,6 +167,13 @@ def packed_conversations(conversations: Sequence[Encoded], *, length: int, pad_i
     )
 
 
+def conversation_rows(conversations: Sequence[Encoded], *, length: int, packing: bool) -> Batch:
+    """Lay all conversations out in rows of `length`, as many in a row as it has room for or one in each."""
+    if packing:
+        return packed_conversations(conversations, length=length, pad_id=0)
+    return conversation_batch(conversations, np.arange(len(conversations)), length=length, pad_id=0)
+
+
 def take_rows(batch: Batch, rows: Rows) -> Batch:
     """Return the rows of `batch` with the numbers `rows`."""
     return _without_filling(jax.tree.map(lambda array: array[rows], batch), rows)

@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 
+from jaxgpt.devices import describe_devices
 from jaxgpt.model.atlas import count
 from jaxgpt.model.config import GPTConfig
 
@@ -80,7 +81,7 @@ def table(config: GPTConfig, *, length: int, rows: int, compiled: Any, counted: 
         "memory of a step, temporary": f"{temporary / 2**20:,.1f} MiB a device",
         **({"arithmetic": arithmetic} if counted else {}),
         "tokens per step": f"{length * rows:,} ({rows} rows of {length})",
-        "devices": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
+        "devices": describe_devices(),
     }
     width = max(map(len, figures))
     return "\n".join([*lines, "", *(f"{name:<{width}}  {value}" for name, value in figures.items())])

@@ -37,6 +37,7 @@ class Checkpoints:
     def __init__(self, run: Path, *, keep: int = 2) -> None:
         """Open the folder `run`; of what is saved, the last `keep` checkpoints stay, and the best."""
         self.folder = (run / "checkpoints").resolve()  # orbax needs an absolute path
+        run.mkdir(parents=True, exist_ok=True)
         self._place, self._run = os.stat(run), named_run(run / "config.json")
         self.keep = keep
         self._progress: Progress | None = None

@@ -42,7 +42,9 @@ def predict(model: GPT, params: Params, batches: Iterable[Labelled]) -> Int[np.n
     return np.concatenate([np.asarray(best(params, batch))[np.asarray(batch.weights) > 0] for batch in batches])
 
 
-def confusion(labels: Sequence[str], truth: Int[np.ndarray, " M"], predicted: Int[np.ndarray, " M"]) -> str:
+def confusion(
+    labels: Sequence[str], truth: Sequence[int] | Int[np.ndarray, " M"], predicted: Int[np.ndarray, " M"]
+) -> str:
     """Return a table of how many texts of each label were taken for which, and how often that was right.
 
     A row is a label's texts: what they were taken for, their number and share of all, precision (of what was taken for
@@ -54,7 +56,7 @@ def confusion(labels: Sequence[str], truth: Int[np.ndarray, " M"], predicted: In
         predicted: the same as the model sees it.
     """
     counts = np.zeros((len(labels), len(labels)), int)
-    np.add.at(counts, (truth, predicted), 1)
+    np.add.at(counts, (np.asarray(truth), predicted), 1)
     right, total = int(counts.trace()), int(counts.sum())
     rows = [["", *(f"as {label}" for label in labels), "texts", "share", "precision", "recall"]]
     for i, label in enumerate(labels):

@@ -3,20 +3,28 @@
 from __future__ import annotations
 
 import dataclasses
-import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 from jaxgpt.errors import UsageError
-from jaxgpt.flags import MOST_ROWS, Count, CountOrZero, Name, PathName, Rows, Seed, Whole, check_ranges, flag
+from jaxgpt.flags import (
+    MOST_ROWS,
+    Count,
+    CountOrZero,
+    Name,
+    NotNegative,
+    PathName,
+    Positive,
+    Rate,
+    Rows,
+    Seed,
+    Whole,
+    check_ranges,
+    flag,
+)
 from jaxgpt.model.config import LIMITS, GPTConfig
 
 Context = Annotated[int, Whole(1, LIMITS["n_positions"])]
-Depth = Annotated[int, Whole(1, LIMITS["n_layer"])]
-Width = Annotated[int, Whole(1, LIMITS["n_embd"])]
-InnerWidth = Annotated[int, Whole(1, LIMITS["n_inner"])]
-TrainedVocabulary = Annotated[int, Whole(257, LIMITS["vocab_size"])]  # 256 bytes and the end of text
 
 
 @dataclass(frozen=True)
@@ -28,26 +36,22 @@ class OptimizerConfig:
     """
 
     max_iters: Count = flag(2000, "updates in the whole run")
-    learning_rate: float = flag(1e-3, "peak learning rate, reached after warmup")
-    min_lr: float | None = flag(None, "learning rate at the end of the cosine; none for a tenth of the peak")
-    warmup_iters: int | None = flag(None, "updates of linear warmup; none: 5 % of max_iters")
+    learning_rate: Positive = flag(1e-3, "peak learning rate, reached after warmup")
+    min_lr: NotNegative | None = flag(None, "learning rate at the end of the cosine; none for a tenth of the peak")
+    warmup_iters: CountOrZero | None = flag(None, "updates of linear warmup; none: 5 % of max_iters")
     lr_decay_iters: Count | None = flag(None, "updates until min_lr is reached; none for max_iters")
-    weight_decay: float = flag(0.1, "AdamW's decay of matrices; biases and norms never decay")
-    beta1: float = flag(0.9, "AdamW's decay of the mean gradient")
-    beta2: float = flag(0.99, "AdamW's decay of the mean square")
-    grad_clip: float | None = flag(1.0, "largest global norm of the gradient; none for no clipping")
+    weight_decay: NotNegative = flag(0.1, "AdamW's decay of matrices; biases and norms never decay")
+    beta1: Rate = flag(0.9, "AdamW's decay of the mean gradient")
+    beta2: Rate = flag(0.99, "AdamW's decay of the mean square")
+    grad_clip: Positive | None = flag(1.0, "largest global norm of the gradient; none for no clipping")
 
     def __post_init__(self) -> None:
         check_ranges(self)
-        check(self, "learning_rate", lambda x: 0 < x < math.inf, "a positive number")
-        top = self.learning_rate
-        check(self, "min_lr", lambda x: x is None or 0 <= x <= top, f"from 0 to learning_rate {top}, or none")
-        most = self.decay_iters
-        check(self, "warmup_iters", lambda x: x is None or 0 <= x <= most, f"from 0 to {most} updates, or none")
-        check(self, "weight_decay", lambda x: 0 <= x < math.inf, "a number from 0 up")
-        check(self, "beta1", lambda x: 0 <= x < 1, "in [0, 1)")
-        check(self, "beta2", lambda x: 0 <= x < 1, "in [0, 1)")
-        check(self, "grad_clip", lambda x: x is None or 0 < x < math.inf, "a positive number, or none")
+        top, most = self.learning_rate, self.decay_iters
+        if self.min_lr is not None and self.min_lr > top:
+            raise UsageError(f"min_lr is {self.min_lr}; it must be from 0 to learning_rate {top}, or none")
+        if self.warmup > most:
+            raise UsageError(f"warmup_iters is {self.warmup_iters}; it must be from 0 to {most} updates, or none")
 
     def times(self, updates: int) -> OptimizerConfig:
         """Return the recipe for `updates` updates where this one has one, as an iteration of PPO makes many."""
@@ -79,16 +83,22 @@ class RunConfig(OptimizerConfig):
         UsageError: a value out of range, or two that contradict each other.
     """
 
-    out_dir: PathName = flag("out", "the run's folder")
-    overwrite: bool = flag(False, "move a run that out_dir holds aside and begin anew")
+    out_dir: PathName = flag("out", "the run's folder", on_resume="of the command", per_host=True)
+    overwrite: bool = flag(False, "move a run that out_dir holds aside and begin anew", on_resume="of the command")
     init_from: PathName = flag(
-        "scratch", "scratch; resume: the run in out_dir; auto: resume if there is one; or a model: gpt2 …, a folder"
+        "scratch",
+        "scratch; resume: the run in out_dir; auto: resume if there is one; or a model: gpt2 …, a folder",
+        on_resume="of the command",
     )
     allow_pickle: bool = flag(False, "also begin with a pytorch_model.bin or ckpt.pt: no code in them is run")
-    ignore_data_change: bool = flag(False, "resume although the data is not what the run began with")
-    ignore_config_change: bool = flag(False, "take a run's config.json as it is, although it was changed by hand")
+    ignore_data_change: bool = flag(
+        False, "resume although the data is not what the run began with", on_resume="of the command"
+    )
+    ignore_config_change: bool = flag(
+        False, "take a run's config.json as it is, although it was changed by hand", on_resume="of the command"
+    )
     block_size: Context | None = flag(None, "tokens in a row of a batch, and the context of a new model")
-    dropout: float | None = flag(
+    dropout: Rate | None = flag(
         None, "all three dropout rates; none: the model's own, but 0 of a pretrained one's attention weights"
     )
 
@@ -102,18 +112,18 @@ class RunConfig(OptimizerConfig):
     debug_nans: bool = flag(False, "stop at the first NaN with a traceback to the operation that made it; slow")
     fsdp: Rows = flag(1, "devices that share one copy of the weights")
     tensor: Rows = flag(1, "devices that share each layer's heads")
-    device: Literal["auto", "cpu", "cuda", "tpu"] = flag("auto", "where to run")
+    device: Literal["auto", "cpu", "cuda", "tpu"] = flag("auto", "where to run", per_host=True)
     distributed: bool = flag(False, "one of several processes of a run: join the others")
 
     eval_interval: Count = flag(250, "updates between evaluations")
     eval_iters: Count = flag(100, "batches in an evaluation, always the same")
     log_interval: Count = flag(10, "updates between rows of metrics")
     save_interval: Count = flag(250, "updates between checkpoints")
-    save_minutes: float | None = flag(None, "also save when this many minutes have gone by")
+    save_minutes: Positive | None = flag(None, "also save when this many minutes have gone by")
     keep: Count = flag(2, "latest checkpoints to keep, beside the best")
     tensorboard: bool = flag(True, "write event files")
     wandb: Name | None = flag(None, "wandb project to send metrics to")
-    dry_run: bool = flag(False, "print parameters, memory and arithmetic, and end")
+    dry_run: bool = flag(False, "print parameters, memory and arithmetic, and end", on_resume="of the command")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -122,8 +132,6 @@ class RunConfig(OptimizerConfig):
             raise UsageError(f"{parts} are {rows} rows in an update; there may be at most {MOST_ROWS}")
         if self.overwrite and self.init_from in ("resume", "auto"):
             raise UsageError(f"--overwrite: only when a run begins, and --init_from is {self.init_from}")
-        check(self, "dropout", lambda x: x is None or 0 <= x < 1, "in [0, 1), or none")
-        check(self, "save_minutes", lambda x: x is None or 0 < x < math.inf, "a positive number, or none")
 
     @property
     def source(self) -> str:
@@ -131,9 +139,13 @@ class RunConfig(OptimizerConfig):
         return "scratch" if self.init_from == "auto" else self.init_from
 
     def model(self, base: GPTConfig) -> GPTConfig:
-        """Return `base` with what these flags say of the model."""
+        """Return `base` with what these flags say of the model: the dropout rates, and flags named as its fields."""
         rates = ("resid_pdrop", "embd_pdrop", "attn_pdrop")
-        return base if self.dropout is None else dataclasses.replace(base, **dict.fromkeys(rates, self.dropout))
+        changes: dict[str, Any] = {} if self.dropout is None else dict.fromkeys(rates, self.dropout)
+        for field in dataclasses.fields(GPTConfig):
+            if field.name in vars(self) and vars(self)[field.name] is not None:
+                changes[field.name] = vars(self)[field.name]
+        return dataclasses.replace(base, **changes)
 
     def fine_tuned(self, base: GPTConfig) -> GPTConfig:
         """Return a pretrained `base` with what these flags say of the model.
@@ -142,54 +154,3 @@ class RunConfig(OptimizerConfig):
         further know either.
         """
         return self.model(dataclasses.replace(base, attn_pdrop=0.0))
-
-
-@dataclass(frozen=True)
-class TrainConfig(RunConfig):
-    """A run of pretraining. What describes the model is none where the preset, or the model it starts from, decides.
-
-    Raises:
-        UsageError: a value out of range, or two that contradict each other.
-    """
-
-    dataset: PathName = flag(
-        "plays", "a file or folder of text or .bin tokens; or by name: plays, shakespeare, openwebtext, fineweb"
-    )
-    tokenizer: PathName | None = flag(
-        None, "char, gpt2, bpe (trained on the data) or a folder; none: the model's own, or char"
-    )
-    bpe_vocab_size: TrainedVocabulary | None = flag(None, "tokens of a trained BPE; none: 4096")
-    val_fraction: float | None = flag(None, "of the text, for validation; none: 0.1, of openwebtext and fineweb 0.0005")
-    cache_dir: PathName | None = flag(None, "where token files and downloads are kept; none: ~/.cache/jaxgpt")
-
-    preset: Name | None = flag(None, "a named model to begin from scratch with; none: shakespeare-char-cpu")
-    n_layer: Depth | None = flag(None, "layers")
-    n_head: Width | None = flag(None, "attention heads")
-    n_embd: Width | None = flag(None, "width of the residual stream")
-    n_inner: InnerWidth | None = flag(None, "width of the feed-forward layers")
-    bias: bool | None = flag(None, "biases in linear layers and layer norms")
-    activation_function: str | None = flag(None, "the feed-forward layers', by HF's names")
-    position_embedding: str | None = flag(None, "learned or sinusoidal")
-    norm_position: str | None = flag(None, "pre (GPT-2) or post (the original transformer)")
-    tie_word_embeddings: bool | None = flag(None, "whether the LM head is the embedding table")
-    sample_tokens: CountOrZero = flag(300, "length of the sample at the end")
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check(self, "val_fraction", lambda x: x is None or 0 < x < 1, "above 0 and below 1, or none")
-        if self.bpe_vocab_size is not None and self.tokenizer != "bpe":
-            raise UsageError(f"--bpe_vocab_size {self.bpe_vocab_size}: only with --tokenizer bpe")
-
-    def model(self, base: GPTConfig) -> GPTConfig:
-        """Return `base` with what these flags say of the model."""
-        names = ("n_layer", "n_head", "n_embd", "n_inner", "bias", "activation_function", "position_embedding",
-                 "norm_position", "tie_word_embeddings")  # fmt: skip
-        changes = {name: value for name in names if (value := getattr(self, name)) is not None}
-        return dataclasses.replace(super().model(base), **changes)
-
-
-def check(record: object, name: str, valid: Callable[[Any], bool], wanted: str) -> None:
-    """Raise a UsageError unless `valid(value)`; a comparison with NaN is False, so NaN never passes."""
-    value = getattr(record, name)
-    if not valid(value):
-        raise UsageError(f"{name} is {value}; it must be {wanted}")

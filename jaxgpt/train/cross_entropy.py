@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float, Int
+
+from jaxgpt.model.linear import wide_product
 
 # Rows are taken in so many parts that a part's logits stay below this, but not in more: parts run one after another.
 PART_BYTES = 64 * 2**20
@@ -62,18 +67,51 @@ def _sum(x: Array, head: Array, targets: Array, weights: Array, *, gradient: boo
         d_head += jnp.einsum("BTD,BTV->DV", x, d_logits, preferred_element_type=jnp.float32)
         return d_head, (losses, d_x)
 
-    count = min(max(-(-4 * targets.size * head.shape[0] // PART_BYTES), 1), MOST_PARTS, length)
-    size = -(-length // count)
-
-    def cut(rows: Array) -> Array:
-        padded = jnp.pad(rows, ((0, 0), (0, count * size - length), *((0, 0),) * (rows.ndim - 2)))
-        return jnp.moveaxis(padded.reshape(rows.shape[0], count, size, *rows.shape[2:]), 1, 0)
-
-    def join(parts: Array) -> Array:
-        rows = jnp.moveaxis(parts, 0, 1)
-        return rows.reshape(rows.shape[0], count * size, *rows.shape[3:])[:, :length]
-
+    count = _parts(targets, head)
     start = jnp.zeros(head.shape[::-1] if gradient else (), jnp.float32)
-    d_head, results = jax.lax.scan(part, start, (cut(x), cut(targets), cut(weights)))
-    losses, *d_x = map(join, results)
+    d_head, results = jax.lax.scan(part, start, tuple(_cut(rows, count) for rows in (x, targets, weights)))
+    losses, *d_x = (_join(rows, length) for rows in results)
     return (losses * weights).sum(), (*d_x, d_head.T.astype(head.dtype), losses)
+
+
+def map_logits(
+    function: Callable[..., Any], x: Float[Array, "B T D"], head: Float[Array, "V D"], targets: Int[Array, "B T"]
+) -> Any:
+    """Apply a function to logits, a part of them at a time; a backward pass computes them again.
+
+    Args:
+        function: (logits (B, P, V) in f32, targets (B, P)) → a tree of arrays (B, P).
+        x: hidden states; in their dtype the products are computed, and accumulated in f32.
+        head: the matrix that makes logits of them.
+        targets: ids.
+
+    Returns:
+        The function's arrays, (B, T).
+    """
+
+    def part(x: Array, targets: Array) -> Any:
+        return function(wide_product("BTD,VD->BTV", x, head.astype(x.dtype)), targets)
+
+    if (count := _parts(targets, head)) == 1:
+        return part(x, targets)
+    cut = _cut(x, count), _cut(targets, count)
+    found = jax.lax.map(jax.checkpoint(lambda rows: part(*rows)), cut)
+    return jax.tree.map(lambda rows: _join(rows, x.shape[1]), found)
+
+
+def _parts(targets: Array, head: Array) -> int:
+    """Return in how many parts to take the columns of rows, so that a part's logits are not large."""
+    return min(max(-(-4 * targets.size * head.shape[0] // PART_BYTES), 1), MOST_PARTS, targets.shape[1])
+
+
+def _cut(rows: Array, count: int) -> Array:
+    """Return parts of neighbouring columns, one after another in a new first axis, the last one padded."""
+    size = -(-rows.shape[1] // count)
+    padded = jnp.pad(rows, ((0, 0), (0, count * size - rows.shape[1]), *((0, 0),) * (rows.ndim - 2)))
+    return jnp.moveaxis(padded.reshape(rows.shape[0], count, size, *rows.shape[2:]), 1, 0)
+
+
+def _join(parts: Array, length: int) -> Array:
+    """Return the rows that were cut."""
+    rows = jnp.moveaxis(parts, 0, 1)
+    return rows.reshape(rows.shape[0], -1, *rows.shape[3:])[:, :length]

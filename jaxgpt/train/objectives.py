@@ -64,7 +64,7 @@ def pretrain(model: GPT) -> Objective:
     return objective
 
 
-def adapted(objective: Objective, lora: LoRA) -> Objective:
+def with_adapters(objective: Objective, lora: LoRA) -> Objective:
     """Return the objective of a tree with adapters, which are merged first."""
 
     def merged(params: Params, batch: Any, key: Array | None) -> Sums:

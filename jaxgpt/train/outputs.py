@@ -9,6 +9,7 @@ from jax import Array
 from jaxtyping import Float, Int
 
 from jaxgpt.model.layers import GPT, applied
+from jaxgpt.train.cross_entropy import map_logits
 
 
 def last_scores(
@@ -42,8 +43,9 @@ def sequence_log_probs(
     key: Array | None = None,
 ) -> Float[Array, " B"]:
     """Return the log-probability of each row's targets, times their weights, summed over the row."""
-    logits, _ = applied(model, params)(tokens, **dropout(key))
-    return (token_log_probs(logits, targets) * weights).sum(-1)
+    apply = applied(model, params)
+    hidden, _ = apply(tokens, method="hidden", **dropout(key))
+    return (map_logits(token_log_probs, hidden, apply(method="head"), jnp.asarray(targets)) * weights).sum(-1)
 
 
 def token_log_probs(logits: Float[Array, "B T V"], targets: Int[Array | np.ndarray, "B T"]) -> Float[Array, "B T"]:

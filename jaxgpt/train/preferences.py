@@ -1,8 +1,10 @@
 """Learning from pairs of answers: a reward model, and direct preference optimisation with its reference model."""
 
 import math
-from collections.abc import Callable, Iterable
+import zipfile
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Literal
 
 import jax
@@ -13,6 +15,7 @@ from jax.nn import log_sigmoid
 from jaxtyping import Float
 
 from jaxgpt.errors import UsageError, did_you_mean
+from jaxgpt.files import regular
 from jaxgpt.model.layers import GPT
 from jaxgpt.text.examples import Pairs
 from jaxgpt.train.objectives import Objective, Params, Sums
@@ -127,6 +130,48 @@ def reference_log_probs(model: GPT, params: Params, batches: Iterable[Pairs]) ->
     """Return `Pairs.reference` of all pairs, one batch after another: once for a whole run."""
     log_probs = jax.jit(lambda params, batch: _log_probs(model, params, batch, None))
     return np.concatenate([np.asarray(log_probs(params, batch)) for batch in batches])
+
+
+def write_reference(file: Path, reference: Mapping[str, np.ndarray], fingerprint: str) -> None:
+    """Write `Pairs.reference` of each part of the data down: once, for a run and its resumes.
+
+    Args:
+        file: its .npz.
+        reference: by the parts' names.
+        fingerprint: of the pairs.
+    """
+    unfinished = file.with_suffix(".part.npz")
+    np.savez(unfinished, pairs=fingerprint, **reference)  # pyright: ignore[reportArgumentType]
+    unfinished.replace(file)
+
+
+def read_reference(file: Path, sizes: Mapping[str, int], fingerprint: str) -> dict[str, np.ndarray]:
+    """Read what `write_reference` wrote.
+
+    Args:
+        file: its .npz.
+        sizes: of the parts, by their names.
+        fingerprint: of the pairs.
+
+    Raises:
+        UsageError: it is not there, damaged, or of other pairs.
+    """
+    try:
+        with np.load(regular(file), allow_pickle=False) as found:
+            reference, of_pairs = {name: found[name] for name in sizes}, str(found["pairs"])
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        raise UsageError(f"{file}: can't be read: {error}; a run of dpo needs it to go on") from None
+    if of_pairs != fingerprint:
+        raise UsageError(f"{file}: is of other pairs than those of this run; begin a new run with them")
+    for name, size in sizes.items():
+        if reference[name].shape != (size, 2) or not np.isfinite(reference[name]).all():
+            raise UsageError(f"{file}: {name} must have two finite numbers for each of {size} pairs")
+    return reference
+
+
+def no_reference(sizes: Mapping[str, int]) -> dict[str, np.ndarray]:
+    """Return zeros in the shape of a reference, for where only shapes matter."""
+    return {name: np.zeros((size, 2), np.float32) for name, size in sizes.items()}
 
 
 def _log_probs(model: GPT, params: Params, batch: Pairs, key: Array | None) -> Float[Array, "B 2"]:

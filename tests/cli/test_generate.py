@@ -10,7 +10,6 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from jaxgpt.cli import sources
 from jaxgpt.cli.generate import SEPARATOR, Meter, main, read_prompt
 from jaxgpt.decode.engine import generate
 from jaxgpt.decode.quantize import quantize
@@ -18,6 +17,7 @@ from jaxgpt.hf.convert import save_pretrained
 from jaxgpt.model.config import GPTConfig
 from jaxgpt.model.layers import GPT
 from jaxgpt.text import CharTokenizer
+from jaxgpt.train import weights
 from jaxgpt.train.checkpoint import Checkpoints
 from jaxgpt.train.folder import write_record
 from jaxgpt.train.manifest import Progress, Which
@@ -210,7 +210,7 @@ def test_a_draft_with_another_tokenizer_is_refused(run, capsys, tmp_path):
     ],
 )
 def test_bad_flags_are_refused_before_a_model_is_opened(argv, message, capsys, monkeypatch):
-    monkeypatch.setattr(sources, "open_model", None)
+    monkeypatch.setattr(weights, "open_model", None)
     result = call(capsys, *argv)
     assert result.code == 2 and result.err.startswith(f"error: {message}")
 

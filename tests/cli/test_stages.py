@@ -15,7 +15,7 @@ import pytest
 from benchmarks.soak import ENVIRONMENT, ROOT, differences
 from jaxgpt.cli import convert, generate, train
 from jaxgpt.text import load_tokenizer
-from jaxgpt.text.chat import DEFAULT, add_special_tokens
+from jaxgpt.text.chat import DEFAULT_TEMPLATE, add_special_tokens
 from jaxgpt.train.folder import read_record
 from jaxgpt.train.metrics import read_rows
 from jaxgpt.train.stop import Stop
@@ -105,7 +105,9 @@ def here(workshop, monkeypatch) -> Workshop:
         workshop.run("sft", "sft")
         workshop.run("reward", "reward")
         shutil.copytree("reward", "laid-out-otherwise")
-        (Path("laid-out-otherwise") / "chat_template.jinja").write_text(DEFAULT.source.replace("<|user|>", "User: "))
+        (Path("laid-out-otherwise") / "chat_template.jinja").write_text(
+            DEFAULT_TEMPLATE.source.replace("<|user|>", "User: ")
+        )
         shutil.copytree("pretrained", "more-ids")
         add_special_tokens(load_tokenizer("more-ids"), ["<|pad|>"]).save("more-ids")
     return workshop

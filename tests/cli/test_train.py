@@ -10,16 +10,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from jaxgpt.cli import convert, generate, pretrain, stage, train
+from jaxgpt.cli import convert, generate, train
 from jaxgpt.mesh import make_mesh
 from jaxgpt.model.config import GPTConfig
-from jaxgpt.train.config import TrainConfig
+from jaxgpt.stages import SFT, Pretrain
+from jaxgpt.stages.pretrain import PretrainConfig
+from jaxgpt.stages.sft import SFTConfig
 from jaxgpt.train.folder import digest, read_record, write_record
 from jaxgpt.train.manifest import read_manifest
 from jaxgpt.train.metrics import read_rows
 from jaxgpt.train.optimizer import schedule
-from jaxgpt.train.stages import SFTConfig
-from jaxgpt.train.trainer import Trainer
 from jaxgpt.train.weights import load_params
 
 TEXT = "To be, or not to be, that is the question.\n" * 200
@@ -159,10 +159,11 @@ def test_a_pickle_is_trained_further_where_that_is_allowed(capsys, folder, tmp_p
     given = {"init_from": str(tmp_path / "hf"), "dataset": str(folder / "text.txt")}
     error = fails(capsys, "--out_dir", str(tmp_path / "x"), *(f"--{name}={value}" for name, value in given.items()))
     assert "pytorch_model.bin is a pickle, not safetensors; allow_pickle (--allow_pickle) reads" in error
-    config, params, _ = pretrain.open_new(TrainConfig(**given, cache_dir=str(tmp_path), allow_pickle=True))
-    start = stage.open_start(SFTConfig(**given, allow_pickle=True), tmp_path, None)
-    assert config == start.config
-    np.testing.assert_array_equal(params["wte"]["embedding"], start.params["wte"]["embedding"])
+    pretrain, sft = (Pretrain(**given, cache_dir=str(tmp_path), allow_pickle=True), SFT(**given, allow_pickle=True))
+    pretrain.open(tmp_path, None)
+    sft.open_base(tmp_path, None)
+    assert pretrain.config == sft.config
+    np.testing.assert_array_equal(pretrain.params["wte"]["embedding"], sft.params["wte"]["embedding"])
 
 
 def test_attention_of_a_pretrained_model_drops_nothing_unless_it_is_asked_to(folder, tmp_path):
@@ -176,17 +177,20 @@ def test_attention_of_a_pretrained_model_drops_nothing_unless_it_is_asked_to(fol
         (None, (0.1, 0.1, 0.0), off),
         (0.2, (0.2, 0.2, 0.2), "XLA's, because attn_pdrop is 0.2"),
     ):
-        flags = TrainConfig(**given, cache_dir=str(tmp_path), dropout=dropout)
-        job = pretrain.prepare(flags, tmp_path, None)
-        assert said in Trainer(flags, job.task(mesh), mesh).attention()
-        start = stage.open_start(SFTConfig(**given, dropout=dropout), tmp_path, None)
-        for config in (job.config, start.config):
+        flags = PretrainConfig(**given, cache_dir=str(tmp_path), dropout=dropout)
+        pretrain, sft = Pretrain(flags), SFT(**given, dropout=dropout)
+        pretrain.open(tmp_path, None)
+        assert said in pretrain.trainer(mesh).attention(pretrain.batch(0))
+        sft.open_base(tmp_path, None)
+        for config in (pretrain.config, sft.config):
             assert tuple(getattr(config, rate) for rate in rates) == expected
     # A run that goes on has what it began with.
     flags, begun = SFTConfig(**given), GPTConfig.from_hf(json.loads((model / "config.json").read_text()))
     assert begun.attn_pdrop == 0.1
     record = {"flags": asdict(flags), "model": begun, "begun_from": str(model), "base": False}
-    assert stage.open_start(flags, model, record).config == begun
+    sft = SFT(flags)
+    sft.open_base(model, record)
+    assert sft.config == begun
 
 
 # Lowering a program puts other things than arrays into a Batch.
@@ -249,10 +253,10 @@ def test_a_resumed_run_finds_its_token_files_again_and_keeps_its_tokenizer(capsy
 
 def test_a_run_that_goes_on_keeps_the_schedule_in_its_record(tmp_path):
     for begun in ({"max_iters": 2000, "warmup_iters": 7}, {"max_iters": 40, "warmup_iters": None}):
-        record = dataclasses.asdict(TrainConfig(**begun))
+        record = dataclasses.asdict(PretrainConfig(**begun))
         write_record(tmp_path, GPTConfig(), stage="pretrain", flags=record)
-        _, flags = train.read_flags(["--init_from", "resume", "--out_dir", str(tmp_path)])
-        assert isinstance(flags, TrainConfig) and schedule(flags)(5) == schedule(TrainConfig(**begun))(5)
+        flags = train.read_stage(["--init_from", "resume", "--out_dir", str(tmp_path)]).flags
+        assert isinstance(flags, PretrainConfig) and schedule(flags)(5) == schedule(PretrainConfig(**begun))(5)
 
 
 @pytest.mark.parametrize(

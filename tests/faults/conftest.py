@@ -21,14 +21,14 @@ TINY = (
 # Runs before train.py's main: sends this process a signal just before it gives step N to the caller.
 AT_STEP = """
 import os, signal
-from jaxgpt.train import trainer
-run = trainer.run
+from jaxgpt import train
+run = train.run
 def watched(*args, **kwargs):
     for done, state, metrics in run(*args, **kwargs):
         for number in {signals} if done == {step} else ():
             os.kill(os.getpid(), number)
         yield done, state, metrics
-trainer.run = watched
+train.run = watched
 """
 
 

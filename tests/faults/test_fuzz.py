@@ -14,18 +14,19 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from jaxgpt.cli.train import read_flags
+from jaxgpt.cli.train import read_stage
 from jaxgpt.errors import RunError, UsageError
 from jaxgpt.hf.convert import load_pretrained, save_pretrained
 from jaxgpt.model.config import GPTConfig
 from jaxgpt.model.layers import GPT
+from jaxgpt.stages.pretrain import PretrainConfig
 from jaxgpt.text import load_tokenizer, templates
-from jaxgpt.text.chat import DEFAULT, ChatTemplate, add_template
+from jaxgpt.text.chat import DEFAULT_TEMPLATE, ChatTemplate, add_template
 from jaxgpt.text.records import Message
 from jaxgpt.text.token_files import TokenFile, write_token_file
 from jaxgpt.text.tokenizers import BPETokenizer, CharTokenizer, Tokenizer
 from jaxgpt.train.checkpoint import Checkpoints
-from jaxgpt.train.config import OptimizerConfig, TrainConfig
+from jaxgpt.train.config import OptimizerConfig
 from jaxgpt.train.folder import read_record, write_record
 from jaxgpt.train.manifest import Progress
 from jaxgpt.train.metrics import MetricsLog, is_row, read_rows
@@ -203,11 +204,11 @@ def test_states_to_resume(stopped_folder, state, tmp_path, data):
 @fuzz
 @given(data=st.data())
 def test_records_of_runs(tmp_path, taken, data):
-    begun = replace(TrainConfig(), n_layer=1, out_dir=str(tmp_path), init_from="resume")
+    begun = replace(PretrainConfig(), n_layer=1, out_dir=str(tmp_path), init_from="resume")
     write_record(tmp_path, CONFIG, stage="pretrain", flags=vars(begun), data={"dataset": "plays"}, new=True)
     (tmp_path / "config.json").write_bytes(data.draw(damage((tmp_path / "config.json").read_bytes())))
     try:
-        _, flags = read_flags(["--init_from", "resume", "--out_dir", str(tmp_path), *taken])
+        flags = read_stage(["--init_from", "resume", "--out_dir", str(tmp_path), *taken]).flags
         record = read_record(tmp_path, ignore_change=bool(taken))
     except (UsageError, RunError):
         return
@@ -339,7 +340,7 @@ def small_bpe() -> BPETokenizer:
 @fuzz
 @given(
     source=st.lists(STATEMENT, min_size=1, max_size=3).map("<|x|>".join)
-    | damage(DEFAULT.source.encode()).map(lambda content: content.decode(errors="replace")),
+    | damage(DEFAULT_TEMPLATE.source.encode()).map(lambda content: content.decode(errors="replace")),
     content=st.sampled_from(["x", "<|x|><|end|>", "\ud800", "a " * 999]),
 )
 def test_chat_templates(renderer, small_bpe, source, content):

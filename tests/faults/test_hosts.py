@@ -42,9 +42,9 @@ def train_on_two(workshop):
 def stopped(workshop, train_on_two, at_step):
     """A run of two processes, of which the second was told to stop, and its continuation."""
     # JAX looks once a second whether the signal has come.
-    slow = "\nimport time\nwatched_run = trainer.run\ndef slowly(*args, **kwargs):\n"
+    slow = "\nimport time\nwatched_run = train.run\ndef slowly(*args, **kwargs):\n"
     slow += "    for result in watched_run(*args, **kwargs):\n        time.sleep(0.3)\n        yield result\n"
-    slow += "trainer.run = slowly\n"
+    slow += "train.run = slowly\n"
     stop = train_on_two("two", "--init_from=auto", before=at_step(3, signal.SIGTERM) + slow)
     steps = workshop.steps("two")
     return stop, steps, train_on_two("two", "--init_from=auto")

@@ -13,26 +13,26 @@ from jaxgpt.train.manifest import read_manifest
 
 AT_STEP_6 = """
 import os, sys
-from jaxgpt.train import trainer
-run = trainer.run
+from jaxgpt import train
+run = train.run
 def watched(*args, **kwargs):
     for done, state, metrics in run(*args, **kwargs):
         if done == 6:
             {change}
         yield done, state, metrics
-trainer.run = watched
+train.run = watched
 """
 EXHAUST = """
 import jax
-from jaxgpt.train import trainer
-run = trainer.run
+from jaxgpt import train
+run = train.run
 def exhausted(step, *args, **kwargs):
     def update(state, batch):
         if int(state.step) == {step}:
             raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 1 bytes\\nand much more")
         return step(state, batch)
     return run(update, *args, **kwargs)
-trainer.run = exhausted
+train.run = exhausted
 """
 QUICK = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
 DEVICES = "--xla_force_host_platform_device_count="

@@ -17,7 +17,7 @@ from jaxgpt.model.layers import GPT
 from jaxgpt.model.lora import adapter_parameters, init_adapters, is_adapter, merge, without_adapters
 from jaxgpt.model.lora_config import TARGETS, LoRA
 from jaxgpt.text.batches import Batch
-from jaxgpt.train.objectives import Sums, adapted, pretrain
+from jaxgpt.train.objectives import Sums, pretrain, with_adapters
 from jaxgpt.train.state import TrainState, join, split
 from jaxgpt.train.step import make_step
 
@@ -144,7 +144,7 @@ def test_adapters_of_gpt2_are_few():
 def test_gradients_reach_adapters_and_follow_from_the_matrices(whole, batch):
     objective = pretrain(GPT(CONFIG))
     moving, frozen = split(whole, is_adapter)
-    of_adapters = jax.grad(lambda moving: adapted(objective, LORA)(join(moving, frozen), batch, None).loss)
+    of_adapters = jax.grad(lambda moving: with_adapters(objective, LORA)(join(moving, frozen), batch, None).loss)
     of_matrices = jax.grad(lambda params: objective(params, batch, None).loss)
     grads, by_kernel = jax.jit(lambda: (of_adapters(moving), of_matrices(merge(whole, LORA))))()
     leaves, found, by_kernel = map(flatten_dict, (whole, grads, by_kernel))
@@ -163,7 +163,7 @@ def test_a_step_moves_adapters_only(base, batch):
 
     lora = LoRA(rank=3, alpha=5.0, dropout=0.3, targets=("c_attn", "c_proj"))
     begun = join(base, init_adapters(CONFIG, lora, jax.random.key(0)))
-    step = jax.jit(make_step(adapted(squares, lora), optax.sgd(0.1), seed=0, accumulate=2))
+    step = jax.jit(make_step(with_adapters(squares, lora), optax.sgd(0.1), seed=0, accumulate=2))
     state = TrainState.create(begun, optax.sgd(0.1), is_adapter)
     ends = [step(state, batch)[0] for _ in range(2)]
     assert_equal(ends[0], ends[1])

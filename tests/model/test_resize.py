@@ -6,10 +6,9 @@ import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict
 
-from jaxgpt.cli.stage import key_of
 from jaxgpt.model.config import GPTConfig
 from jaxgpt.model.layers import GPT
-from jaxgpt.model.resize import extend_vocabulary
+from jaxgpt.model.resize import extend_vocabulary, key_of
 
 CONFIG = GPTConfig(vocab_size=300, n_positions=4, n_embd=32, n_layer=1, n_head=2, tie_word_embeddings=False)
 TABLES = (("wte", "embedding"), ("lm_head", "kernel"))

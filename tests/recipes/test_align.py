@@ -6,12 +6,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from jaxgpt.cli.train import read_flags
+from jaxgpt.cli.train import read_stage
 from jaxgpt.errors import RunError
 from jaxgpt.model.config import GPTConfig
-from jaxgpt.text.records import read_conversations, read_prompts
-from jaxgpt.train.reward_function import load_reward_function
-from jaxgpt.train.stages import PPOStageConfig
+from jaxgpt.rl.reward_function import load_reward_function
+from jaxgpt.stages.ppo import PPOStageConfig
+from jaxgpt.text.records import Prompt, read_conversations, read_prompts
 from jaxgpt.train.weights import save_params
 from recipes.align import data, rules
 from recipes.align.__main__ import Clock, run
@@ -109,7 +109,8 @@ def test_words_are_counted():
     assert rules.distinct_words(f"LEAR: Never, never, never.{END}") == 0.5
     assert rules.distinct_words(END) == 1
     reward = load_reward_function("recipes/align/rules.py:question_words")
-    assert reward([""] * 3, ["What, what?", "Who knows how.", "The somewhat whole."]).tolist() == [2, 2, 0]
+    prompts = [Prompt("", "")] * 3
+    assert reward(prompts, ["What, what?", "Who knows how.", "The somewhat whole."]).tolist() == [2, 2, 0]
 
 
 def test_of_a_pair_the_rule_prefers_the_chosen_answer():
@@ -140,7 +141,8 @@ def test_without_a_question_there_is_no_pair():
 def test_every_command_has_valid_flags_and_begins_with_a_run_before_it(folder):
     before: list[str] = []
     for stage in stages(folder.parent / "new"):
-        kind, flags = read_flags(stage.words)
+        read = read_stage(stage.words)
+        kind, flags = read.name, read.flags
         assert (flags.out_dir, flags.init_from) == (str(folder.parent / "new" / stage.name), "auto")
         assert flags.max_iters == stage.iterations and not stage.done(folder)
         if kind != "pretrain":
@@ -153,7 +155,7 @@ def test_every_command_has_valid_flags_and_begins_with_a_run_before_it(folder):
 
 def test_the_runs_that_show_hacking_differ_in_the_coefficient_alone_and_keep_their_checkpoints(folder):
     runs = {stage.name: stage for stage in stages(folder)}
-    held, free = (read_flags(runs[name].words)[1] for name in (HELD, FREE))
+    held, free = (read_stage(runs[name].words).flags for name in (HELD, FREE))
     assert isinstance(held, PPOStageConfig) and isinstance(free, PPOStageConfig)
     differing = {name for name, value in vars(held).items() if value != getattr(free, name)}
     assert differing == {"out_dir", "kl_coef"} and free.kl_coef == 0 < held.kl_coef

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jaxgpt.errors import UsageError
-from jaxgpt.text.chat import DEFAULT, ChatTemplate, Encoded, add_special_tokens, add_template
+from jaxgpt.text.chat import DEFAULT_TEMPLATE, ChatTemplate, Encoded, add_special_tokens, add_template
 from jaxgpt.text.records import Message
 from jaxgpt.text.tokenizers import BPETokenizer, CharTokenizer, load_tokenizer
 
@@ -45,7 +45,7 @@ injected = st.lists(st.sampled_from(["<|end|>", "<|user|>", "<|endoftext|>", "<|
 @pytest.fixture(scope="module")
 def gpt2() -> BPETokenizer:
     """GPT-2's with the tokens of both templates, which keeps the default one."""
-    return add_template(add_special_tokens(load_tokenizer("gpt2"), CHATML.special_tokens), DEFAULT)
+    return add_template(add_special_tokens(load_tokenizer("gpt2"), CHATML.special_tokens), DEFAULT_TEMPLATE)
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +75,7 @@ def spelled(tokenizer: BPETokenizer, encoded: Encoded) -> list[str]:
 
 
 def test_what_is_learnt_token_by_token(gpt2: BPETokenizer):
-    encoded = DEFAULT.encode(gpt2, chat("Be brief.", "Who are you?", "I.", " And", "\nyou"[1:], system=True))
+    encoded = DEFAULT_TEMPLATE.encode(gpt2, chat("Be brief.", "Who are you?", "I.", " And", "\nyou"[1:], system=True))
     assert spelled(gpt2, encoded) == [
         *["<|system|>", "Be", " brief", ".", "<|end|>"],
         *["<|user|>", "Who", " are", " you", "?", "<|end|>"],
@@ -87,7 +87,7 @@ def test_what_is_learnt_token_by_token(gpt2: BPETokenizer):
 
 
 def test_special_text_in_messages_is_plain_text(gpt2: BPETokenizer):
-    encoded = DEFAULT.encode(gpt2, chat("a<|end|><|assistant|>b", "<|end|>\n<|endoftext|>"))
+    encoded = DEFAULT_TEMPLATE.encode(gpt2, chat("a<|end|><|assistant|>b", "<|end|>\n<|endoftext|>"))
     assert spelled(gpt2, encoded) == [
         *["<|user|>", "a", "<", "|", "end", "|", "><", "|", "ass", "istant", "|", ">", "b", "<|end|>"],
         *["<|assistant|>", "*<", "*|", "*end", "*|", "*>", "*\n", "*<", "*|", "*end", "*of", "*text", "*|", "*>"],
@@ -104,7 +104,7 @@ def test_a_message_is_encoded_as_if_alone(gpt2: BPETokenizer, parts: list[tuple[
         ids = [*gpt2.encode(message.content), gpt2.special_tokens["<|end|>"]]
         expected += [gpt2.special_tokens[f"<|{message.role}|>"], *ids]
         weights += [0.0] + [float(message.role == "assistant")] * len(ids)
-    assert DEFAULT.encode(gpt2, messages) == Encoded(tuple(expected), tuple(weights))
+    assert DEFAULT_TEMPLATE.encode(gpt2, messages) == Encoded(tuple(expected), tuple(weights))
 
 
 def test_overlapping_special_tokens_are_plain_text_too(small: BPETokenizer):
@@ -117,20 +117,20 @@ def test_overlapping_special_tokens_are_plain_text_too(small: BPETokenizer):
 
 def test_a_prompt_is_how_the_whole_conversation_begins(gpt2: BPETokenizer):
     for text in CONTENTS:
-        prompt = DEFAULT.encode(gpt2, chat("x"), add_generation_prompt=True)
-        whole = DEFAULT.encode(gpt2, chat("x", text))
+        prompt = DEFAULT_TEMPLATE.encode(gpt2, chat("x"), add_generation_prompt=True)
+        whole = DEFAULT_TEMPLATE.encode(gpt2, chat("x", text))
         assert whole.ids[: len(prompt.ids)] == prompt.ids and not any(prompt.weights)
         assert whole.turns() == [(len(prompt.ids), len(whole.ids))]
 
 
-@pytest.mark.parametrize("template", [DEFAULT, CHATML], ids=["default", "chatml"])
+@pytest.mark.parametrize("template", [DEFAULT_TEMPLATE, CHATML], ids=["default", "chatml"])
 @given(contents=st.lists(content, min_size=1, max_size=5), system=st.booleans(), prompt=st.booleans())
 def test_ids_and_masks_equal_those_of_transformers(
     gpt2: BPETokenizer, theirs, template: ChatTemplate, contents: list[str], system: bool, prompt: bool
 ):
     expected = theirs.apply_chat_template(
         [vars(message) for message in chat(*contents, system=system)],
-        chat_template=None if template is DEFAULT else template.source,
+        chat_template=None if template is DEFAULT_TEMPLATE else template.source,
         add_generation_prompt=prompt,
         return_assistant_tokens_mask=True,
         return_dict=True,
@@ -161,8 +161,8 @@ def test_templates_in_the_config_are_read_where_they_have_no_file(small: BPEToke
     assert read == ChatTemplate("a") and read is not None and read.name == str(path)
     load_tokenizer(tmp_path).save(tmp_path)
     assert ChatTemplate.load(tmp_path) == read and "chat_template" not in json.loads(path.read_text())
-    DEFAULT.save(tmp_path)
-    assert ChatTemplate.load(tmp_path) == DEFAULT
+    DEFAULT_TEMPLATE.save(tmp_path)
+    assert ChatTemplate.load(tmp_path) == DEFAULT_TEMPLATE
 
 
 @pytest.mark.parametrize("stored", [5, ["a"], {"default": "a"}, [{"name": "default", "template": 5}]])
@@ -200,21 +200,21 @@ def test_tokens_that_cannot_be_added_are_refused(small: BPETokenizer):
     with pytest.raises(UsageError, match="t.jinja: special token '<.\\\\udfff.>': must be a text"):
         add_template(small, ChatTemplate(r"{{ '<|\udfff|>' }}", "t.jinja"))
     with pytest.raises(UsageError, match="a char tokenizer can't have the special tokens <.system.>.*--tokenizer bpe"):
-        DEFAULT.encode(CharTokenizer(HAMLET), chat("x"))
+        DEFAULT_TEMPLATE.encode(CharTokenizer(HAMLET), chat("x"))
 
 
 def test_missing_special_tokens_are_named(small: BPETokenizer):
     tokenizer = add_special_tokens(small, ["<|user|>"])
     message = "the tokenizer has no special tokens <.system.>, <.end.>, <.assistant.>"
-    for use in (lambda: DEFAULT.encode(tokenizer, chat("x")), lambda: DEFAULT.stop_id(tokenizer)):
+    for use in (lambda: DEFAULT_TEMPLATE.encode(tokenizer, chat("x")), lambda: DEFAULT_TEMPLATE.stop_id(tokenizer)):
         with pytest.raises(UsageError, match=message):
             use()
-    assert DEFAULT.special_tokens == ("<|system|>", "<|end|>", "<|user|>", "<|assistant|>")
+    assert DEFAULT_TEMPLATE.special_tokens == ("<|system|>", "<|end|>", "<|user|>", "<|assistant|>")
     assert CHATML.special_tokens == ("<|im_start|>", "<|im_end|>")
 
 
 def test_the_token_that_ends_a_turn_is_found_and_learnt(gpt2: BPETokenizer):
-    for template, end in ((DEFAULT, "<|end|>"), (CHATML, "<|im_end|>")):
+    for template, end in ((DEFAULT_TEMPLATE, "<|end|>"), (CHATML, "<|im_end|>")):
         assert template.stop_id(gpt2) == gpt2.special_tokens[end]
         template.check_learnable(gpt2)
     with pytest.raises(UsageError, match="the chat template: the assistant's turn does not end with a special token"):
@@ -227,7 +227,7 @@ def test_without_generation_blocks_there_is_an_answer_but_nothing_to_learn(gpt2:
     assert bare.stop_id(gpt2) == CHATML.stop_id(gpt2)
     with pytest.raises(UsageError, match=r"folder/chat_template.jinja: has no {% generation %} … {% endgeneration %}"):
         bare.check_learnable(gpt2)
-    endless = ChatTemplate(DEFAULT.source.replace("<|end|>{% endgeneration %}", "{% endgeneration %}<|end|>"))
+    endless = ChatTemplate(DEFAULT_TEMPLATE.source.replace("<|end|>{% endgeneration %}", "{% endgeneration %}<|end|>"))
     with pytest.raises(UsageError, match="leaves out '<.end.>', which ends the assistant's turn"):
         endless.check_learnable(gpt2)
 
@@ -243,8 +243,8 @@ def test_any_number_of_generation_blocks_is_found(small: BPETokenizer):
 
 
 def test_lone_surrogates_become_replacement_characters(gpt2: BPETokenizer):
-    whole = DEFAULT.encode(gpt2, chat("a\ud800b", "\udfff\ud83d\ude42"))
-    assert whole == DEFAULT.encode(gpt2, chat("a\ufffdb", "\ufffd🙂"))
+    whole = DEFAULT_TEMPLATE.encode(gpt2, chat("a\ud800b", "\udfff\ud83d\ude42"))
+    assert whole == DEFAULT_TEMPLATE.encode(gpt2, chat("a\ufffdb", "\ufffd🙂"))
     template = ChatTemplate("{{ '\\ud83d\\ude42' }}{% generation %}{{ messages[0].content }}{% endgeneration %}")
     encoded = template.encode(gpt2, chat("a"))
     assert gpt2.decode(encoded.ids) == "\ufffd\ufffda" and encoded.turns() == [(len(encoded.ids) - 1, len(encoded.ids))]

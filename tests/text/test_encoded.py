@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jaxgpt.errors import UsageError
-from jaxgpt.text.chat import DEFAULT, ChatTemplate, Encoded, add_template
+from jaxgpt.text.chat import DEFAULT_TEMPLATE, ChatTemplate, Encoded, add_template
 from jaxgpt.text.encoded import (
     LabelledIds,
     encode_conversations,
@@ -26,7 +26,7 @@ HAMLET = (Path(__file__).parents[2] / "jaxgpt/text/data/plays/hamlet.txt").read_
 
 @pytest.fixture(scope="module")
 def bpe() -> BPETokenizer:
-    return add_template(BPETokenizer.train([HAMLET], 300), DEFAULT)
+    return add_template(BPETokenizer.train([HAMLET], 300), DEFAULT_TEMPLATE)
 
 
 def user(text: str) -> Message:
@@ -82,22 +82,23 @@ def test_what_is_kept_fits_and_is_the_most_there_is(weights: list[float], length
 def test_cut_and_dropped_conversations_are_counted(bpe: BPETokenizer):
     talk = [Conversation((user("a"), says("b")) * turns, f"f:{turns}") for turns in (1, 2, 3)]
     long = Conversation((user("a" * 50), says("b")), "f:4")
-    fitted = encode_conversations([*talk, long], bpe, DEFAULT, length=11)  # a turn and its answer are 6 tokens
+    fitted = encode_conversations([*talk, long], bpe, DEFAULT_TEMPLATE, length=11)  # a turn and its answer are 6 tokens
     assert [len(conversation.ids) for conversation in fitted.conversations] == [6, 12, 12]
     assert (fitted.cut, fitted.dropped) == (1, 1)
-    assert fitted.conversations[0] == DEFAULT.encode(bpe, talk[0].messages)
+    assert fitted.conversations[0] == DEFAULT_TEMPLATE.encode(bpe, talk[0].messages)
     with pytest.raises(UsageError, match="none of the 1 conversations has a turn of the assistant's within 11 tokens"):
-        encode_conversations([long], bpe, DEFAULT, length=11)
+        encode_conversations([long], bpe, DEFAULT_TEMPLATE, length=11)
 
 
 def test_what_a_template_refuses_is_named_by_file_and_line(bpe: BPETokenizer):
     template = ChatTemplate(
-        DEFAULT.source + "{% if messages[0].role == 'system' %}{{ raise_exception('no system') }}{% endif %}", "t.jinja"
+        DEFAULT_TEMPLATE.source + "{% if messages[0].role == 'system' %}{{ raise_exception('no system') }}{% endif %}",
+        "t.jinja",
     )
     records = [Conversation((user("a"), says("b")), "f:1"), Conversation((Message("system", "a"), says("b")), "f:2")]
     with pytest.raises(UsageError, match="^f:2: t.jinja: the chat template fails: no system$"):
         encode_conversations(records, bpe, template, length=20)
-    unmarked = ChatTemplate(re.sub("{% (end)?generation %}", "", DEFAULT.source))
+    unmarked = ChatTemplate(re.sub("{% (end)?generation %}", "", DEFAULT_TEMPLATE.source))
     with pytest.raises(UsageError, match="nothing to learn"):
         encode_conversations(records[:1], bpe, unmarked, length=20)
 
@@ -115,15 +116,15 @@ def test_texts_are_answered_without_a_template(bpe: BPETokenizer):
 def test_only_the_answer_of_a_pair_is_learnt(bpe: BPETokenizer):
     history = (Message("system", "s"), user("a"), says("b"), user("c"))
     pair = Preference(history, (says("de"), user("f"), says("g")), (says("x"),), 0.0, "f:1")
-    encoded = encode_pairs([pair], bpe, DEFAULT, length=99)[0].chosen
-    whole = DEFAULT.encode(bpe, (*history, says("de"), user("f"), says("g")))
-    begin = len(DEFAULT.encode(bpe, history, add_generation_prompt=True).ids)
+    encoded = encode_pairs([pair], bpe, DEFAULT_TEMPLATE, length=99)[0].chosen
+    whole = DEFAULT_TEMPLATE.encode(bpe, (*history, says("de"), user("f"), says("g")))
+    begin = len(DEFAULT_TEMPLATE.encode(bpe, history, add_generation_prompt=True).ids)
     assert encoded.ids == whole.ids and whole.turns()[0][0] < begin
     assert encoded.turns() == whole.turns()[1:] and encoded.turns()[0][0] == begin
 
 
 def test_a_pair_ends_with_its_answers_last_token(bpe: BPETokenizer):
-    lines = ChatTemplate(DEFAULT.source.replace("{% endgeneration %}", "{% endgeneration %}{{ '\\n' }}"))
+    lines = ChatTemplate(DEFAULT_TEMPLATE.source.replace("{% endgeneration %}", "{% endgeneration %}{{ '\\n' }}"))
     pair = Preference((user("a"),), (says("b"),), (says("cd"),), 0.5, "f:1")
     (encoded,) = encode_pairs([pair], bpe, lines, length=20)
     assert encoded.margin == 0.5
@@ -133,8 +134,8 @@ def test_a_pair_ends_with_its_answers_last_token(bpe: BPETokenizer):
 
 def test_prompts_end_with_what_an_answer_begins_with(bpe: BPETokenizer):
     prompts = [Prompt("To be", "f:1"), Prompt((user("a"),), "f:2")]
-    asked = DEFAULT.encode(bpe, (user("a"),), add_generation_prompt=True).ids
-    assert encode_prompts(prompts, bpe, DEFAULT, length=20) == [tuple(bpe.encode("To be")), asked]
+    asked = DEFAULT_TEMPLATE.encode(bpe, (user("a"),), add_generation_prompt=True).ids
+    assert encode_prompts(prompts, bpe, DEFAULT_TEMPLATE, length=20) == [tuple(bpe.encode("To be")), asked]
     assert asked[-1] == bpe.special_tokens["<|assistant|>"]
 
 
@@ -154,7 +155,7 @@ def test_what_is_too_long_or_lacks_a_template_is_named(bpe: BPETokenizer):
     ]:
         with pytest.raises(UsageError, match=message):
             use()
-    silent = ChatTemplate("{% if messages | length < 3 %}" + DEFAULT.source + "{% endif %}", "t.jinja")
+    silent = ChatTemplate("{% if messages | length < 3 %}" + DEFAULT_TEMPLATE.source + "{% endif %}", "t.jinja")
     pair = Preference((user("a"), says("b"), user("c")), (says("b"),), (says("c"),), 0.0, "f:6")
     with pytest.raises(UsageError, match="f:6: t.jinja: leaves the answer out"):
         encode_pairs([pair], bpe, silent, length=20)

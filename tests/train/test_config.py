@@ -7,8 +7,9 @@ import pytest
 
 from jaxgpt.errors import UsageError
 from jaxgpt.model.config import PRESETS, GPTConfig
-from jaxgpt.train.config import OptimizerConfig, TrainConfig
-from jaxgpt.train.stages import PPOStageConfig
+from jaxgpt.stages.ppo import PPOStageConfig
+from jaxgpt.stages.pretrain import PretrainConfig
+from jaxgpt.train.config import OptimizerConfig
 
 BAD = [
     ("max_iters", 0),
@@ -50,17 +51,17 @@ BAD = [
 @pytest.mark.parametrize(("name", "value"), BAD)
 def test_a_bad_value_is_named(name, value):
     with pytest.raises(UsageError) as refused:
-        TrainConfig(**{name: value})
+        PretrainConfig(**{name: value})
     assert name in str(refused.value) and str(value) in str(refused.value)
 
 
 def test_limits_themselves_are_fine():
     OptimizerConfig(max_iters=1, warmup_iters=1, min_lr=0.0, weight_decay=0.0, beta1=0.0, grad_clip=None)
     OptimizerConfig(learning_rate=1e-3, min_lr=1e-3, lr_decay_iters=100, warmup_iters=100)
-    TrainConfig(seed=2**32 - 1, keep=1, sample_tokens=0, save_minutes=None, tokenizer="bpe", bpe_vocab_size=257)
+    PretrainConfig(seed=2**32 - 1, keep=1, sample_tokens=0, save_minutes=None, tokenizer="bpe", bpe_vocab_size=257)
 
 
-@pytest.mark.parametrize("record", [OptimizerConfig, TrainConfig, PPOStageConfig])
+@pytest.mark.parametrize("record", [OptimizerConfig, PretrainConfig, PPOStageConfig])
 @pytest.mark.parametrize(("max_iters", "warmup"), [(1, 0), (20, 1), (50, 2), (400, 20), (2000, 100), (600_000, 30_000)])
 def test_warmup_is_a_twentieth_of_the_run_unless_said_otherwise(record, max_iters, warmup):
     more = {"dataset": "x", "reward_function": "f.py:f"} if record is PPOStageConfig else {}
@@ -73,7 +74,7 @@ def test_warmup_is_a_twentieth_of_the_run_unless_said_otherwise(record, max_iter
 
 def test_rows_of_an_update_are_limited_together():
     with pytest.raises(UsageError, match="batch_size 2000 x gradient_accumulation_steps 2000 are 4000000 rows"):
-        TrainConfig(batch_size=2000, gradient_accumulation_steps=2000)
+        PretrainConfig(batch_size=2000, gradient_accumulation_steps=2000)
 
 
 def test_decay_ends_with_the_run_unless_said_otherwise():
@@ -83,15 +84,15 @@ def test_decay_ends_with_the_run_unless_said_otherwise():
 
 @pytest.mark.parametrize("preset", PRESETS.values(), ids=PRESETS)
 def test_what_is_not_said_of_the_model_stays(preset):
-    assert TrainConfig().model(preset) == preset
+    assert PretrainConfig().model(preset) == preset
 
 
 def test_what_is_said_of_the_model_counts_even_where_it_is_zero_or_false():
     said = {"n_layer": 3, "n_head": 2, "n_embd": 10, "bias": False, "tie_word_embeddings": False, "n_inner": 7}
     expected = dataclasses.replace(GPTConfig(**said), resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0)
-    assert TrainConfig(**said, dropout=0.0).model(GPTConfig()) == expected
+    assert PretrainConfig(**said, dropout=0.0).model(GPTConfig()) == expected
 
 
 def test_a_model_that_can_not_be_is_refused():
     with pytest.raises(UsageError, match="n_embd 768 is not a multiple of n_head 5"):
-        TrainConfig(n_head=5).model(GPTConfig())
+        PretrainConfig(n_head=5).model(GPTConfig())

@@ -9,7 +9,7 @@ import optax
 import pytest
 
 from jaxgpt.train import cross_entropy as module
-from jaxgpt.train.cross_entropy import cross_entropy
+from jaxgpt.train.cross_entropy import cross_entropy, map_logits
 
 
 def draw(rows: int, length: int, width: int, vocab: int) -> tuple[jax.Array, ...]:
@@ -40,6 +40,24 @@ def test_values_and_gradients_are_those_of_all_logits_at_once(parts: int, monkey
     np.testing.assert_allclose(0.3 * cross_entropy(x, head, targets, weights), results[0][0], rtol=1e-6)
 
 
+@pytest.mark.parametrize("parts", [1, 3])
+def test_a_function_of_logits_and_its_gradients_are_those_of_all_at_once(parts: int, monkeypatch: pytest.MonkeyPatch):
+    x, head, targets, weights = draw(3, 7, 5, 11)
+    monkeypatch.setattr(module, "PART_BYTES", -(-4 * 3 * 7 * 11 // parts))
+
+    def chosen(logits: jax.Array, targets: jax.Array) -> jax.Array:
+        return jnp.take_along_axis(jax.nn.log_softmax(logits), targets[..., None], -1)[..., 0] ** 2
+
+    def whole(x: jax.Array, head: jax.Array) -> jax.Array:
+        return (chosen(x @ head.T, targets) * weights).sum()
+
+    def in_parts(x: jax.Array, head: jax.Array) -> jax.Array:
+        return (map_logits(chosen, x, head, targets) * weights).sum()
+
+    for one, other in zip(*(jax.value_and_grad(f, (0, 1))(x, head) for f in (whole, in_parts)), strict=True):
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-4), one, other)
+
+
 def test_in_bf16_the_heads_gradient_is_summed_in_f32():
     x, head, targets, weights = draw(2, 64, 8, 12)
     x = x.astype(jnp.bfloat16)
@@ -62,5 +80,10 @@ def test_at_gpt2s_vocabulary_and_context_the_logits_are_never_there_as_a_whole()
         compiled = jax.jit(jax.grad(function, (0, 1))).lower(x, head, targets, weights).compile()
         return compiled.memory_analysis().temp_size_in_bytes
 
+    def squared(x: jax.Array, head: jax.Array, targets: jax.Array, weights: jax.Array) -> jax.Array:
+        losses = map_logits(optax.softmax_cross_entropy_with_integer_labels, x, head, targets)
+        return (losses * weights).sum() ** 2
+
     # A part's logits and what is made of them, and the head's gradient twice.
+    assert temporary(squared) < logits
     assert temporary(cross_entropy) < 2 * module.PART_BYTES + 2 * 4 * 50257 * 64 < logits < temporary(plain)

@@ -17,12 +17,11 @@ from jaxgpt.model.atlas import parameters
 from jaxgpt.model.attention_kernels import cudnn_works
 from jaxgpt.model.config import GPTConfig
 from jaxgpt.model.layers import GPT
+from jaxgpt.stages.pretrain import PretrainConfig
 from jaxgpt.text.batches import Batch
 from jaxgpt.text.examples import Pairs
-from jaxgpt.train.config import TrainConfig
 from jaxgpt.train.objectives import Objective, pretrain
 from jaxgpt.train.preferences import dpo, reward
-from jaxgpt.train.task import Task
 from jaxgpt.train.trainer import Trainer
 
 B, T = 2, 256  # twice the lanes in which a TPU keeps a row's sum
@@ -73,11 +72,9 @@ class Lowered:
     def __init__(
         self, platform: str, config: GPTConfig, objective: Objective, batch: Any, *, accumulate: int = 1
     ) -> None:
-        flags = TrainConfig(batch_size=B, gradient_accumulation_steps=accumulate)
+        flags = PretrainConfig(batch_size=B, gradient_accumulation_steps=accumulate)
         mesh, own = make_mesh(), tuple(parameters(config))
-        trainer = Trainer(
-            flags, Task(config, own, lambda _: None, objective, lambda _: batch, lambda _: batch, 1), mesh
-        )
+        trainer = Trainer(flags, mesh, config=config, objective=objective, parameters=own)
         known = [DisabledSafetyCheck.custom_call(name) for name in (*CUDNN, *CUDNN_MASKED)]
         step = export(trainer.step, platforms=[platform], disabled_checks=known)
         self.text = step(trainer.abstract, put_batch(mesh, batch)).mlir_module()

@@ -4,7 +4,7 @@ import pytest
 
 from jaxgpt.errors import UsageError
 from jaxgpt.flags import parse
-from jaxgpt.train.ppo_config import PPOConfig
+from jaxgpt.rl.config import PPOConfig
 
 
 def test_flags_are_read():

@@ -9,8 +9,8 @@ import pytest
 
 from jaxgpt.errors import RunError, UsageError
 from jaxgpt.model.layers import GPT
-from jaxgpt.train.advantages import gae, whiten
-from jaxgpt.train.ppo_config import PPOConfig
+from jaxgpt.rl.advantages import gae, whiten
+from jaxgpt.rl.config import PPOConfig
 
 
 @pytest.fixture(scope="module")

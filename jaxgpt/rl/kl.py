@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float
 
-from jaxgpt.train.ppo_config import KLEstimator
+from jaxgpt.rl.config import KLEstimator
 
 Number = TypeVar("Number", float, Array)
 

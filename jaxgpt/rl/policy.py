@@ -12,10 +12,11 @@ from jax import Array
 from jaxtyping import Float, Int
 
 from jaxgpt.model.layers import GPT, applied
-from jaxgpt.train.experience import Experience
-from jaxgpt.train.kl import estimate_kl
+from jaxgpt.rl.config import PPOConfig
+from jaxgpt.rl.experience import Experience
+from jaxgpt.rl.kl import estimate_kl
+from jaxgpt.train.cross_entropy import map_logits
 from jaxgpt.train.objectives import Objective, Params, Sums
-from jaxgpt.train.ppo_config import PPOConfig
 
 
 @flax.struct.dataclass
@@ -52,12 +53,16 @@ def view(
     """
     apply = applied(model, params)
     hidden, _ = apply(tokens, method="hidden")
-    logits = apply(hidden, method="logits")[..., :vocab_size] / temperature
-    total = jax.nn.logsumexp(logits, axis=-1)
-    chosen = jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]
-    entropy = total - (jnp.exp(logits - total[..., None]) * logits).sum(-1)
+
+    def read(logits: Array, targets: Array) -> tuple[Array, Array]:
+        logits = logits[..., :vocab_size] / temperature
+        total = jax.nn.logsumexp(logits, axis=-1)
+        chosen = jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]
+        return chosen - total, total - (jnp.exp(logits - total[..., None]) * logits).sum(-1)
+
+    log_probs, entropy = map_logits(read, hidden, apply(method="head"), targets)
     values = None if model.config.labels is None else apply(hidden, method="scores")[..., 0]
-    return View(chosen - total, entropy, values)
+    return View(log_probs, entropy, values)
 
 
 def ppo(model: GPT, config: PPOConfig, *, vocab_size: int | None = None) -> Objective:

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from dataclasses import dataclass
 from typing import Literal
 
 from jaxgpt.errors import UsageError
-from jaxgpt.flags import Count, Rows, check_ranges, flag
-from jaxgpt.train.config import check
+from jaxgpt.flags import Count, NotNegative, Positive, Probability, Rows, check_ranges, flag
 
 KLEstimator = Literal["k1", "k3"]
 
@@ -26,40 +24,34 @@ class PPOConfig:
         UsageError: a value out of range, or two that contradict each other.
     """
 
-    algorithm: Literal["ppo", "grpo"] = flag("ppo", "ppo: advantages from a value head; grpo: from groups")
-    rollout_size: Rows = flag(64, "responses in an iteration")
-    group_size: Rows | None = flag(None, "responses to each prompt of an iteration; none: 1, with grpo 8")
-    max_new_tokens: Count = flag(48, "longest response")
-    temperature: float = flag(1.0, "of sampling; losses are of the same distribution")
-    missing_end_penalty: float | None = flag(None, "subtracted from the score of a response that does not end")
-    kl_coef: float = flag(0.05, "weight of the divergence from the reference, with kl_target at the beginning")
-    kl_target: float | None = flag(None, "divergence of a whole response, in nats, that kl_coef adapts to")
-    kl_horizon: float | None = flag(None, "with kl_target, responses over which kl_coef adapts; none: 1000")
+    algorithm: Literal["ppo", "grpo"] = flag(
+        "ppo", "ppo: advantages from a value head; grpo: from groups", on_resume="fixed"
+    )
+    rollout_size: Rows = flag(64, "responses in an iteration", on_resume="fixed")
+    group_size: Rows | None = flag(
+        None, "responses to each prompt of an iteration; none: 1, with grpo 8", on_resume="fixed"
+    )
+    max_new_tokens: Count = flag(48, "longest response", on_resume="fixed")
+    temperature: Positive = flag(1.0, "of sampling; losses are of the same distribution")
+    missing_end_penalty: Positive | None = flag(None, "subtracted from the score of a response that does not end")
+    kl_coef: NotNegative = flag(0.05, "weight of the divergence from the reference, with kl_target at the beginning")
+    kl_target: Positive | None = flag(None, "divergence of a whole response, in nats, that kl_coef adapts to")
+    kl_horizon: Positive | None = flag(None, "with kl_target, responses over which kl_coef adapts; none: 1000")
     kl_estimator: KLEstimator = flag("k1", "k1: unbiased; k3: also never negative, of less variance")
     whiten_rewards: bool = flag(False, "scale tokens' rewards to variance 1, keeping their mean")
     whiten_advantages: bool = flag(True, "scale and shift advantages to mean 0 and variance 1")
-    gamma: float = flag(1.0, "discount from token to token")
-    lam: float = flag(0.95, "of generalised advantages: 0 trusts the values, 1 the rewards")
-    epochs: Count = flag(4, "times that an iteration's responses are gone through")
-    batch_size: Rows = flag(16, "responses of a micro-batch, over all devices")
-    gradient_accumulation_steps: Rows = flag(1, "micro-batches in an update")
-    clip: float = flag(0.2, "how far a token's probability may be moved, as a ratio")
-    value_clip: float | None = flag(0.2, "how far a value may be moved; none: any distance")
-    value_coef: float = flag(0.1, "weight of the loss of values")
-    entropy_coef: float = flag(0.0, "weight of the bonus for entropy")
+    gamma: Probability = flag(1.0, "discount from token to token")
+    lam: Probability = flag(0.95, "of generalised advantages: 0 trusts the values, 1 the rewards")
+    epochs: Count = flag(4, "times that an iteration's responses are gone through", on_resume="fixed")
+    batch_size: Rows = flag(16, "responses of a micro-batch, over all devices", on_resume="fixed")
+    gradient_accumulation_steps: Rows = flag(1, "micro-batches in an update", on_resume="fixed")
+    clip: Positive = flag(0.2, "how far a token's probability may be moved, as a ratio")
+    value_clip: Positive | None = flag(0.2, "how far a value may be moved; none: any distance")
+    value_coef: NotNegative = flag(0.1, "weight of the loss of values")
+    entropy_coef: NotNegative = flag(0.0, "weight of the bonus for entropy")
 
     def __post_init__(self) -> None:
         check_ranges(self)
-        for name in ("temperature", "clip"):
-            check(self, name, lambda x: 0 < x < math.inf, "a positive number")
-        for name in ("kl_target", "kl_horizon", "value_clip"):
-            check(self, name, lambda x: x is None or 0 < x < math.inf, "a positive number, or none")
-        for name in ("kl_coef", "value_coef", "entropy_coef"):
-            check(self, name, lambda x: 0 <= x < math.inf, "a number from 0 up")
-        penalty = "a positive number, or none"
-        check(self, "missing_end_penalty", lambda x: x is None or 0 < x < math.inf, penalty)
-        for name in ("gamma", "lam"):
-            check(self, name, lambda x: 0 <= x <= 1, "from 0 to 1")
         update = "batch_size x gradient_accumulation_steps"
         for name, parts in ((update, self.minibatch_size), ("group_size", self.responses_per_prompt)):
             if over := self.rollout_size % parts:

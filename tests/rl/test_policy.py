@@ -9,9 +9,9 @@ import pytest
 from flax.traverse_util import flatten_dict
 
 from jaxgpt.model.layers import GPT
-from jaxgpt.train.experience import Experience, minibatches
-from jaxgpt.train.policy import policy_losses, ppo, value_losses
-from jaxgpt.train.ppo_config import PPOConfig
+from jaxgpt.rl.config import PPOConfig
+from jaxgpt.rl.experience import Experience, minibatches
+from jaxgpt.rl.policy import policy_losses, ppo, value_losses
 
 CONFIG = PPOConfig(entropy_coef=0.01, temperature=0.8, clip=0.2, value_clip=0.3, value_coef=0.5)
 WEIGHTS = np.asarray([[0, 1, 1, 1, 0, 0], [0, 0, 0, 1, 1, 1], [1, 0, 0, 0, 0, 0]], np.float32)

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from jaxgpt.errors import RunError, UsageError
+from jaxgpt.rl.reward_function import check_rewards, load_reward_function
 from jaxgpt.text.records import Message, Prompt
-from jaxgpt.train.reward_function import check_rewards, load_reward_function
 from jaxgpt.train.stop import stop_on_signal
 
 GOOD = """

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxgpt.train.kl import estimate_kl, next_coefficient
+from jaxgpt.rl.kl import estimate_kl, next_coefficient
 
 
 @pytest.fixture(scope="module")

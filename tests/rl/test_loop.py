@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from jaxgpt.errors import UsageError
+from jaxgpt.rl.experience import minibatches
+from jaxgpt.rl.loop import run_ppo
 from jaxgpt.train.checkpoint import Checkpoints
-from jaxgpt.train.experience import minibatches
 from jaxgpt.train.manifest import Progress
-from jaxgpt.train.ppo import run_ppo
 
 
 def iterations(rewarded, state, until, **options):

@@ -4,9 +4,10 @@ Everything is a function of (policy, coefficient, iteration), so there is nothin
 decoder, whose programs are few (`bucket`); all else has one shape for the whole run, and is compiled once.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -18,14 +19,15 @@ from jaxtyping import Float
 from jaxgpt.decode.engine import generate
 from jaxgpt.errors import UsageError
 from jaxgpt.model.layers import GPT
+from jaxgpt.rl.advantages import explained_variance, gae, group_advantages, token_rewards, whiten
+from jaxgpt.rl.config import PPOConfig
+from jaxgpt.rl.experience import Experience
+from jaxgpt.rl.kl import estimate_kl
+from jaxgpt.rl.policy import view
+from jaxgpt.rl.reward_function import check_rewards
 from jaxgpt.text.batches import Batch, pad_batch
-from jaxgpt.train.advantages import explained_variance, gae, group_advantages, token_rewards, whiten
-from jaxgpt.train.experience import Experience
-from jaxgpt.train.kl import estimate_kl
+from jaxgpt.text.tokenizers import Tokenizer
 from jaxgpt.train.objectives import Params
-from jaxgpt.train.policy import view
-from jaxgpt.train.ppo_config import PPOConfig
-from jaxgpt.train.reward_function import check_rewards
 
 Ids = Sequence[Sequence[int]]
 Scorer = Callable[[list[list[int]], list[list[int]]], np.ndarray]
@@ -199,3 +201,21 @@ def appraise(
     if config.whiten_advantages:
         advantages = whiten(advantages, mask)
     return known(advantages, values, returns), metrics
+
+
+def mean_metrics(rollouts: Iterable[Rollout]) -> dict[str, float]:
+    """Return the means over rollouts of their metrics, by their names."""
+    found = [rollout.metrics for rollout in rollouts]
+    return {name: float(np.mean([one[name] for one in found])) for name in found[0]}
+
+
+def write_samples(file: Path, tokenizer: Tokenizer, rollout: Rollout, count: int = 8) -> None:
+    """Write some of a rollout's answers down as a table."""
+    rows = [
+        [tokenizer.decode(prompt), tokenizer.decode(response), f"{score:.3f}"]
+        for prompt, response, score in zip(rollout.prompts, rollout.responses, rollout.scores, strict=True)
+    ][:count]
+    lines = [[" ".join(cell.replace("|", "\\|").split()) for cell in row] for row in rows]
+    table = ["| prompt | response | score |", "|---|---|---|", *(f"| {' | '.join(line)} |" for line in lines)]
+    file.parent.mkdir(exist_ok=True)
+    file.write_text("\n".join(table) + "\n", encoding="utf-8")

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxgpt.train.advantages import explained_variance, gae, group_advantages, token_rewards, whiten
+from jaxgpt.rl.advantages import explained_variance, gae, group_advantages, token_rewards, whiten
 
 # Prompts and responses of different lengths in rows of 8: first column and length of each response.
 SPANS = [(2, 4), (0, 8), (5, 1), (3, 5)]

@@ -10,7 +10,7 @@ import numpy as np
 from jax import Array
 from jaxtyping import Float, Int
 
-from jaxgpt.train.ppo_config import PPOConfig
+from jaxgpt.rl.config import PPOConfig
 
 
 @flax.struct.dataclass
@@ -46,3 +46,9 @@ def minibatches(experience: Experience, config: PPOConfig, *, seed: int, iterati
         order = np.random.default_rng([seed, iteration, epoch]).permutation(len(experience.tokens))
         for rows in np.split(order, config.minibatches):
             yield jax.tree.map(lambda x, rows=rows: x[rows], experience)
+
+
+def empty_experience(rows: int, length: int, *, values: bool) -> Experience:
+    """Return a minibatch of zeros: the shape of all others, with values as PPO has them, or without."""
+    ids, numbers = np.zeros((rows, length), np.int32), np.zeros((rows, length), np.float32)
+    return Experience(ids, ids, numbers, numbers, numbers, numbers, *((numbers, numbers) if values else ()))

@@ -1,0 +1,113 @@
+"""Direct preference optimisation: pairs of answers, and how likely the model found them before → a policy."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from jaxgpt import model, text, train
+from jaxgpt.errors import UsageError
+from jaxgpt.flags import PathName, Positive, Rate, Real, flag
+from jaxgpt.stages.base import Record, next_command, show_curve
+from jaxgpt.stages.finetune import SHOWN_PROMPTS, FineTuneConfig
+from jaxgpt.stages.reward import PAIR_FILE, FromPairs
+
+REFERENCE = "reference.npz"
+Smoothing = Annotated[float, Real(lambda x: 0 <= x < 0.5, "from 0 up and below 0.5")]
+
+
+@dataclass(frozen=True)
+class DPOConfig(FineTuneConfig):
+    """Learning from pairs of answers without a reward model (Rafailov et al. 2023)."""
+
+    out_dir: PathName = flag("out-dpo", "the run's folder", on_resume="of the command", per_host=True)
+    dataset: PathName | None = flag(None, PAIR_FILE, per_host=True)
+    dropout: Rate | None = flag(0.0, "all three dropout rates; none: the model's own, but 0 of attention weights")
+    learning_rate: Positive = flag(5e-6, "peak learning rate, reached after warmup")
+    loss: Literal["sigmoid", "robust", "hinge", "ipo"] = flag("sigmoid", "the loss of a pair")
+    beta: Positive = flag(0.1, "the higher, the closer the model stays to the reference")
+    label_smoothing: Smoothing = flag(
+        0.0,
+        "share of pairs that may be the wrong way round: for sigmoid and robust",
+    )
+    length_normalised: bool = flag(False, "take log-probabilities per token")
+    reference: Literal["precomputed", "live"] = flag(
+        "precomputed",
+        "log-probabilities of the reference: computed once, or, with adapters, in every step",
+        on_resume="fixed",
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.label_smoothing and self.loss not in ("sigmoid", "robust"):
+            raise UsageError(f"label_smoothing {self.label_smoothing}: only with the losses sigmoid and robust")
+        if self.reference == "live" and self.lora is None:
+            raise UsageError("--reference live: only with --lora_rank, where the reference is the model without it")
+
+
+class DPO(FromPairs[DPOConfig]):
+    """The chosen answer more likely than the rejected one, near the model that the run begins with."""
+
+    name = "dpo"
+    Flags = DPOConfig
+
+    def open(self, folder: Path, record: Record | None) -> None:
+        self.folder = folder
+        self.open_base(folder, record)
+        self.remove_labels()
+        self.open_pairs()
+
+    def make_objective(self, model: Any) -> train.Objective:
+        flags = self.flags
+        return train.dpo(
+            model,
+            loss=flags.loss,
+            beta=flags.beta,
+            label_smoothing=flags.label_smoothing,
+            length_normalised=flags.length_normalised,
+        )
+
+    def objective(self) -> train.Objective:
+        found = super().objective()
+        if self.flags.reference == "precomputed":
+            return found
+        # Outside of what merges the adapters, which the reference goes without.
+        return train.with_reference(found, self.build_model(), model.without_adapters)
+
+    def lay_out(self, part: str, rows: Any) -> text.Pairs:
+        batch = super().lay_out(part, rows)
+        return replace(batch, reference=self.reference[part][rows]) if self.reference else batch
+
+    @cached_property
+    def reference(self) -> dict[str, Any]:
+        """How likely the model that the run begins with finds each pair's two answers, for each part of the data."""
+        if self.flags.reference == "live":
+            return {}
+        sizes = {part: len(pairs) for part, pairs in self.examples.items()}
+        if self.flags.dry_run:  # only shapes matter, and there is no run's folder
+            return train.no_reference(sizes)
+        return train.read_reference(self.folder / REFERENCE, sizes, self._fingerprint)
+
+    @property
+    def _fingerprint(self) -> str:
+        """A hash of the pairs' tokens."""
+        return hashlib.sha256(repr(self.examples).encode()).hexdigest()
+
+    def write_files(self, folder: Path) -> None:
+        super().write_files(folder)
+        if self.flags.reference == "precomputed":
+            found = {}
+            for part, pairs in self.examples.items():
+                batches = (super(DPO, self).lay_out(part, rows) for rows in self.rows_in_order(part))
+                found[part] = train.reference_log_probs(self.build_model(), self.params, batches)[: len(pairs)]
+            train.write_reference(folder / REFERENCE, found, self._fingerprint)
+
+    def show(self, folder: Path, params: Any) -> None:
+        """Print some answers."""
+        begun = (pair.chosen.ids[: pair.chosen.weights.index(1)] for pair in self.examples["val"])
+        prompts = list(dict.fromkeys(begun))[:SHOWN_PROMPTS]
+        self.show_answers(folder, prompts, self.best_params(folder, params))
+        show_curve(folder, next_command("generate", "--compare", self.source, folder, "--prompts", "FILE"))

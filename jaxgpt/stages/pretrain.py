@@ -1,0 +1,221 @@
+"""Pretraining: text → tokens → batches → next tokens as the objective → a sample."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated, Any
+
+from jaxgpt import decode, text, train
+from jaxgpt.devices import is_first
+from jaxgpt.errors import UsageError
+from jaxgpt.flags import CountOrZero, Name, PathName, Share, Whole, flag
+from jaxgpt.model.config import LIMITS, GPTConfig
+from jaxgpt.stages.base import Record, Stage, next_command, show_curve
+from jaxgpt.train.config import RunConfig
+from jaxgpt.train.resume import refuse_changed_flags, refuse_differences
+
+PRESET = "shakespeare-char-cpu"
+BPE_VOCAB_SIZE = 4096
+Depth = Annotated[int, Whole(1, LIMITS["n_layer"])]
+Width = Annotated[int, Whole(1, LIMITS["n_embd"])]
+InnerWidth = Annotated[int, Whole(1, LIMITS["n_inner"])]
+TrainedVocabulary = Annotated[int, Whole(257, LIMITS["vocab_size"])]  # 256 bytes and the end of text
+
+
+@dataclass(frozen=True)
+class PretrainConfig(RunConfig):
+    """A run of pretraining. What describes the model is none where the preset, or the model it starts from, decides.
+
+    Raises:
+        UsageError: a value out of range, or two that contradict each other.
+    """
+
+    dataset: PathName = flag(
+        "plays",
+        "a file or folder of text or .bin tokens; or by name: plays, shakespeare, openwebtext, fineweb",
+        per_host=True,
+    )
+    tokenizer: PathName | None = flag(
+        None, "char, gpt2, bpe (trained on the data) or a folder; none: the model's own, or char", on_resume="fixed"
+    )
+    bpe_vocab_size: TrainedVocabulary | None = flag(
+        None, f"tokens of a trained BPE; none: {BPE_VOCAB_SIZE}", on_resume="fixed"
+    )
+    val_fraction: Share | None = flag(
+        None,
+        "of the text, for validation; none: 0.1, of openwebtext and fineweb 0.0005",
+        on_resume="fixed",
+    )
+    cache_dir: PathName | None = flag(
+        None, "where token files and downloads are kept; none: ~/.cache/jaxgpt", per_host=True
+    )
+
+    preset: Name | None = flag(None, f"a named model to begin from scratch with; none: {PRESET}", on_resume="fixed")
+    n_layer: Depth | None = flag(None, "layers")
+    n_head: Width | None = flag(None, "attention heads")
+    n_embd: Width | None = flag(None, "width of the residual stream")
+    n_inner: InnerWidth | None = flag(None, "width of the feed-forward layers")
+    bias: bool | None = flag(None, "biases in linear layers and layer norms")
+    activation_function: str | None = flag(None, "the feed-forward layers', by HF's names")
+    position_embedding: str | None = flag(None, "learned or sinusoidal")
+    norm_position: str | None = flag(None, "pre (GPT-2) or post (the original transformer)")
+    tie_word_embeddings: bool | None = flag(None, "whether the LM head is the embedding table")
+    sample_tokens: CountOrZero = flag(300, "length of the sample at the end")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.bpe_vocab_size is not None and self.tokenizer != "bpe":
+            raise UsageError(f"--bpe_vocab_size {self.bpe_vocab_size}: only with --tokenizer bpe")
+
+
+class Pretrain(Stage[PretrainConfig]):
+    """Next tokens of a corpus, from new weights or from a pretrained model's.
+
+    Attributes:
+        corpus: the data in tokens.
+        params: the weights to begin with; None for new ones.
+        new: whether the run began with new ones.
+    """
+
+    name = "pretrain"
+    Flags = PretrainConfig
+    recorded = ("new",)
+    counted = True
+    corpus: text.Corpus
+    params: Any
+    new: bool
+
+    def open(self, folder: Path, record: Record | None) -> None:
+        self.params = None
+        if record is not None:
+            self._reopen(folder, record)
+        elif self.flags.init_from in ("scratch", "auto"):
+            self._begin_anew()
+        else:
+            self._begin_with_model()
+        if record is None:
+            self.new, self.tokenizer = self.params is None, self.corpus.tokenizer
+        self.data = {
+            "train": self.corpus.train.fingerprint,
+            "val": self.corpus.val.fingerprint,
+            "tokenizer": self.tokenizer.fingerprint,
+        }
+        train_size, val_size = len(self.corpus.train), len(self.corpus.val)
+        self.about = [
+            *(f"note: {note}" for note in self.corpus.notes),
+            f"data:  {self.corpus.name}, {train_size:,} tokens to train on, {val_size:,} to validate on;",
+            f"       {self.corpus.tokenizer.name} tokenizer with {self.corpus.tokenizer.vocab_size:,} ids",
+        ]
+
+    def _begin_anew(self) -> None:
+        """Describe a new model, and open the corpus in the tokens that it asks for."""
+        flags = self.flags
+        preset = GPTConfig.preset(flags.preset or PRESET)
+        config = flags.model(replace(preset, n_positions=flags.block_size or preset.n_positions))
+        self.corpus = self._open_corpus(flags.tokenizer, config)
+        tokenizer = self.corpus.tokenizer
+        eos = tokenizer.eos_token_id
+        self.config = replace(config, vocab_size=tokenizer.vocab_size, bos_token_id=eos, eos_token_id=eos)
+
+    def _begin_with_model(self) -> None:
+        """Open a pretrained model, and the corpus in its tokens."""
+        flags = self.flags
+        if flags.preset is not None:
+            only = "only with --init_from scratch"
+            raise UsageError(f"--preset {flags.preset}: {only}; {flags.init_from} has its own model")
+        config, self.params, tokenizer = train.open_model(
+            flags.init_from, allow_pickle=flags.allow_pickle, ignore_config_change=flags.ignore_config_change
+        )
+        self.config = flags.fine_tuned(config)
+        rates = {rate: getattr(config, rate) for rate in ("resid_pdrop", "embd_pdrop", "attn_pdrop")}
+        refuse_differences(flags.init_from, config, replace(self.config, **rates))
+        self.corpus = self._open_corpus(flags.tokenizer or tokenizer, config)
+        if self.corpus.tokenizer.fingerprint != tokenizer.fingerprint:
+            other = f"its ids mean other texts than those of {flags.init_from}"
+            raise UsageError(f"--tokenizer {flags.tokenizer}: {other}; leave it out")
+
+    def _reopen(self, folder: Path, record: Record) -> None:
+        """Open the corpus of a run that goes on; its parameters are in its checkpoints."""
+        refuse_changed_flags(self.flags, folder, record)
+        self.config, self.new, self.tokenizer = record["model"], record["new"], text.load_tokenizer(folder)
+        # As when the run began, so that its token files are found again; the hashes say whether all is the same.
+        as_begun = self.new and not self.flags.ignore_data_change
+        self.corpus = self._open_corpus(self.flags.tokenizer if as_begun else self.tokenizer, self.config)
+
+    def _open_corpus(self, tokenizer: str | text.Tokenizer | None, config: GPTConfig) -> text.Corpus:
+        """Return the data in tokens, long enough for rows of this model."""
+        flags, length = self.flags, self.flags.block_size or config.n_positions
+        if length > config.n_positions:
+            raise UsageError(f"block_size {length} is longer than the model's context, {config.n_positions}")
+        return text.load_corpus(
+            flags.dataset,
+            tokenizer,
+            cache_dir=flags.cache_dir,
+            block_size=length,
+            val_fraction=flags.val_fraction,
+            bpe_vocab_size=flags.bpe_vocab_size or BPE_VOCAB_SIZE,
+        )
+
+    @property
+    def block_size(self) -> int:
+        """T, tokens in a row."""
+        return self.flags.block_size or self.config.n_positions
+
+    def init_params(self, shardings: Any) -> Any:
+        if self.params is not None:
+            return self.params
+        return train.init_params(self.build_model(), seed=self.flags.seed, shardings=shardings)
+
+    def make_objective(self, model: Any) -> train.Objective:
+        return train.pretrain(model)
+
+    def batch(self, step: int, *, shard: int = 0, num_shards: int = 1) -> text.Batch:
+        self.corpus.train.check_unchanged()
+        return text.random_batch(
+            self.corpus.train,
+            seed=self.flags.seed,
+            step=step,
+            batch_size=self.flags.batch_size * self.flags.gradient_accumulation_steps,
+            block_size=self.block_size,
+            shard=shard,
+            num_shards=num_shards,
+        )
+
+    def eval_batches(self, *, shard: int = 0, num_shards: int = 1) -> Iterator[text.Batch]:
+        for index in range(self.flags.eval_iters):
+            self.corpus.val.check_unchanged()
+            yield text.eval_batch(
+                self.corpus.val,
+                index=index,
+                count=self.flags.eval_iters,
+                batch_size=self.flags.batch_size,
+                block_size=self.block_size,
+                shard=shard,
+                num_shards=num_shards,
+            )
+
+    def record(self) -> dict[str, Any]:
+        return {"new": self.new}
+
+    def show(self, folder: Path, params: Any) -> None:
+        """Let the model speak, draw the curve, and say what can be done next."""
+        tokenizer, prompt = self.corpus.tokenizer, self.corpus.val[:1].tolist()
+        [new] = decode.generate(
+            self.config,
+            params,
+            [prompt],
+            max_new_tokens=self.flags.sample_tokens,
+            temperature=0.8,
+            top_k=200,
+            vocab_size=tokenizer.vocab_size,
+            seed=self.flags.seed,
+            overflow="slide",
+        )
+        if is_first():
+            sample, samples = tokenizer.decode(prompt + new), folder / "samples"
+            samples.mkdir(exist_ok=True)
+            (samples / f"{self.flags.max_iters}.txt").write_text(sample, encoding="utf-8")
+            print(f"\n{sample}\n")
+        show_curve(folder, next_command("generate", "--init_from", folder, "--overflow", "slide"))

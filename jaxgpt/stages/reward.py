@@ -1,0 +1,72 @@
+"""A reward model: pairs of answers → a score that is higher for the better one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from jaxgpt import text, train
+from jaxgpt.flags import PathName, Positive, Rate, flag
+from jaxgpt.stages.base import Record, next_command, show_curve
+from jaxgpt.stages.finetune import FineTune, FineTuneConfig, FineTuneFlags
+
+LABEL = ("reward",)
+PAIR_FILE = "the file with the examples: .jsonl or .json, with prompt, chosen and rejected"
+
+
+@dataclass(frozen=True)
+class RewardConfig(FineTuneConfig):
+    """Learning which of two answers is the better one."""
+
+    out_dir: PathName = flag("out-reward", "the run's folder", on_resume="of the command", per_host=True)
+    dataset: PathName | None = flag(None, PAIR_FILE, per_host=True)
+    dropout: Rate | None = flag(0.0, "all three dropout rates; none: the model's own, but 0 of attention weights")
+    centring: Positive | None = flag(None, "coefficient that holds rewards around 0, such as 0.01; none: nothing does")
+
+
+class FromPairs(FineTune[FineTuneFlags]):
+    """What the two stages share that learn from pairs of answers.
+
+    Attributes:
+        length: T of a row, an answer behind its prompt.
+    """
+
+    length: int
+
+    def open_pairs(self) -> None:
+        """Read the pairs."""
+        self.examples = {
+            part: text.encode_pairs(records, self.tokenizer, self.template, length=self.room)
+            for part, records in zip(("train", "val"), self.read(text.read_pairs), strict=True)
+        }
+        pairs = [pair for part in self.examples.values() for pair in part]
+        self.length = max(len(answer.ids) for pair in pairs for answer in (pair.chosen, pair.rejected))
+        sizes = f"{len(self.examples['train']):,} pairs to train on, {len(self.examples['val']):,} to validate on"
+        self.finish_opening([
+            f"data:  {self.flags.dataset}, {sizes};",
+            f"       with their prompts of up to {self.length} tokens",
+        ])  # fmt: skip
+
+    def lay_out(self, part: str, rows: Any) -> text.Pairs:
+        return text.pairs_batch(self.examples[part], rows, length=self.length, pad_id=0)
+
+
+class Reward(FromPairs[RewardConfig]):
+    """A score at an answer's last token, higher for the chosen one."""
+
+    name = "reward"
+    Flags = RewardConfig
+
+    def open(self, folder: Path, record: Record | None) -> None:
+        self.open_base(folder, record)
+        if record is None:
+            self.add_labels(LABEL)
+        self.open_pairs()
+
+    def make_objective(self, model: Any) -> train.Objective:
+        return train.reward(model, centring=self.flags.centring)
+
+    def show(self, folder: Path, params: Any) -> None:
+        """Draw the curve."""
+        show_curve(folder, next_command("train", "ppo", "--reward_model", folder, "--dataset", "PROMPTS"))

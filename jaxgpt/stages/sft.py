@@ -1,0 +1,87 @@
+"""Supervised fine-tuning: conversations → the assistant's tokens as the objective → answers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from jaxgpt import model, text, train
+from jaxgpt.flags import PathName, flag
+from jaxgpt.stages.base import Record, next_command, show_curve
+from jaxgpt.stages.finetune import SHOWN_PROMPTS, FineTune, FineTuneConfig
+
+
+@dataclass(frozen=True)
+class SFTConfig(FineTuneConfig):
+    """Learning to answer from conversations (Ouyang et al. 2022, section 3.5)."""
+
+    out_dir: PathName = flag("out-sft", "the run's folder", on_resume="of the command", per_host=True)
+    dataset: PathName | None = flag(
+        None, "the file with the examples: .jsonl or .json, of messages or Alpaca's fields", per_host=True
+    )
+    template: PathName | None = flag(
+        None, "a chat template in Jinja; none: the model's own, or ours", on_resume="fixed", per_host=True
+    )
+    packing: bool = flag(True, "lay several conversations into a row, none seeing another", on_resume="fixed")
+
+
+class SFT(FineTune[SFTConfig]):
+    """The assistant's tokens in conversations, and the end of its turns."""
+
+    name = "sft"
+    Flags = SFTConfig
+
+    def open(self, folder: Path, record: Record | None) -> None:
+        self.open_base(folder, record)
+        self.remove_labels()
+        if record is None:
+            self._add_template()
+        template = self.template
+        assert template is not None
+        found = {
+            part: text.encode_conversations(records, self.tokenizer, template, length=self.room)
+            for part, records in zip(("train", "val"), self.read(text.read_conversations), strict=True)
+        }
+        longest = max(len(one.ids) for part in found.values() for one in part.conversations)
+        length = self.room if self.flags.packing else longest - 1  # the last token is only a target
+        self.rows = {
+            part: text.conversation_rows(one.conversations, length=length, packing=self.flags.packing)
+            for part, one in found.items()
+        }
+        self.examples = {part: batch.tokens for part, batch in self.rows.items()}
+        # Of different beginnings: many conversations may have the same.
+        begun = [one.ids[: one.turns()[0][0]] for one in found["val"].conversations]
+        self.prompts = [ids for ids in dict.fromkeys(begun) if ids][:SHOWN_PROMPTS]
+        counts = [f"{len(part.conversations):,}" for part in found.values()]
+        rows = [f"{len(part):,}" for part in self.examples.values()]
+        cut, dropped = (sum(getattr(part, name) for part in found.values()) for name in ("cut", "dropped"))
+        self.finish_opening([
+            f"data:  {self.flags.dataset}, {counts[0]} conversations to train on, {counts[1]} to validate on;",
+            f"       in {rows[0]} and {rows[1]} rows of {length} tokens",
+            *([f"note: {cut} were too long and end with the last answer that fits"] if cut else []),
+            *([f"note: {dropped} are left out, as not even their first answer fits"] if dropped else []),
+        ])  # fmt: skip
+
+    def _add_template(self) -> None:
+        """Give the model a chat template, the template's tokens, and an end of turn that ends a generation."""
+        if self.flags.template is not None:
+            template = text.ChatTemplate.read(self.flags.template)
+        else:
+            template = self.template or text.DEFAULT_TEMPLATE
+        self.tokenizer = text.add_template(self.tokenizer, template)
+        size, key = self.tokenizer.vocab_size, model.key_of(self.flags.seed, "vocabulary")
+        self.config, self.params = model.extend_vocabulary(self.config, self.params, size, key)
+        ends = tuple(dict.fromkeys((template.stop_id(self.tokenizer), *self.config.eos_token_ids)))
+        self.config = replace(self.config, eos_token_id=ends)
+
+    def make_objective(self, model: Any) -> train.Objective:
+        return train.pretrain(model)
+
+    def lay_out(self, part: str, rows: Any) -> text.Batch:
+        return text.take_rows(self.rows[part], rows)
+
+    def show(self, folder: Path, params: Any) -> None:
+        """Print some answers."""
+        self.show_answers(folder, self.prompts, self.best_params(folder, params))
+        show_curve(folder, next_command("generate", "--init_from", folder, "--start", "QUESTION"))

@@ -1,0 +1,102 @@
+"""Going on with a run: its flags, its newest good checkpoint, and what may not have changed since it began."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+from jaxgpt.errors import UsageError
+from jaxgpt.flags import flags_where
+from jaxgpt.train.config import RunConfig
+from jaxgpt.train.folder import hold, read_record
+from jaxgpt.train.manifest import Progress, latest, steps
+
+
+def resumed_flags(stage: str, flags: type[RunConfig], given: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+    """Return the flags of the run that a command line resumes, and where they stand; none if it resumes none.
+
+    Raises:
+        UsageError: there is no such run, or it is one of another stage.
+    """
+    mode = given.get("init_from", flags.init_from)
+    folder = Path(given.get("out_dir", flags.out_dir))
+    if mode not in ("resume", "auto") or (mode == "auto" and not (folder / "config.json").exists()):
+        return "", {}
+    if not (folder / "config.json").exists():
+        raise UsageError(f"--init_from resume: --out_dir {folder} holds no run; begin one with scratch or auto")
+    record = read_record(folder, ignore_change=given.get("ignore_config_change", flags.ignore_config_change))
+    begun, begun_as = record.get("flags"), record.get("stage")
+    if not isinstance(begun, dict):
+        raise UsageError(f"--out_dir {folder} holds only weights; start from them with --init_from {folder}")
+    if begun_as != stage:
+        raise UsageError(f"--out_dir {folder} holds a run of {begun_as}, not of {stage}; choose another folder")
+    kept = {
+        name: value for name, value in begun.items() if name not in flags_where(flags, "on_resume", "of the command")
+    }
+    for name in given.keys() & kept.keys():
+        if given[name] != kept[name]:
+            print(f"note: {name} was {kept[name]} when this run began, and is {given[name]} now")
+    return str(folder / "config.json"), kept
+
+
+@contextmanager
+def use_folder(flags: RunConfig, folder: Path) -> Iterator[Progress | None]:
+    """Hold the run's folder, and give how far the run in it has come, if it is to go on; a dry run leaves it alone."""
+    import jax
+
+    from jaxgpt.hosts import gather, together
+    from jaxgpt.train.checkpoint import sweep
+
+    progress, new = None, flags.init_from not in ("resume", "auto")
+    with ExitStack() as held:
+        with together():
+            if jax.process_index() == 0:
+                if not flags.dry_run:
+                    held.enter_context(hold(folder, new=new and not flags.overwrite))
+                progress = None if new else newest_progress(flags, folder)
+                if not new and not flags.dry_run:
+                    sweep(folder, 0 if progress is None else progress.step)
+        progress = gather(None if progress is None else dataclasses.asdict(progress))[0]
+        yield None if progress is None else Progress(**progress)
+
+
+def newest_progress(flags: RunConfig, folder: Path) -> Progress | None:
+    """Return the newest good checkpoint's progress; None if the run is to begin.
+
+    Raises:
+        UsageError: there is none to resume, or all are damaged.
+    """
+    progress = latest(folder)
+    if progress is None:
+        if steps(folder):
+            raise UsageError(f"--init_from {flags.init_from}: every checkpoint in {folder} is damaged")
+        if flags.init_from == "resume":
+            raise UsageError(f"--init_from resume: {folder} holds no checkpoint; begin anew with --overwrite or auto")
+        print(f"note: {folder} holds no checkpoint yet; starting from {flags.source}")
+    return progress
+
+
+def is_shown(folder: Path, step: int) -> bool:
+    """Return whether a finished run was shown, too, and not only saved: the curve is what is written last."""
+    curve, manifest = folder / "curve.png", folder / "checkpoints" / str(step) / "manifest.json"
+    return curve.exists() and curve.stat().st_mtime >= manifest.stat().st_mtime
+
+
+def refuse_changed_flags(flags: RunConfig, folder: Path, record: Mapping[str, Any]) -> None:
+    """Raise a UsageError that lists the flags which may not change when a run goes on, and did."""
+    fixed = flags_where(flags, "on_resume", "fixed")
+    begun = {name: record["flags"].get(name) for name in fixed}
+    refuse_differences(folder, begun, {name: getattr(flags, name) for name in fixed})
+    refuse_differences(folder, record["model"], flags.model(record["model"]))
+
+
+def refuse_differences(where: object, before: Any, now: Any, advice: str = "") -> None:
+    """Raise a UsageError that lists the fields in which two records differ."""
+    before, now = (x if isinstance(x, dict) else dataclasses.asdict(x) for x in (before, now))
+    names = [name for name in {**before, **now} if before.get(name) != now.get(name)]
+    differences = [f"{name} is {now.get(name)}, was {before.get(name)}" for name in names]
+    if differences:
+        raise UsageError(f"{where} does not fit what is asked: {'; '.join(differences)}{advice}")
