@@ -54,7 +54,7 @@ class UsageError(ValueError):
     it, of bounded length, and without what would command a terminal.
     """
 
-    def __init__(self, message: str) -> None:
+    def __init__(self, message: str = "") -> None:
         if len(message) > MESSAGE_LIMIT:
             message = f"{message[: MESSAGE_LIMIT // 2]} … {message[-MESSAGE_LIMIT // 2 :]}"
         super().__init__("".join(c if c.isprintable() else ascii(c)[1:-1] for c in message))

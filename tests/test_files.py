@@ -21,7 +21,7 @@ from jaxgpt.text import load_corpus, load_tokenizer
 from jaxgpt.text.chat import ChatTemplate
 from jaxgpt.text.records import read_conversations
 from jaxgpt.text.token_files import TokenFile
-from jaxgpt.train.folder import read_record
+from jaxgpt.train.folder import LOCK, lock, read_record
 from jaxgpt.train.manifest import read_manifest, sha256
 from jaxgpt.train.metrics import read_rows
 
@@ -92,13 +92,19 @@ def test_a_pipe_is_refused_by_its_name_wherever_a_file_is_read(tmp_path: Path, w
     assert "\n" not in str(refused.value)
 
 
-@pytest.mark.parametrize("read", [read_rows, sha256, regular])
+def take_lock(path: Path) -> None:
+    path.rename(path.with_name(LOCK))
+    with lock(path.parent):
+        pass
+
+
+@pytest.mark.parametrize("read", [read_rows, sha256, regular, take_lock])
 def test_a_run_names_a_pipe_among_its_own_files_too(tmp_path: Path, read: Callable[[Path], object]):
     """The run turns errors of its files into one line."""
     os.mkfifo(tmp_path / "file")
     with pytest.raises(OSError, match="a pipe, a socket or a device") as refused:
         read(tmp_path / "file")
-    assert refused.value.filename == str(tmp_path / "file")
+    assert refused.value.filename == str(tmp_path / (LOCK if read is take_lock else "file"))
 
 
 def test_links_to_files_are_files_and_folders_are_none(tmp_path: Path):

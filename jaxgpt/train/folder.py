@@ -120,6 +120,8 @@ def lock(path: Path) -> Iterator[None]:
         UsageError: another process holds it.
     """
     with contextlib.ExitStack() as stack:
+        if (path / LOCK).exists():
+            regular(path / LOCK)
         folder = os.open(path, os.O_RDONLY)
         stack.callback(os.close, folder)
         try:

@@ -1,6 +1,7 @@
 """Files that are damaged at random: each loads as what it was, or is refused with our error, and no other."""
 
 import json
+import os
 import shutil
 from dataclasses import replace
 from datetime import timedelta
@@ -11,8 +12,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import torch
+from flax.serialization import to_bytes
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from safetensors.numpy import load_file, save_file
 
 from jaxgpt.cli.train import read_stage
 from jaxgpt.errors import RunError, UsageError
@@ -41,6 +45,7 @@ fuzz = settings(
     deadline=timedelta(seconds=20),
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
 )
+PICKLE = "pytorch_model.bin"
 CONFIG = GPTConfig(vocab_size=61, n_positions=8, n_embd=8, n_layer=1, n_head=2, bos_token_id=None, eos_token_id=3)
 TEXT = "It was the best of times, it was the worst of times, it was the age of wisdom … äöü\n" * 20
 
@@ -97,15 +102,18 @@ def edit(draw: st.DrawFn, value: dict[str, Any] | list[Any], odd: st.SearchStrat
 
 
 def broken(data: st.DataObject, good: Path, place: Path, odd: st.SearchStrategy[Any] = ODD) -> Path:
-    """Return a copy of a folder in which one file is damaged or missing."""
+    """Return a copy of a folder in which one file is damaged, missing, or a pipe."""
     shutil.rmtree(place, ignore_errors=True)
     shutil.copytree(good, place)
     files = sorted(path for path in place.rglob("*") if path.is_file())
     file = data.draw(st.sampled_from(files), "file")
-    if data.draw(st.integers(0, 9), "remove") == 0:
-        file.unlink()
-    else:
-        file.write_bytes(data.draw(damage(file.read_bytes(), odd), "content"))
+    content = data.draw(damage(file.read_bytes(), odd), "content")
+    file.unlink()
+    kind = data.draw(st.integers(0, 9), "missing or a pipe")
+    if kind == 1:
+        os.mkfifo(file)
+    elif kind > 1:
+        file.write_bytes(content)
     return place
 
 
@@ -117,10 +125,24 @@ def assert_same(one: Any, other: Any) -> None:
     jax.tree.map(np.testing.assert_array_equal, one, other)
 
 
-@pytest.fixture(scope="module")
-def hf_folder(tmp_path_factory) -> Path:
+@pytest.fixture(scope="module", params=["safetensors", "shards", "pickle", "Flax"])
+def hf_folder(request, flax_layout, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("hf")
     save_pretrained(folder, CONFIG, init())
+    weights = folder / "model.safetensors"
+    tensors = load_file(weights)
+    if request.param == "safetensors":
+        return folder
+    weights.unlink()
+    if request.param == "pickle":
+        torch.save({name: torch.nn.Parameter(torch.from_numpy(t)) for name, t in tensors.items()}, folder / PICKLE)
+    elif request.param == "Flax":
+        (folder / "flax_model.msgpack").write_bytes(to_bytes(flax_layout(tensors)))
+    else:
+        places = {name: f"model-{i % 2}.safetensors" for i, name in enumerate(sorted(tensors))}
+        for file in set(places.values()):
+            save_file({name: tensors[name] for name in tensors if places[name] == file}, folder / file)
+        (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": places}))
     return folder
 
 
@@ -130,7 +152,7 @@ def test_pretrained_weights(hf_folder, tmp_path, data):
     """The values have no checksum, so those that load may be others; but they are finite, and of the right shape."""
     folder = broken(data, hf_folder, tmp_path / "hf")
     try:
-        config, params = load_pretrained(folder)
+        config, params = load_pretrained(folder, allow_pickle=True)
     except (UsageError, RunError) as error:
         assert str(folder) in str(error)
     else:
