@@ -50,7 +50,6 @@ def test_ids(array):
         np.array([1.0]), np.array([[1]]), np.array(1), np.array(["1"]), np.array([None]), range(10**12),
         [range(10**12)],
     ],
-    ids=repr,
 )  # fmt: skip
 def test_what_are_no_ids(value):
     with pytest.raises(UsageError, match=r"^ids(\[\d\])? is .*; it must be "):

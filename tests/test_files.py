@@ -4,19 +4,17 @@ import os
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, cast
 
 import pytest
-from jaxgpt.cli.dpo import read_reference
-from jaxgpt.train.reward_function import load_reward_function
 
 from jaxgpt.cli.generate import read_prompt
-from jaxgpt.cli.train import read_flags
+from jaxgpt.cli.train import read_stage
 from jaxgpt.errors import UsageError
 from jaxgpt.files import regular
 from jaxgpt.hf.convert import load_pretrained
 from jaxgpt.hf.peft import load_adapters
 from jaxgpt.model.config import GPTConfig
+from jaxgpt.rl.reward_function import load_reward_function
 from jaxgpt.text import load_corpus, load_tokenizer
 from jaxgpt.text.chat import ChatTemplate
 from jaxgpt.text.records import read_conversations
@@ -24,6 +22,7 @@ from jaxgpt.text.token_files import TokenFile
 from jaxgpt.train.folder import LOCK, lock, read_record
 from jaxgpt.train.manifest import read_manifest, sha256
 from jaxgpt.train.metrics import read_rows
+from jaxgpt.train.preferences import read_reference
 
 
 class Hang(BaseException):
@@ -68,12 +67,12 @@ READERS: dict[str, tuple[str, Callable[[Path], object]]] = {
     "records": ("records.jsonl", read_conversations),
     "list of records": ("records.json", read_conversations),
     "template": ("template.jinja", ChatTemplate.read),
-    "flags": ("flags.toml", lambda path: read_flags(["--config", str(path)])),
+    "flags": ("flags.toml", lambda path: read_stage(["--config", str(path)])),
     "prompt": ("prompt.txt", lambda path: read_prompt(f"FILE:{path}")),
     "reward function": ("reward.py", lambda path: load_reward_function(f"{path}:reward")),
     "record of a run": ("config.json", lambda path: read_record(path.parent)),
     "manifest": ("manifest.json", lambda path: read_manifest(path.parent)),
-    "reference": ("reference.npz", lambda path: read_reference(path, cast(Any, None))),
+    "reference": ("reference.npz", lambda path: read_reference(path, {}, "")),
 }
 
 
