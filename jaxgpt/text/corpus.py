@@ -23,6 +23,7 @@ from tqdm import tqdm
 
 from jaxgpt import checks
 from jaxgpt.errors import RunError, UsageError, did_you_mean
+from jaxgpt.files import regular
 from jaxgpt.signals import tidied
 from jaxgpt.text.download import DOWNLOADS, download
 from jaxgpt.text.encoding import cut_between_words, encode_documents
@@ -190,7 +191,7 @@ def _open_cached(
     if isinstance(tokenizer, str | Path):
         tokenizer = load_tokenizer(folder)
     kept = folder / _NOTES  # not in what earlier versions left
-    notes = kept.read_text(encoding="utf-8", errors="replace") if kept.exists() else ""
+    notes = regular(kept).read_text(encoding="utf-8", errors="replace") if kept.exists() else ""
     return Corpus(source.name, train, val, tokenizer, (*opening, *notes.splitlines()))
 
 
