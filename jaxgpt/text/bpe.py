@@ -19,6 +19,7 @@ import regex
 
 from jaxgpt import checks
 from jaxgpt.errors import UsageError
+from jaxgpt.text.added_tokens import AddedToken, AddedTokens, Part
 from jaxgpt.text.bpe_files import BYTES_IN_ORDER, printable, read_vocabulary, write_vocabulary
 from jaxgpt.text.bpe_training import learn_merges
 
@@ -60,20 +61,29 @@ class BPE:
         merges: pairs of pieces in order of rank; each piece and each joined pair is in `vocab`.
         vocab: piece to id; has all 256 single bytes.
         special_tokens: text to id. They stand for themselves only where `encode` is told to look for them.
+        added_tokens: others that stand for themselves, in every text or in a way of their own.
     """
 
     def __init__(
-        self, merges: Sequence[tuple[bytes, bytes]], vocab: Mapping[bytes, int], special_tokens: Mapping[str, int]
+        self,
+        merges: Sequence[tuple[bytes, bytes]],
+        vocab: Mapping[bytes, int],
+        special_tokens: Mapping[str, int],
+        added_tokens: Iterable[AddedToken] = (),
     ):
-        self.merges, self.vocab, self.special_tokens = tuple(merges), dict(vocab), dict(special_tokens)
-        self.vocab_size = 1 + max(chain(vocab.values(), special_tokens.values()))
+        self.merges, self.vocab = tuple(merges), dict(vocab)
+        self.added_tokens = {text: AddedToken(text, i) for text, i in special_tokens.items()}
+        self.added_tokens |= {token.text: token for token in added_tokens}
+        self.special_tokens = {token.text: token.id for token in self.added_tokens.values() if token.special}
+        self.added = AddedTokens(self.added_tokens.values())
+        self.vocab_size = 1 + max(chain(vocab.values(), (token.id for token in self.added_tokens.values())))
         self._byte_ids = [vocab[bytes([byte])] for byte in range(256)]
         self._ranks = {(vocab[a], vocab[b]): rank for rank, (a, b) in enumerate(merges)}
         self._merged = [vocab[a + b] for a, b in merges]
-        self._pieces = {i: piece for piece, i in vocab.items()} | {i: s.encode() for s, i in special_tokens.items()}
+        self._pieces = {i: piece for piece, i in vocab.items()} | {
+            token.id: text.encode() for text, token in self.added_tokens.items()
+        }
         self._pattern = regex.compile(PATTERN)
-        longest_first = sorted(special_tokens, key=len, reverse=True)
-        self._special_pattern = regex.compile(f"({'|'.join(map(regex.escape, longest_first))})")
         self._cache: dict[str, list[int]] = {}
 
     @classmethod
@@ -116,26 +126,26 @@ class BPE:
         Raises:
             UsageError: naming the file, and the line or piece, where they do not make a byte-level BPE.
         """
-        merges, vocab, special_tokens = read_vocabulary(Path(directory))
-        return cls.from_merges(merges) if vocab is None else cls(merges, vocab, special_tokens)
+        merges, vocab, added_tokens = read_vocabulary(Path(directory))
+        return cls.from_merges(merges) if vocab is None else cls(merges, vocab, {}, added_tokens)
 
     def save(self, directory: str | Path) -> None:
         """Write `vocab.json` and `merges.txt`, which `tokenizers` and `transformers` open with equal ids."""
-        write_vocabulary(Path(directory), self.merges, self.vocab, self.special_tokens)
+        write_vocabulary(Path(directory), self.merges, self.vocab, self.added_tokens.values())
 
     def encode(self, text: str, allow_special: bool = False) -> list[int]:
         """Return the ids of `text`; `allow_special` reads the text of a special token as that token."""
         text = replace_surrogates(checks.text("text", text))
-        if not checks.flag("allow_special", allow_special):
+        if not checks.flag("allow_special", allow_special) and not self.added.in_plain_text:
             return self._encode_plain(text)
-        ids: list[int] = []
-        for i, part in enumerate(self.split_special(text)):
-            ids.extend([self.special_tokens[part]] if i % 2 else self._encode_plain(part))
-        return ids
+        return self.encode_parts(self.added.split(text, allow_special))
 
-    def split_special(self, text: str) -> list[str]:
-        """Cut `text` at special tokens, the longest first: plain text and tokens by turns, plain text at both ends."""
-        return self._special_pattern.split(text) if self.special_tokens else [text]
+    def encode_parts(self, parts: Iterable[Part]) -> list[int]:
+        """Return the ids of a text that has been cut at added tokens."""
+        ids: list[int] = []
+        for part, token in parts:
+            ids.extend(self._encode_plain(part) if token is None else [token])
+        return ids
 
     def decode(self, ids: Iterable[SupportsIndex] | np.ndarray | Any) -> str:
         """Return the text of `ids`; bytes that are not UTF-8 become U+FFFD."""
@@ -148,15 +158,27 @@ class BPE:
         except KeyError as error:
             raise UsageError(f"token id {error}: not in this vocabulary of {self.vocab_size} ids") from None
 
+    def size(self, token_id: int) -> int:
+        """Return how many bytes an id stands for."""
+        return len(self._pieces[token_id])
+
     def explain(self, word: str) -> list[MergeStep]:
         """Return how `word` is built: its bytes, then its pieces after each merge. `print(*steps, sep="\\n")`.
+
+        An added token that is found in every text is built of nothing: it is one piece.
 
         Raises:
             UsageError: if the pattern cuts `word` into several words, between which nothing is ever merged.
         """
-        words = self._pattern.findall(replace_surrogates(checks.text("word", word)))
+        words: list[str] = []
+        tokens: list[str] = []
+        for part, token in self.added.split(replace_surrogates(checks.text("word", word)), allow_special=False):
+            words += self._pattern.findall(part) if token is None else [part]
+            tokens += [] if token is None else [part]
         if len(words) != 1:
             raise UsageError(f"{word!r} is {len(words)} words to the tokenizer, {words}: explain one at a time")
+        if tokens:
+            return [MergeStep((tokens[0],), None)]
         ids = [self._byte_ids[byte] for byte in words[0].encode()]
         steps = []
         for rank in chain([None], self._apply_merges(ids)):

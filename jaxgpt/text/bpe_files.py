@@ -7,13 +7,13 @@ checked here, so that whatever `read_vocabulary` returns is a vocabulary.
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from jaxgpt.errors import UsageError
-from jaxgpt.files import regular
+from jaxgpt.text.added_tokens import AddedToken, read_added_tokens
+from jaxgpt.text.json_files import check_id, read_json, read_text, typed
 
 Merges = list[tuple[bytes, bytes]]
 
@@ -24,13 +24,7 @@ _CHARACTERS = [chr(byte) for byte in _PRINTABLE] + [chr(0x100 + i) for i in rang
 _CHARACTER_OF = dict(zip(BYTES_IN_ORDER, _CHARACTERS, strict=True))
 _BYTE_OF = dict(zip(_CHARACTERS, BYTES_IN_ORDER, strict=True))
 
-# JSON may spell halves of a character beyond U+FFFF. Read, a pair of them is that character, and one alone is nothing.
-_SURROGATE_ESCAPE = re.compile(r"\\u[dD][89a-fA-F]")
-_WITH_SURROGATE = re.compile('"[^"]*[\ud800-\udfff][^"]*"')
-
 _TEMPLATE_FILE = "chat_template.jinja"
-_MAX_FILE_BYTES = 1 << 28  # far beyond any vocabulary in use; refused before it is read into memory
-_MAX_IDS = 1 << 24
 
 
 def printable(piece: bytes) -> str:
@@ -38,11 +32,11 @@ def printable(piece: bytes) -> str:
     return "".join([_CHARACTER_OF[byte] for byte in piece])
 
 
-def read_vocabulary(directory: Path) -> tuple[Merges, dict[bytes, int] | None, dict[str, int]]:
-    """Return merges by rank, piece to id, and special token to id.
+def read_vocabulary(directory: Path) -> tuple[Merges, dict[bytes, int] | None, list[AddedToken]]:
+    """Return merges by rank, piece to id, and added tokens.
 
-    The vocabulary is None where the file leaves ids to GPT-2's layout (`vocab.bpe`). Special tokens are the declared
-    added tokens, and the entries that no merge makes, such as GPT-2's `<|endoftext|>`.
+    The vocabulary is None where the file leaves ids to GPT-2's layout (`vocab.bpe`). Added tokens are those declared,
+    and the entries that no merge makes, such as GPT-2's `<|endoftext|>`, which are special.
 
     Raises:
         UsageError: naming the file, and the line or piece, where they do not make a byte-level BPE.
@@ -54,14 +48,14 @@ def read_vocabulary(directory: Path) -> tuple[Merges, dict[bytes, int] | None, d
         return _check(_read_merges(merges_path), merges_path, read_json(vocab_path), vocab_path, added)
     if hf_path.exists():
         model = _byte_level_model(read_json(hf_path), hf_path)
-        pairs = enumerate(_typed(model.get("merges"), list, "merges", hf_path), start=1)
+        pairs = enumerate(typed(model.get("merges"), list, "merges", hf_path), start=1)
         merges = [_split(pair, hf_path, number) for number, pair in pairs]
         return _check(merges, hf_path, model.get("vocab"), hf_path, added)
     if (openai_path := directory / "vocab.bpe").exists():
         merges = _read_merges(openai_path)
         pieces = dict.fromkeys([*_CHARACTERS, *(a + b for _, (a, b) in merges)])
         vocab = {piece: i for i, piece in enumerate(pieces)}
-        return _check(merges, openai_path, vocab, openai_path, {})[0], None, {}
+        return _check(merges, openai_path, vocab, openai_path, {})[0], None, []
     raise UsageError(f"{directory}: no tokenizer here; needs vocab.json and merges.txt, or tokenizer.json")
 
 
@@ -69,34 +63,15 @@ def write_vocabulary(
     directory: Path,
     merges: Iterable[tuple[bytes, bytes]],
     vocab: Mapping[bytes, int],
-    special_tokens: Mapping[str, int],
+    added_tokens: Iterable[AddedToken],
 ) -> None:
     """Write `vocab.json` and `merges.txt` into `directory`, which is made if need be."""
     directory.mkdir(parents=True, exist_ok=True)
-    spelled = {printable(piece): i for piece, i in vocab.items()} | dict(special_tokens)
+    spelled = {printable(piece): i for piece, i in vocab.items()} | {token.text: token.id for token in added_tokens}
     by_id = dict(sorted(spelled.items(), key=lambda item: item[1]))
     (directory / "vocab.json").write_text(json.dumps(by_id, ensure_ascii=False), encoding="utf-8")
     lines = ["#version: 0.2", *(f"{printable(a)} {printable(b)}" for a, b in merges)]
     (directory / "merges.txt").write_text("\n".join(lines) + "\n", encoding="utf-8", newline="\n")
-
-
-def read_json(path: Path) -> Any:
-    """Return the contents of a JSON file, which must be an object.
-
-    Raises:
-        UsageError: if it is none, or larger than any such file has reason to be, or has what no text can have.
-    """
-    text = _read_text(path)
-    try:
-        contents = _typed(json.loads(text), dict, "contents", path)
-        spelled = json.dumps(contents, ensure_ascii=False) if _SURROGATE_ESCAPE.search(text) else ""
-    except UsageError:
-        raise
-    except (ValueError, RecursionError) as error:  # a number may have too many digits
-        raise UsageError(f"{path}: not JSON: {error}") from None
-    if found := _WITH_SURROGATE.search(spelled):
-        raise UsageError(f"{path}: {found[0][:80]!r} has a lone surrogate, which is no character")
-    return contents
 
 
 def read_chat_template(directory: Path) -> tuple[str, Path] | None:
@@ -106,13 +81,13 @@ def read_chat_template(directory: Path) -> tuple[str, Path] | None:
     of named ones.
     """
     if (path := directory / _TEMPLATE_FILE).exists():
-        return _read_text(path), path
+        return read_text(path), path
     path = directory / "tokenizer_config.json"
     template = read_json(path).get("chat_template") if path.exists() else None
     if isinstance(template, list):
-        entries = [_typed(entry, dict, "entry of chat_template", path) for entry in template]
+        entries = [typed(entry, dict, "entry of chat_template", path) for entry in template]
         template = {str(entry.get("name")): entry.get("template") for entry in entries}.get("default")
-    return None if template is None else (_typed(template, str, "chat_template", path), path)
+    return None if template is None else (typed(template, str, "chat_template", path), path)
 
 
 def write_chat_template(directory: Path, template: str) -> None:
@@ -121,42 +96,24 @@ def write_chat_template(directory: Path, template: str) -> None:
     (directory / _TEMPLATE_FILE).write_text(template, encoding="utf-8", newline="\n")
 
 
-def read_added_tokens(directory: Path) -> dict[str, int]:
-    """Return the tokens which the folder's files declare beside the merges, text to id."""
-    found: list[tuple[Path, Any, Any]] = []
-    if (path := directory / "tokenizer.json").exists():
-        for entry in _typed(read_json(path).get("added_tokens", []), list, "added_tokens", path):
-            entry = _typed(entry, dict, "entry of added_tokens", path)
-            found.append((path, entry.get("content"), entry.get("id")))
-    if (path := directory / "tokenizer_config.json").exists():
-        entries = _typed(read_json(path).get("added_tokens_decoder", {}), dict, "added_tokens_decoder", path)
-        for i, entry in entries.items():
-            entry = _typed(entry, dict, "entry of added_tokens_decoder", path)
-            found.append((path, entry.get("content"), int(i) if i.isdecimal() and len(i) < 10 else i))
-    if (path := directory / "added_tokens.json").exists():
-        found.extend((path, token, i) for token, i in read_json(path).items())
-    added: dict[str, int] = {}
-    for path, token, i in found:
-        _check_id(_typed(token, str, "added token", path), i, path)
-        if added.setdefault(token, i) != i:
-            raise UsageError(f"{path}: added token {token!r} has the ids {added[token]} and {i}")
-    return added
-
-
 def _check(
-    merges: list[tuple[int, tuple[str, str]]], merges_path: Path, vocab: Any, vocab_path: Path, added: dict[str, int]
-) -> tuple[Merges, dict[bytes, int], dict[str, int]]:
+    merges: list[tuple[int, tuple[str, str]]],
+    merges_path: Path,
+    vocab: Any,
+    vocab_path: Path,
+    added: dict[str, AddedToken],
+) -> tuple[Merges, dict[bytes, int], list[AddedToken]]:
     """Return what `read_vocabulary` does, from spelled pieces; `merges` come with their line numbers."""
-    vocab = dict(_typed(vocab, dict, "vocabulary", vocab_path))
+    vocab = dict(typed(vocab, dict, "vocabulary", vocab_path))
     owner: dict[int, str] = {}
-    for token, i in (vocab | added).items():
-        _check_id(token, i, vocab_path)
+    for token, i in (vocab | {text: token.id for text, token in added.items()}).items():
+        check_id(token, i, vocab_path)
         if owner.setdefault(i, token) != token:
             raise UsageError(f"{vocab_path}: id {i} is given twice, to {owner[i]!r} and {token!r}")
         if vocab.get(token, i) != i:
             raise UsageError(f"{vocab_path}: {token!r} has id {vocab[token]}, and as an added token {i}")
     for character in _CHARACTERS:
-        if character not in vocab or character in added:
+        if character not in vocab:
             raise UsageError(
                 f"{vocab_path}: no byte-level vocabulary, it lacks byte {_BYTE_OF[character]} ({character!r})"
             )
@@ -173,18 +130,20 @@ def _check(
         seen.add((a, b))
         made.add(a + b)
         pairs.append((_to_bytes(a, merges_path), _to_bytes(b, merges_path)))
-    plain = made - added.keys()
     for line, (a, b) in merges:
-        if not {a, b, a + b} <= plain:
-            raise UsageError(f"{merges_path}: merge {line}, {a!r} {b!r}: a part that no merge makes, or an added token")
-    special = {token: i for token, i in vocab.items() if token not in made} | added
-    pieces = {_to_bytes(token, vocab_path): i for token, i in vocab.items() if token in made and token not in added}
-    return pairs, pieces, special
+        if not {a, b} <= made:
+            raise UsageError(f"{merges_path}: merge {line}, {a!r} {b!r}: a part that no merge makes")
+    pieces = {_to_bytes(token, vocab_path): i for token, i in vocab.items() if token in made}
+    for text in made & added.keys():
+        if _to_bytes(text, vocab_path) != text.encode():
+            raise UsageError(f"{vocab_path}: added token {text!r} is the spelling of a piece that is another text")
+    others = [AddedToken(token, i) for token, i in vocab.items() if token not in made and token not in added]
+    return pairs, pieces, [*others, *added.values()]
 
 
 def _read_merges(path: Path) -> list[tuple[int, tuple[str, str]]]:
     # Not splitlines(): it also splits at characters that are no line ends to anyone else.
-    lines = _read_text(path).replace("\r\n", "\n").split("\n")
+    lines = read_text(path).replace("\r\n", "\n").split("\n")
     skip = 1 if lines[0].startswith("#version") else 0
     return [_split(line, path, i + 1) for i, line in enumerate(lines) if i >= skip and line]
 
@@ -198,7 +157,7 @@ def _split(merge: Any, path: Path, number: int) -> tuple[int, tuple[str, str]]:
 
 def _byte_level_model(contents: dict[str, Any], path: Path) -> dict[str, Any]:
     """Return the model of a `tokenizer.json`, having made sure that it splits and spells text as GPT-2 does."""
-    model = _typed(contents.get("model"), dict, "model", path)
+    model = typed(contents.get("model"), dict, "model", path)
     split = contents.get("pre_tokenizer") or {}
     if model.get("type", "BPE") != "BPE" or not isinstance(split, dict) or split.get("type") != "ByteLevel":
         raise UsageError(
@@ -219,34 +178,8 @@ def _byte_level_model(contents: dict[str, Any], path: Path) -> dict[str, Any]:
     return model
 
 
-def _check_id(token: str, i: Any, path: Path) -> None:
-    if not token:
-        raise UsageError(f"{path}: id {i!r:.20} is that of a token without text, {token!r}")
-    if type(i) is not int or not 0 <= i < _MAX_IDS:
-        raise UsageError(
-            f"{path}: id of {token[:80]!r} is {repr(i)[:80]}; valid are whole numbers from 0 to {_MAX_IDS - 1}"
-        )
-
-
 def _to_bytes(spelled: str, path: Path) -> bytes:
     try:
         return bytes([_BYTE_OF[character] for character in spelled])
     except KeyError as error:
         raise UsageError(f"{path}: piece {spelled!r} has {error}, which stands for no byte") from None
-
-
-def _read_text(path: Path) -> str:
-    try:
-        if (size := regular(path).stat().st_size) > _MAX_FILE_BYTES:
-            raise UsageError(f"{path}: {size} bytes is too large for a tokenizer's file (limit {_MAX_FILE_BYTES})")
-        return path.read_bytes().decode("utf-8")
-    except OSError as error:
-        raise UsageError(f"{path}: cannot be read: {error.strerror}") from None
-    except UnicodeDecodeError as error:
-        raise UsageError(f"{path}: not UTF-8 at byte {error.start}") from None
-
-
-def _typed(value: Any, kind: type, name: str, path: Path) -> Any:
-    if not isinstance(value, kind):
-        raise UsageError(f"{path}: {name} must be of type {kind.__name__}, not {type(value).__name__}")
-    return value

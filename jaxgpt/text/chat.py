@@ -124,15 +124,17 @@ class ChatTemplate:
         stand_ins = dict(zip(letters, map(chr, _SURROGATES), strict=False))
         restored = dict.fromkeys(_SURROGATES, "\ufffd") | {ord(mark): letter for letter, mark in stand_ins.items()}
         variables: dict[str, Any] = {"add_generation_prompt": add_generation_prompt}
-        if (eos := tokenizer.eos_token) is not None:  # GPT-2 begins texts with the same
-            variables |= {"bos_token": eos, "eos_token": eos}
+        variables |= {role: text for role, text in tokenizer.roles.items() if text is not None}
         given = (variables | {"messages": _plain(messages, tokenizer, stand_ins)} for messages in conversations)
         for text, spans in self._template.render(given):
             ids: list[int] = []
-            for i, part in enumerate(tokenizer.split_special(text)):
-                special = i % 2 == 1
-                ids.extend([tokenizer.special_tokens[part]] if special else tokenizer.encode(part.translate(restored)))
-            sizes = [len(tokenizer.decode_bytes([i])) for i in ids]
+            sizes: list[int] = []
+            for part, token in tokenizer.added.split(text, allow_special=True):
+                part = part.translate(restored)
+                own = tokenizer.encode_parts([(part, token)])
+                ids.extend(own)
+                # An added token may have taken white space with it.
+                sizes.extend(map(tokenizer.size, own) if token is None else [len(part.encode())])
             yield Encoded(tuple(ids), _covered(text.translate(restored), sizes, spans))
 
     def stop_id(self, tokenizer: Tokenizer) -> int:
@@ -168,7 +170,7 @@ class ChatTemplate:
 
     def _check(self, tokenizer: Tokenizer) -> BPETokenizer:
         bpe = _with_room(tokenizer, self.special_tokens)
-        if missing := [token for token in self.special_tokens if token not in bpe.special_tokens]:
+        if missing := [token for token in self.special_tokens if token not in bpe.added_tokens]:
             raise UsageError(f"{self.name}: the tokenizer has no special tokens {', '.join(missing)}")
         return bpe
 
@@ -176,7 +178,8 @@ class ChatTemplate:
         """Return the smallest conversation, and the place of the token that ends it, white space aside."""
         sample = self.encode(tokenizer, (Message("user", "x"), Message("assistant", "y")))
         at = max((i for i, token in enumerate(sample.ids) if tokenizer.decode([token]).strip()), default=0)
-        if not sample.ids or sample.ids[at] not in _with_room(tokenizer, ()).special_tokens.values():
+        ends = {token.id for token in _with_room(tokenizer, ()).added_tokens.values()}
+        if not sample.ids or sample.ids[at] not in ends:
             raise UsageError(f"{self.name}: the assistant's turn does not end with a special token")
         return sample, at
 
@@ -260,7 +263,7 @@ def _covered(text: str, sizes: Sequence[int], spans: Sequence[tuple[int, int]]) 
 
 def _disguise(text: str, tokenizer: BPETokenizer, stand_ins: dict[str, str]) -> str:
     text = replace_surrogates(text)
-    while len(parts := tokenizer.split_special(text)) > 1:  # again, as special tokens may overlap
-        parts[1::2] = [stand_ins[token[0]] + token[1:] for token in parts[1::2]]
-        text = "".join(parts)
+    for token in tokenizer.special_tokens:
+        while token in text:  # again, as it may overlap itself
+            text = text.replace(token, stand_ins[token[0]] + token[1:])
     return text

@@ -162,7 +162,7 @@ def encode_prompts(
     for prompt in prompts:
         with _at(prompt.where):
             if isinstance(prompt.prompt, str):
-                ids = tuple(tokenizer.encode(prompt.prompt))
+                ids = begun(prompt.prompt, tokenizer)
             else:
                 ids = next(_needed(told)).ids
             encoded.append(_fitting(ids, length))
@@ -176,10 +176,16 @@ def _conversations(pair: Preference) -> Iterator[tuple[Message, ...]]:
             yield (*pair.prompt, *answer)
 
 
+def begun(text: str, tokenizer: Tokenizer, allow_special: bool = False) -> tuple[int, ...]:
+    """Return the ids of a text that is to be continued: with what begins a text, and without what ends one."""
+    return (*tokenizer.ends.begin, *tokenizer.encode_part(text, allow_special))
+
+
 def _continued(prompt: str, answer: str, tokenizer: Tokenizer) -> Encoded:
     """Return the tokens of two texts, those of the second to be learnt."""
-    begin, end = tokenizer.encode(prompt), tokenizer.encode(answer)
-    if tokenizer.eos_token_id is not None:
+    begin, end = begun(prompt, tokenizer), tokenizer.encode_part(answer)
+    end += tokenizer.ends.end
+    if tokenizer.eos_token_id is not None and tokenizer.eos_token_id not in tokenizer.ends.end:
         end.append(tokenizer.eos_token_id)
     return Encoded((*begin, *end), (0.0,) * len(begin) + (1.0,) * len(end))
 

@@ -19,6 +19,7 @@ import numpy as np
 
 from jaxgpt.errors import UsageError
 from jaxgpt.signals import shielded
+from jaxgpt.text.added_tokens import AddedTokens
 from jaxgpt.text.bpe import BPE
 from jaxgpt.text.tokenizers import Tokenizer, load_tokenizer
 
@@ -45,7 +46,13 @@ def encode_documents(
         folder: has the tokenizer's files, from which other processes open it.
         processes: how many encode; with 0 this one does.
     """
-    tasks = _group(_separate(documents, cut=isinstance(tokenizer, BPE)))
+    tasks = _group(_separate(documents, tokenizer))
+    yield np.array(tokenizer.ends.begin, np.uint32)
+    yield from _encode_tasks(tasks, tokenizer, folder, processes)
+    yield np.array(tokenizer.ends.end, np.uint32)
+
+
+def _encode_tasks(tasks: Iterable[Task], tokenizer: Tokenizer, folder: Path, processes: int) -> Iterator[np.ndarray]:
     if processes == 0:
         yield from (_encode(tokenizer, task) for task in tasks)
         return
@@ -62,8 +69,12 @@ def encode_documents(
             yield pending.popleft().result()
 
 
-def cut_between_words(pieces: Iterable[str]) -> Iterator[str]:
+def cut_between_words(pieces: Iterable[str], added: AddedTokens | None = None) -> Iterator[str]:
     """Yield a text anew in pieces whose ids, one after another, are the ids of the whole.
+
+    Args:
+        pieces: the text.
+        added: tokens that are found in it, none of which is cut.
 
     Raises:
         UsageError: if it goes on for 16 million characters without a space after a word.
@@ -71,20 +82,27 @@ def cut_between_words(pieces: Iterable[str]) -> Iterator[str]:
     held = ""
     for piece in pieces:
         held += piece
-        if len(held) >= _CHUNK and (cut := _LAST_CUT.match(held)):
-            yield cut.group()
-            held = held[cut.end() :]
+        if len(held) >= _CHUNK and (cut := _last_cut(held, added)):
+            yield held[:cut]
+            held = held[cut:]
         elif len(held) > _LONGEST_WORD:
             raise UsageError(f"{len(held)} characters from {held[:40]!r} on have no space between words to cut them at")
     if held:
         yield held
 
 
-def _separate(documents: Iterable[Iterator[str]], cut: bool) -> Iterator[str | None]:
+def _last_cut(text: str, added: AddedTokens | None) -> int:
+    if added is not None and added.in_plain_text:
+        return added.last_cut(text, _LAST_CUT)
+    match = _LAST_CUT.match(text)
+    return match.end() if match else 0
+
+
+def _separate(documents: Iterable[Iterator[str]], tokenizer: Tokenizer) -> Iterator[str | None]:
     for number, pieces in enumerate(documents):
         if number:
             yield None
-        yield from cut_between_words(pieces) if cut else pieces
+        yield from cut_between_words(pieces, tokenizer.added) if isinstance(tokenizer, BPE) else pieces
 
 
 def _group(texts: Iterable[str | None]) -> Iterator[Task]:
@@ -102,12 +120,19 @@ def _group(texts: Iterable[str | None]) -> Iterator[Task]:
 
 
 def _encode(tokenizer: Tokenizer, task: Task) -> np.ndarray:
-    eos = tokenizer.eos_token_id
-    separator = tokenizer.encode("\n") if eos is None and None in task else [eos]
-    ids: list[int | None] = []
+    separator = _separator(tokenizer) if None in task else []
+    ids: list[int] = []
     for text in task:
-        ids.extend(separator if text is None else tokenizer.encode(text))
+        ids.extend(separator if text is None else tokenizer.encode_part(text))
     return np.array(ids, np.uint32)
+
+
+def _separator(tokenizer: Tokenizer) -> list[int]:
+    """Return what stands between two documents: the end-of-text token, once, or else a line end."""
+    begin, end, eos = tokenizer.ends.begin, tokenizer.ends.end, tokenizer.eos_token_id
+    if eos is None:
+        return [*end, *([] if begin or end else tokenizer.encode_part("\n")), *begin]
+    return [*end, *([] if eos in (*end, *begin) else [eos]), *begin]
 
 
 def _follow_parent() -> None:

@@ -22,7 +22,7 @@ import numpy as np
 
 from jaxgpt.errors import RunError, UsageError
 from jaxgpt.files import regular
-from jaxgpt.text.bpe_files import read_json
+from jaxgpt.text.json_files import read_json
 from jaxgpt.text.tokenizers import Tokenizer
 
 _GPT2_VOCAB_SIZE = 50257

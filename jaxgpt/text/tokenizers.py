@@ -10,6 +10,7 @@ import codecs
 import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import astuple
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol, SupportsIndex, runtime_checkable
@@ -19,20 +20,34 @@ import tiktoken
 
 from jaxgpt import checks
 from jaxgpt.errors import UsageError, did_you_mean
+from jaxgpt.text.added_tokens import FLAGS, ROLES, AddedToken, content, read_added_tokens
 from jaxgpt.text.bpe import BPE, END_OF_TEXT, PATTERN, replace_surrogates
-from jaxgpt.text.bpe_files import printable, read_added_tokens, read_chat_template, read_json, write_chat_template
+from jaxgpt.text.bpe_files import printable, read_chat_template, write_chat_template
+from jaxgpt.text.ends import Ends, write_tokenizer_json
+from jaxgpt.text.json_files import read_json
 from jaxgpt.text.meta_pickle import META_FILE, read_alphabet
 
 _GPT2_FOLDER = Path(__file__).parent / "data" / "gpt2"
 _CHARS_FILE = "chars.json"
 # A folder with one of these has a tokenizer.
 TOKENIZER_FILES = (_CHARS_FILE, "vocab.json", "tokenizer.json", META_FILE)
+# The first three have GPT-2's roles where a config is silent.
 _GPT2_CLASSES = (None, "GPT2Tokenizer", "GPT2TokenizerFast", "PreTrainedTokenizerFast", "TokenizersBackend")
+_GPT2_ROLES = ("bos_token", "eos_token", "unk_token")
+# What a config says that has no meaning here, and has one where it is opened again.
+_KEPT = (
+    "additional_special_tokens", "clean_up_tokenization_spaces", "extra_special_tokens", "model_max_length",
+    "padding_side", "truncation_side",
+)  # fmt: skip
 
 
 @runtime_checkable
 class Tokenizer(Protocol):
-    """What every tokenizer does. `fingerprint` is a SHA-256 of all that decides the ids."""
+    """What every tokenizer does.
+
+    `fingerprint` is a SHA-256 of all that decides the ids. `encode` gives a whole text's, and `encode_part` those of a
+    part of one: without `ends`, what the tokenizer puts before and behind each text.
+    """
 
     @property
     def name(self) -> str: ...
@@ -41,8 +56,11 @@ class Tokenizer(Protocol):
     @property
     def eos_token_id(self) -> int | None: ...
     @property
+    def ends(self) -> Ends: ...
+    @property
     def fingerprint(self) -> str: ...
     def encode(self, text: str, allow_special: bool = False) -> list[int]: ...
+    def encode_part(self, text: str, allow_special: bool = False) -> list[int]: ...
     def decode(self, ids: Iterable[SupportsIndex] | np.ndarray | Any) -> str: ...
     def decode_bytes(self, ids: Iterable[SupportsIndex] | np.ndarray | Any) -> bytes: ...
     def save(self, directory: str | Path) -> None: ...
@@ -81,7 +99,11 @@ def count_ids(directory: Path) -> int | None:
             vocab = read_json(directory / "tokenizer.json")["model"]["vocab"]
         else:
             return None
-        return checks.whole("the last id", 1 + max({**vocab, **read_added_tokens(directory)}.values()), 1)
+        return checks.whole(
+            "the last id",
+            1 + max({**vocab, **{text: token.id for text, token in read_added_tokens(directory).items()}}.values()),
+            1,
+        )
     except (UsageError, KeyError, TypeError, ValueError):  # whoever opens it is told
         return None
 
@@ -91,6 +113,7 @@ class CharTokenizer:
 
     name = "char"
     eos_token_id = None
+    ends = Ends()
 
     def __init__(self, text: str):
         """Give an id to each distinct character of `text`."""
@@ -142,6 +165,8 @@ class CharTokenizer:
                 "character-level vocabulary was built from"
             ) from None
 
+    encode_part = encode
+
     def decode(self, ids: Iterable[SupportsIndex] | np.ndarray | Any) -> str:
         """Return the text of `ids`."""
         chars = []
@@ -157,74 +182,118 @@ class CharTokenizer:
 
 
 class BPETokenizer(BPE):
-    """A `BPE` as a tokenizer: with a name, an end-of-text token, Hugging Face's config file, and tiktoken's speed.
+    """A `BPE` as a tokenizer: with a name, tokens that have roles, Hugging Face's config file, and tiktoken's speed.
 
-    A folder's chat template goes along from where it was loaded to where it is saved; `chat` knows what it is for.
+    What a folder says beyond its ids goes along from where it was loaded to where it is saved: the chat template, of
+    which `chat` knows what it is for, and settings of Hugging Face's that have no meaning here.
+
+    Attributes:
+        roles: texts of the tokens that begin, end, pad a text and so on, by Hugging Face's names.
+        ends: what is put before and behind each text.
     """
 
     name = "bpe"
 
     def __init__(
-        self, merges: Sequence[tuple[bytes, bytes]], vocab: Mapping[bytes, int], special_tokens: Mapping[str, int]
+        self,
+        merges: Sequence[tuple[bytes, bytes]],
+        vocab: Mapping[bytes, int],
+        special_tokens: Mapping[str, int],
+        added_tokens: Iterable[AddedToken] = (),
     ):
-        super().__init__(merges, vocab, special_tokens)
-        self.eos_token = END_OF_TEXT if END_OF_TEXT in special_tokens else None
+        super().__init__(merges, vocab, special_tokens, added_tokens)
+        default = END_OF_TEXT if END_OF_TEXT in self.added_tokens else None
+        self.roles: dict[str, str | None] = dict.fromkeys(_GPT2_ROLES, default)
+        self.ends = Ends()
         self.chat_template: str | None = None
+        self._kept: dict[str, Any] = {}
 
     @classmethod
     def load(cls, directory: str | Path, name: str = "bpe") -> BPETokenizer:
-        """Read a folder as `BPE.load` does, and what its config says of the end-of-text token."""
-        config = _read_config(Path(directory))
+        """Read a folder as `BPE.load` does, and what its config says."""
+        directory = Path(directory)
+        config = _read_config(directory)
         tokenizer = super().load(directory)
         tokenizer.name = name
-        eos = config.get("eos_token", tokenizer.eos_token)
-        eos = eos.get("content") if isinstance(eos, dict) else eos
-        if eos is not None and not (isinstance(eos, str) and eos in tokenizer.special_tokens):
+        defaults = tokenizer.roles if config.get("tokenizer_class") in _GPT2_CLASSES[:3] else {}
+        given = {role: content(config.get(role, defaults.get(role))) for role in ROLES}
+        eos = given["eos_token"] = content(config.get("eos_token", tokenizer.eos_token))
+        if eos is not None and not (isinstance(eos, str) and eos in tokenizer.added_tokens):
             valid = ", ".join(map(repr, tokenizer.special_tokens))
             raise UsageError(f"{directory}: eos_token {eos!r} is no special token of this vocabulary (it has {valid})")
-        tokenizer.eos_token = eos
-        if (template := read_chat_template(Path(directory))) is not None:
+        for role, text in given.items():
+            if text is not None and not isinstance(text, str):
+                raise UsageError(f"{directory}: {role} is {str(text)[:80]}; it must be the text of a token")
+        tokenizer.roles = {role: text for role, text in given.items() if text is not None or role in _GPT2_ROLES}
+        ids = [tokenizer.role_id(role) for role in ("bos_token", "eos_token")]
+        tokenizer.ends = Ends.read(directory, config, *ids)
+        for i in (*tokenizer.ends.begin, *tokenizer.ends.end):
+            if i not in tokenizer._pieces:
+                raise UsageError(f"{directory}: each text is to begin or end with id {i}, which the vocabulary has not")
+        tokenizer._kept = {key: config[key] for key in _KEPT if key in config}
+        if (template := read_chat_template(directory)) is not None:
             tokenizer.chat_template, _ = template
         return tokenizer
 
     def with_special_tokens(self, tokens: Iterable[str]) -> BPETokenizer:
         """Return a tokenizer that has `tokens` too, behind the last id; all other ids stay as they are."""
-        special_tokens = dict(self.special_tokens)
+        added = dict(self.added_tokens)
         pieces = {printable(piece) for piece in self.vocab}
         for token in tokens:
             if not token or token in pieces or token != replace_surrogates(token):
                 raise UsageError(f"special token {token!r}: must be a text that is no piece of the vocabulary")
-            special_tokens.setdefault(token, self.vocab_size + len(special_tokens) - len(self.special_tokens))
-        tokenizer = BPETokenizer(self.merges, self.vocab, special_tokens)
-        tokenizer.eos_token, tokenizer.chat_template = self.eos_token, self.chat_template
+            added.setdefault(token, AddedToken(token, self.vocab_size + len(added) - len(self.added_tokens)))
+        tokenizer = BPETokenizer(self.merges, self.vocab, {}, added.values())
+        tokenizer.roles, tokenizer.ends, tokenizer._kept = self.roles, self.ends, self._kept
+        tokenizer.chat_template = self.chat_template
         return tokenizer
 
     def save(self, directory: str | Path) -> None:
         """Write `vocab.json`, `merges.txt` and `tokenizer_config.json`: `AutoTokenizer` opens them with equal ids.
 
-        And `chat_template.jinja` where there is one.
+        And `chat_template.jinja` where there is one, and `tokenizer.json` where something is put around texts.
         """
         super().save(directory)
-        config = {
-            "add_prefix_space": False,
-            "added_tokens_decoder": {
-                str(i): {"content": token, "special": True, "normalized": False}
-                for token, i in self.special_tokens.items()
-            },
-            "bos_token": self.eos_token,
-            "eos_token": self.eos_token,
-            "tokenizer_class": "GPT2Tokenizer",
-            "unk_token": self.eos_token,
+        directory = Path(directory)
+        added = {
+            str(token.id): {"content": text} | {flag: getattr(token, flag) for flag in FLAGS}
+            for text, token in self.added_tokens.items()
         }
-        text = json.dumps(config, indent=2)
-        (Path(directory) / "tokenizer_config.json").write_text(text + "\n", encoding="utf-8")
+        config = {"add_prefix_space": False, "added_tokens_decoder": added, "tokenizer_class": "GPT2Tokenizer"}
+        contents = json.dumps(config | self._kept | self.roles, indent=2, sort_keys=True)
+        (directory / "tokenizer_config.json").write_text(contents + "\n", encoding="utf-8")
+        if self.ends != Ends():
+            texts = {i: printable(piece) for piece, i in self.vocab.items()}
+            texts |= {token.id: text for text, token in self.added_tokens.items()}
+            merges = [(printable(a), printable(b)) for a, b in self.merges]
+            listed = [{"id": int(i), **entry} for i, entry in added.items()]
+            vocab = {text: i for i, text in sorted(texts.items())}
+            write_tokenizer_json(directory, vocab, merges, listed, self.ends.processor(texts))
         if self.chat_template is not None:
-            write_chat_template(Path(directory), self.chat_template)
+            write_chat_template(directory, self.chat_template)
+
+    def encode(self, text: str, allow_special: bool = False) -> list[int]:
+        """Return the ids of a whole text, `ends` among them; `allow_special` reads a special token's text as it."""
+        return [*self.ends.begin, *self.encode_part(text, allow_special), *self.ends.end]
+
+    def encode_part(self, text: str, allow_special: bool = False) -> list[int]:
+        """Return the ids of a part of a text, to which nothing is added."""
+        return super().encode(text, allow_special)
+
+    def role_id(self, role: str) -> int | None:
+        """Return the id of the token that has this role; None where none has, or the vocabulary lacks it."""
+        token = self.added_tokens.get(self.roles.get(role) or "")
+        return None if token is None else token.id
+
+    @property
+    def eos_token(self) -> str | None:
+        """The text of the token that ends a text."""
+        return self.roles["eos_token"]
 
     @property
     def eos_token_id(self) -> int | None:
         """The id that separates documents and ends a generation; None where the vocabulary has none."""
-        return None if self.eos_token is None else self.special_tokens[self.eos_token]
+        return self.role_id("eos_token")
 
     @property
     def fingerprint(self) -> str:
@@ -235,7 +304,11 @@ class BPETokenizer(BPE):
     def _fingerprint(self) -> str:
         vocab = sorted((i, piece.hex()) for piece, i in self.vocab.items())
         merges = [(a.hex(), b.hex()) for a, b in self.merges]
-        return _digest([merges, vocab, sorted(self.special_tokens.items())])
+        tokens = sorted(self.added_tokens.values(), key=lambda token: token.text)
+        digested: list[Any] = [merges, vocab, [(token.text, token.id) for token in tokens]]
+        if any(token != AddedToken(token.text, token.id) for token in tokens) or self.ends != Ends():
+            digested += [[astuple(token) for token in tokens], astuple(self.ends)]
+        return _digest(digested)
 
     def _encode_plain(self, text: str) -> list[int]:
         # Short texts are encoded before tiktoken's tables would have been built.
