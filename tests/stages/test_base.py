@@ -1,0 +1,52 @@
+"""A stage from Python: what is handed over takes the place of its own, and a run is what train.py makes of it."""
+
+import jax
+import numpy as np
+import optax
+import pytest
+
+from jaxgpt.cli import train as command
+from jaxgpt.model.layers import GPT
+from jaxgpt.stages import Pretrain
+from jaxgpt.train.metrics import read_rows
+from jaxgpt.train.objectives import Objective, Sums, pretrain
+from jaxgpt.train.weights import load_params
+
+SMALL = {"n_layer": 1, "n_head": 2, "n_embd": 16, "block_size": 16, "batch_size": 4, "eval_iters": 1}
+SHORT = {"max_iters": 4, "warmup_iters": 1, "log_interval": 1, "sample_tokens": 0, "tensorboard": False}
+
+
+@pytest.fixture(scope="module")
+def given(tmp_path_factory) -> dict[str, object]:
+    """Flags of a tiny run."""
+    folder = tmp_path_factory.mktemp("stage")
+    (folder / "text.txt").write_text("To be, or not to be, that is the question.\n" * 60)
+    return {"dataset": str(folder / "text.txt"), "cache_dir": str(folder / "cache"), **SMALL, **SHORT}
+
+
+def test_a_run_from_python_is_that_of_the_command_bit_for_bit(given, tmp_path):
+    Pretrain(**given).run(tmp_path / "here")
+    command.main([f"--{name}={value}" for name, value in {**given, "out_dir": tmp_path / "there"}.items()])
+    (_, here), (_, there) = (load_params(tmp_path / name, 4) for name in ("here", "there"))
+    jax.tree.map(np.testing.assert_array_equal, here, there)
+
+
+def test_an_optimizer_and_an_objective_that_are_handed_over_are_the_runs(given, tmp_path):
+    def twice(model: GPT) -> Objective:
+        plain = pretrain(model)
+
+        def objective(params, batch, key) -> Sums:
+            sums = plain(params, batch, key)
+            return Sums(2 * sums.loss, sums.weight)
+
+        return objective
+
+    # Plain descent of twice the loss is that of the loss with steps twice as long.
+    Pretrain(**given, optimizer=optax.sgd(0.25), objective=twice).run(tmp_path / "twice")
+    Pretrain(**given, optimizer=optax.sgd(0.5)).run(tmp_path / "once")
+    (_, two), (_, one) = (load_params(tmp_path / name, 4) for name in ("twice", "once"))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7), two, one)
+    rows = [[row for row in read_rows(tmp_path / name / "metrics.jsonl")] for name in ("twice", "once")]
+    for a, b in zip(*rows, strict=True):
+        np.testing.assert_allclose(a["loss"], 2 * b["loss"], rtol=1e-5)
+    assert all(row["lr"] is None for row in rows[0] if row["split"] == "train"), "the flags' schedule was not followed"
