@@ -38,7 +38,8 @@ def answer(options: Options, model: str, prompts: Sequence[Prompt]) -> list[str]
     rows, counts = [], []
     for prompt in prompts:
         try:
-            ids, count = fit(options, prompt_ids(tokenizer, template, prompt.prompt), config.n_positions)
+            ids = prompt_ids(tokenizer, template, prompt.prompt, options.allow_special)
+            ids, count = fit(options, ids, config.n_positions)
         except UsageError as error:
             raise UsageError(f"{prompt.where}: {error}") from None
         rows.append(ids)

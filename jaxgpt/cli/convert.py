@@ -12,7 +12,10 @@ from typing import Any, Literal
 from jaxgpt.errors import RunError, UsageError
 from jaxgpt.flags import Name, PathName, command, flag, parse
 from jaxgpt.model.config import VALUE, GPTConfig
-from jaxgpt.text import Tokenizer
+from jaxgpt.notes import note
+from jaxgpt.text import Tokenizer, load_tokenizer
+from jaxgpt.text.chat import ChatTemplate
+from jaxgpt.text.tokenizers import TOKENIZER_FILES, BPETokenizer
 from jaxgpt.train.manifest import Which
 
 DESCRIPTION = "Convert pretrained weights into a run's folder, or a run's folder into weights for PyTorch."
@@ -150,17 +153,34 @@ def import_adapters(source: Path, dest: Path, options: Options) -> None:
     from jaxgpt.hf.peft import load_adapters
     from jaxgpt.model.lora import merge
     from jaxgpt.train.state import join
-    from jaxgpt.train.weights import open_model, save_params
+    from jaxgpt.train.weights import check_tokenizer, open_model, save_params
 
     assert options.base is not None
     config, params, tokenizer = open_model(
         options.base, allow_pickle=options.allow_pickle, ignore_config_change=options.ignore_config_change
     )
     lora, adapters = load_adapters(source, config)
+    tokenizer = adapters_tokenizer(source, tokenizer)
+    check_tokenizer(source, config, tokenizer)
     make_room(dest)
     save_params(dest, config, merge(join(params, adapters), lora), source=options.source, base=options.base)
     tokenizer.save(dest)
     print(f"{options.base} with the adapters of {source} is now in {dest}")
+
+
+def adapters_tokenizer(source: Path, of_base: Tokenizer) -> Tokenizer:
+    """Return the tokenizer in a folder of adapters, which were trained with it, or the base model's.
+
+    A chat template that lies there without a tokenizer goes with the base model's.
+    """
+    if any((source / name).exists() for name in TOKENIZER_FILES):
+        return load_tokenizer(source)
+    template = ChatTemplate.load(source)
+    if template is not None and isinstance(of_base, BPETokenizer):
+        of_base.chat_template = template.source
+    elif template is not None:
+        note(f"{template.name} is left out: the base model's tokenizer is one of characters")
+    return of_base
 
 
 def which(options: Options) -> Which:

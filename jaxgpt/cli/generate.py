@@ -20,9 +20,12 @@ from jaxgpt.errors import UsageError
 from jaxgpt.files import regular
 from jaxgpt.flags import Count, CountOrZero, PathName, Rows, Seed, check_ranges, command, flag, parse
 from jaxgpt.model.config import GPTConfig
+from jaxgpt.notes import note
 from jaxgpt.text import Tokenizer
 from jaxgpt.text.chat import ChatTemplate
+from jaxgpt.text.encoded import begun
 from jaxgpt.text.records import Message
+from jaxgpt.text.tokenizers import BPETokenizer
 from jaxgpt.train.manifest import Which
 
 DESCRIPTION = "Continue a prompt with a trained or pretrained model."
@@ -39,6 +42,9 @@ class Options:
     init_from: PathName = flag("out", "a run's folder, one of pretrained weights, or a name on the Hugging Face hub")
     checkpoint: Which | None = flag(None, "of a run, the checkpoint of this step; none: the best")
     start: str = flag("\n", "the prompt: text, FILE:PATH for a file's, or - for standard input")
+    allow_special: bool = flag(
+        False, "read special tokens that the prompt spells, such as <|endoftext|>, as such; else they are plain text"
+    )
     num_samples: Rows = flag(1, "continuations of the prompt")
     max_new_tokens: CountOrZero | None = flag(None, f"tokens of a sample; none: {DEFAULT_COUNT}, or as many as fit")
     temperature: float = flag(0.8, "below 1 more predictable, above 1 less; 0: always the likeliest token")
@@ -105,7 +111,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     start_devices(options.device)
     config, params, tokenizer = open_quantized(options, options.init_from)
     template = chat_template(options, tokenizer, options.init_from)
-    ids, count = fit(options, prompt_ids(tokenizer, template, prompt), config.n_positions)
+    ids = prompt_ids(tokenizer, template, prompt, options.allow_special) or line_end(config, tokenizer)
+    ids, count = fit(options, ids, config.n_positions)
     begin = partial(
         stream,
         config,
@@ -170,14 +177,14 @@ def open_draft(options: Options, tokenizer: Tokenizer) -> Any:
 
 
 def read_prompt(start: str) -> str:
-    """Return the text that `--start` gives or names."""
+    """Return the text that `--start` gives or names, without a byte order mark."""
     if start == "-" and sys.stdin is None:
         raise UsageError("--start -: standard input is closed")
     try:
         if start == "-":
-            return sys.stdin.buffer.read().decode()
+            return sys.stdin.buffer.read().decode("utf-8-sig")
         if start.startswith("FILE:"):
-            return regular(Path(start.removeprefix("FILE:")).expanduser()).read_bytes().decode()
+            return regular(Path(start.removeprefix("FILE:")).expanduser()).read_bytes().decode("utf-8-sig")
         return start
     except OSError as error:
         raise UsageError(f"--start {start}: {error.strerror}") from None
@@ -193,13 +200,44 @@ def chat_template(options: Options, tokenizer: Tokenizer, model: str) -> ChatTem
     return found
 
 
-def prompt_ids(tokenizer: Tokenizer, template: ChatTemplate | None, prompt: str | Sequence[Message]) -> list[int]:
+def prompt_ids(
+    tokenizer: Tokenizer,
+    template: ChatTemplate | None,
+    prompt: str | Sequence[Message],
+    allow_special: bool = False,
+) -> list[int]:
     """Return what the model reads: a text, or a message laid out up to where the answer begins."""
+    text = prompt if isinstance(prompt, str) else "\n".join(message.content for message in prompt)
     if template is None:
-        text = prompt if isinstance(prompt, str) else "\n".join(message.content for message in prompt)
-        return tokenizer.encode(text)
+        if not allow_special:
+            note_special(tokenizer, text, "--allow_special")
+        return list(begun(text, tokenizer, allow_special))
+    if allow_special:
+        raise UsageError("--allow_special: no token of a message is a special one; --chat off reads it as a text")
+    note_special(tokenizer, text, "--chat off --allow_special")
     messages = (Message("user", prompt),) if isinstance(prompt, str) else prompt
     return list(template.encode(tokenizer, messages, add_generation_prompt=True).ids)
+
+
+def note_special(tokenizer: Tokenizer, text: str, flags: str) -> None:
+    """Note the first special token that a prompt spells, and the flags that would have it read as such."""
+    specials = tokenizer.special_tokens if isinstance(tokenizer, BPETokenizer) else ()
+    if seen := min((token for token in specials if token in text), key=text.index, default=None):
+        note(f"the prompt's {seen!r} is read as plain text; {flags} reads it as the special token")
+
+
+def line_end(config: GPTConfig, tokenizer: Tokenizer) -> list[int]:
+    """Return what an empty prompt starts from where the model has no token that begins a text: a line end, or nothing.
+
+    NanoGPT's models of characters have no such token, and its samples start so.
+    """
+    begins = (config.bos_token_id, *config.eos_token_ids)
+    if any(token is not None and token < config.vocab_size for token in begins):
+        return []
+    try:
+        return tokenizer.encode_part("\n")
+    except UsageError:  # no such character
+        return []
 
 
 def fit(options: Options, ids: list[int], context: int) -> tuple[list[int], int]:

@@ -7,11 +7,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxgpt.cli.convert import main
+from jaxgpt.cli.convert import adapters_tokenizer, main
 from jaxgpt.hf.convert import load_pretrained, save_pretrained
 from jaxgpt.model.config import GPTConfig
 from jaxgpt.model.layers import GPT
+from jaxgpt.notes import note
 from jaxgpt.text import CharTokenizer, load_tokenizer
+from jaxgpt.text.tokenizers import BPETokenizer
 from jaxgpt.train.weights import load_params, save_params
 
 CONFIG = GPTConfig(vocab_size=61, n_positions=16, n_embd=12, n_layer=2, n_head=2, bos_token_id=None, eos_token_id=None)
@@ -55,6 +57,19 @@ def test_tokenizer_goes_along(folder, tmp_path, capsys):
     main([str(tmp_path / "run"), str(tmp_path / "back")])
     assert load_tokenizer(tmp_path / "back").encode("cab") == [2, 0, 1]
     assert "note" not in capsys.readouterr().out
+
+
+def test_an_adapters_folders_own_tokenizer_and_template_travel(tmp_path, capsys):
+    base, source = BPETokenizer.train(["to be or not to be"], 260), tmp_path / "adapters"
+    source.mkdir()
+    assert adapters_tokenizer(source, base) is base and base.chat_template is None
+    (source / "chat_template.jinja").write_text("{{ messages }}")
+    assert adapters_tokenizer(source, base).chat_template == "{{ messages }}"
+    note.cache_clear()
+    assert adapters_tokenizer(source, CharTokenizer("ab")).name == "char"
+    assert "chat_template.jinja is left out" in capsys.readouterr().err
+    base.with_special_tokens(["<|pad|>"]).save(source)
+    assert adapters_tokenizer(source, base).vocab_size == base.vocab_size + 1
 
 
 def test_gpt2_vocabulary_gets_gpt2_tokenizer(tmp_path, capsys):
@@ -161,7 +176,7 @@ def test_same_folder(folder, capsys):
 MEASURE = """
 import sys
 from pathlib import Path
-from jaxgpt.cli.convert import main
+from jaxgpt.cli.convert import adapters_tokenizer, main
 def memory(name):
     line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(name))
     return int(line.split()[1]) * 1024

@@ -1,22 +1,28 @@
 import dataclasses
 import io
 import os
+import pickle
 import re
 import subprocess
 import sys
+from itertools import product
 from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
 import pytest
 
-from jaxgpt.cli.generate import SEPARATOR, Meter, main, read_prompt
+from jaxgpt.cli import convert
+from jaxgpt.cli.generate import SEPARATOR, Meter, line_end, main, prompt_ids, read_prompt
 from jaxgpt.decode.engine import generate
 from jaxgpt.decode.quantize import quantize
+from jaxgpt.errors import UsageError
 from jaxgpt.hf.convert import save_pretrained
 from jaxgpt.model.config import GPTConfig
 from jaxgpt.model.layers import GPT
-from jaxgpt.text import CharTokenizer
+from jaxgpt.notes import note
+from jaxgpt.text import CharTokenizer, load_tokenizer
+from jaxgpt.text.chat import DEFAULT_TEMPLATE, add_template
 from jaxgpt.train import weights
 from jaxgpt.train.checkpoint import Checkpoints
 from jaxgpt.train.folder import write_record
@@ -254,3 +260,54 @@ def test_a_prompts_file_may_lie_in_the_home_folder(monkeypatch, tmp_path):
     monkeypatch.setenv("HOME", str(tmp_path))
     (tmp_path / "prompt.txt").write_text("To be")
     assert read_prompt("FILE:~/prompt.txt") == "To be" and read_prompt("~/prompt.txt") == "~/prompt.txt"
+
+
+@pytest.mark.parametrize("template", [None, DEFAULT_TEMPLATE], ids=["text", "message"])
+def test_special_tokens_of_a_prompt_are_plain_unless_asked_for_and_noted(capsys, template):
+    note.cache_clear()
+    tokenizer = add_template(load_tokenizer("gpt2"), DEFAULT_TEMPLATE)
+    prompt = "a <|end|> <|endoftext|>"
+    ids = prompt_ids(tokenizer, template, prompt)
+    assert 50256 not in ids and (template is not None or ids == tokenizer.encode(prompt))
+    [line] = capsys.readouterr().err.splitlines()
+    assert "'<|end|>'" in line and "--allow_special" in line and ("--chat off" in line) == (template is not None)
+    if template is None:
+        assert prompt_ids(tokenizer, None, prompt, True) == tokenizer.encode(prompt, allow_special=True)
+    else:
+        with pytest.raises(UsageError, match="--allow_special: no token of a message .* --chat off"):
+            prompt_ids(tokenizer, template, prompt, True)
+    prompt_ids(tokenizer, template, "plain")
+    assert capsys.readouterr().err == ""
+
+
+def test_a_byte_order_mark_is_no_part_of_a_prompt(tmp_path):
+    (tmp_path / "prompt.txt").write_bytes("\ufeffTo be".encode())
+    assert read_prompt(f"FILE:{tmp_path / 'prompt.txt'}") == "To be"
+
+
+def test_an_empty_prompt_starts_from_a_line_end_where_no_token_begins_a_text():
+    chars = GPTConfig(vocab_size=4, bos_token_id=None, eos_token_id=50256)
+    assert line_end(chars, CharTokenizer("a\nb")) == [0]
+    assert line_end(chars, CharTokenizer("ab")) == []
+    assert line_end(GPTConfig(), load_tokenizer("gpt2")) == []
+
+
+def test_nanogpts_folder_speaks_in_its_own_characters(tmp_path, capsys):
+    torch = pytest.importorskip("torch")
+    chars, width = "\n !abc", 8
+    shapes = {"wte": (len(chars), width), "wpe": (16, width), "ln_f": (width,)}
+    shapes |= {f"h.0.{name}": (width,) for name in ("ln_1", "ln_2")}
+    shapes |= {"h.0.attn.c_attn": (3 * width, width), "h.0.attn.c_proj": (width, width)}
+    shapes |= {"h.0.mlp.c_fc": (4 * width, width), "h.0.mlp.c_proj": (width, 4 * width)}
+    model = {f"transformer.{name}.weight": torch.ones(shape) for name, shape in shapes.items()}
+    model["lm_head.weight"] = model["transformer.wte.weight"]
+    arguments = {"n_layer": 1, "n_head": 2, "n_embd": width, "block_size": 16, "bias": False, "dropout": 0.0}
+    torch.save({"model": model, "model_args": {**arguments, "vocab_size": len(chars)}}, tmp_path / "ckpt.pt")
+    meta = {"vocab_size": len(chars), "itos": dict(enumerate(chars)), "stoi": {c: i for i, c in enumerate(chars)}}
+    (tmp_path / "meta.pkl").write_bytes(pickle.dumps(meta))
+    convert.main([str(tmp_path), str(tmp_path / "run"), "--allow_pickle"])
+    capsys.readouterr()
+    for source, start in product((tmp_path, tmp_path / "ckpt.pt", tmp_path / "run"), ("cab!", "")):
+        argv = ["--init_from", str(source), "--allow_pickle", "--start", start, "--max_new_tokens", "2"]
+        result = call(capsys, *argv)
+        assert result.out.startswith(start) and len(result.out) == len(start) + 3 and set(result.out) <= set(chars)
