@@ -21,21 +21,9 @@ import types
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from operator import index
-from typing import (
-    Annotated,
-    Any,
-    Literal,
-    SupportsFloat,
-    SupportsIndex,
-    TypeVar,
-    Union,
-    cast,
-    get_args,
-    get_origin,
-    get_type_hints,
-)
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
+from jaxgpt import checks
 from jaxgpt.errors import UsageError, did_you_mean, report
 from jaxgpt.files import regular
 
@@ -107,22 +95,22 @@ def flags_where(record: Any, key: str, value: Any) -> tuple[str, ...]:
 
 
 def check_ranges(record: object) -> None:
-    """Raise a UsageError unless each number of a record lies in the range that its type gives."""
+    """Make numbers of a record plain; raise a UsageError unless each lies in the range that its type gives."""
     for name, hint in _hints(type(record)).items():
         value, none = getattr(record, name), ", or none" if _may_be_none(hint) else ""
         bounds = [bound for kind in _kinds(hint) for bound in get_args(kind)[1:]]
         if value is None and none:
             continue
-        for real in (bound for bound in bounds if isinstance(bound, Real)):
-            if not isinstance(value, SupportsFloat) or not real.test(cast(float, value)):
-                raise UsageError(f"{name} is {value}; it must be {real.words}{none}")
-        ranges = [bound for bound in bounds if isinstance(bound, Whole)]
-        if not ranges:
-            continue
-        if not isinstance(value, SupportsIndex) or index(value) < ranges[0].least:
-            raise UsageError(f"{name} is {value}; it must be a whole number from {ranges[0].least} up{none}")
-        if index(value) > ranges[0].most:
-            raise UsageError(f"{name} is {value}; it must be at most {ranges[0].most}{none}")
+        for bound in bounds:
+            if isinstance(bound, Real):
+                number = checks.real(name, value, bound.words + none)
+                if not bound.test(number):
+                    raise checks.refusal(name, value, bound.words + none)
+                object.__setattr__(record, name, number)
+            elif isinstance(bound, Whole):
+                number = checks.whole(name, value, bound.least, wanted=f"a whole number from {bound.least} up{none}")
+                checks.whole(name, number, bound.least, bound.most, f"at most {bound.most}{none}")
+                object.__setattr__(record, name, number)
 
 
 def parse(

@@ -135,7 +135,6 @@ def check_draft(draft: Draft, config: GPTConfig, sampling: Sampling, *, length: 
     if isinstance(draft, PromptLookup):
         return
     checks.instance("the draft's config", draft.config, GPTConfig, "a GPTConfig")
-    check_params(draft.config, draft.params)
     theirs, ours = draft.config.vocab_size, config.vocab_size
     # Padding may differ, as long as it is never chosen: an id outside of a table gives NaN.
     if theirs != ours and (sampling.vocab_size is None or sampling.vocab_size > min(theirs, ours)):
@@ -146,6 +145,7 @@ def check_draft(draft: Draft, config: GPTConfig, sampling: Sampling, *, length: 
             f"the draft's context is {draft.config.n_positions}; it must be {needed} or more, for the text and "
             f"{draft.tokens} guessed tokens or for the model's whole context"
         )
+    check_params(draft.config, draft.params)
 
 
 @partial(jax.jit, static_argnames=("model", "width"))

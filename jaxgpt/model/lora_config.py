@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from jaxgpt import checks
 from jaxgpt.errors import UsageError, did_you_mean
 from jaxgpt.model.atlas import ROWS, axes
 
@@ -40,12 +41,14 @@ class LoRA:
     targets: tuple[str, ...] = ("c_attn", "c_proj", "c_fc")
 
     def __post_init__(self) -> None:
-        if type(self.rank) is not int or self.rank < 1:
-            raise UsageError(f"LoRA's rank is {self.rank!r}; it must be a whole number from 1 up")
+        object.__setattr__(self, "rank", checks.whole("LoRA's rank", self.rank, 1))
         if type(self.alpha) not in (int, float) or not 0 < self.alpha <= ALPHA_LIMIT:
             raise UsageError(f"LoRA's alpha is {self.alpha!r}; it must be a number above 0 and up to {ALPHA_LIMIT}")
         if type(self.dropout) not in (int, float) or not 0 <= self.dropout < 1:
             raise UsageError(f"LoRA's dropout is {self.dropout!r}; a dropout rate lies in [0, 1)")
+        if not isinstance(self.targets, list | tuple):
+            raise checks.refusal("LoRA's targets", self.targets, f"several of {', '.join(TARGETS)}")
+        object.__setattr__(self, "targets", tuple(self.targets))
         if not self.targets:
             raise UsageError(f"LoRA has no targets; valid are {', '.join(TARGETS)}")
         for name in self.targets:

@@ -241,12 +241,17 @@ def _checked_documents(documents: Any, weights: Any) -> tuple[list[np.ndarray], 
         raise UsageError("documents must be at least one, of at least 2 tokens each: one to read and one to predict")
     if weights is None:
         return found, None
+    if _length(weights) != len(found) or [_length(row) for row in weights] != [len(document) for document in found]:
+        raise UsageError("weights must be given for each token of each document")
     try:
         numbers = [np.asarray(row, np.float32) for row in weights]
     except (TypeError, ValueError):
         raise checks.refusal("weights", weights, "lists of numbers") from None
-    if [row.shape for row in numbers] != [document.shape for document in found]:
-        raise UsageError("weights must be given for each token of each document")
-    if not all(np.isfinite(row).all() for row in numbers):
-        raise checks.refusal("weights", weights, "finite")
+    if not all(row.ndim == 1 and np.isfinite(row).all() for row in numbers):
+        raise checks.refusal("weights", weights, "lists of finite numbers")
     return found, numbers
+
+
+def _length(value: Any) -> int:
+    """Return the length of a list or array, without looking into it; -1 of anything else."""
+    return len(value) if checks.several(value) and hasattr(value, "__len__") else -1

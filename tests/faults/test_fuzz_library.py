@@ -20,8 +20,10 @@ from jaxgpt.decode.engine import stream
 from jaxgpt.decode.quantize import quantize
 from jaxgpt.decode.sampling import Sampling
 from jaxgpt.errors import UsageError
+from jaxgpt.model.lora_config import LoRA
 from jaxgpt.text.batches import eval_batch, pack, pad_batch, random_batch
 from jaxgpt.text.tokenizers import CharTokenizer, Tokenizer
+from jaxgpt.train.config import OptimizerConfig
 from jaxgpt.train.weights import load_params, save_params
 
 pytestmark = pytest.mark.usefixtures("unchecked_types")
@@ -129,6 +131,15 @@ def test_configs(data):
         GPTConfig.from_hf(odd)
     with refused():
         GPTConfig.from_hf(some(data, CONFIG.to_hf()))
+
+
+@fuzz
+@given(data=st.data())
+def test_recipes(data):
+    for kind in (OptimizerConfig, LoRA):
+        with refused():
+            fields = kind.__dataclass_fields__
+            hash(kind(**some(data, {name: getattr(kind(), name) for name in fields})))
 
 
 @fuzz

@@ -114,11 +114,11 @@ def test_a_run_that_does_not_begin_leaves_nothing_and_what_was_there_stays(tmp_p
     before = sorted(tmp_path.rglob("*"))
     for error in (UsageError, KeyboardInterrupt):
         with pytest.raises(error), hold(tmp_path / "a" / "b", new=True):
-            raise error
+            raise error("reason")
         assert sorted(tmp_path.rglob("*")) == before
     begin_run(tmp_path / "a" / "b")
     with pytest.raises(UsageError), hold(tmp_path / "a" / "b", new=False):
-        raise UsageError
+        raise UsageError("reason")
     assert (tmp_path / "a" / "b" / "config.json").exists(), "a run that has begun stays"
 
 
