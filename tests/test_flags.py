@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from jaxgpt.checks import shown
 from jaxgpt.cli import convert, generate, train
 from jaxgpt.errors import RunError, UsageError
 from jaxgpt.flags import Name, PathName, Whole, _kinds, command, flag, parse
@@ -223,7 +224,7 @@ def test_every_name_is_one_and_every_number_has_a_range(record):
         assert not {int, str} & set(found), name
         for whole in (part for kind in found for part in typing.get_args(kind) if isinstance(part, Whole)):
             for value in (whole.least - 1, whole.most + 1, 10**12, 10**400):
-                with pytest.raises(UsageError, match=f"{name} is {value}"):
+                with pytest.raises(UsageError, match=f"{name} is {shown(value)}"):
                     record(**{**GIVEN.get(record, {"dataset": "x"}), name: value})
 
 
