@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
+from jaxgpt.cli.nanogpt import translate
 from jaxgpt.decode.rows import Overflow
 from jaxgpt.decode.sampling import Sampling
 from jaxgpt.decode.text import TextStream
@@ -97,7 +98,8 @@ class Options:
 @command
 def main(argv: Sequence[str] | None = None) -> None:
     """Print samples."""
-    options = parse(Options, argv, prog="generate.py", description=DESCRIPTION)
+    words = translate(sys.argv[1:] if argv is None else argv, Options)
+    options = parse(Options, words, prog="generate.py", description=DESCRIPTION)
     if options.compare is not None:
         from jaxgpt.cli.compare import compare
 

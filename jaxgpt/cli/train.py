@@ -6,6 +6,7 @@ import sys
 from collections.abc import Sequence
 from functools import partial
 
+from jaxgpt.cli.nanogpt import translate
 from jaxgpt.errors import UsageError, did_you_mean
 from jaxgpt.flags import command, parse
 from jaxgpt.stages import STAGES, Stage, load_stage
@@ -26,7 +27,7 @@ def read_stage(argv: Sequence[str] | None = None) -> Stage:
     """
     words, name, prog = list(sys.argv[1:] if argv is None else argv), "pretrain", "train.py"
     description = STAGES[name][1]
-    if words and not words[0].startswith("-"):
+    if words and not words[0].startswith("-") and not words[0].endswith((".py", ".toml", ".json")):
         name = words.pop(0)
         others = [stage for stage in STAGES if stage != "pretrain"]
         if name not in STAGES:
@@ -37,6 +38,7 @@ def read_stage(argv: Sequence[str] | None = None) -> Stage:
         stages = "|".join(stage for stage in STAGES if stage != "pretrain")
         description += f" Stages after that: train.py {stages}, each with flags of its own."
     stage = load_stage(name)
+    words = translate(words, stage.Flags)
     return stage(
         parse(stage.Flags, words, prog=prog, description=description, base=partial(resumed_flags, name, stage.Flags))
     )

@@ -172,19 +172,27 @@ class Stage(Generic[FlagsT]):
             start_devices(flags.device, distributed=flags.distributed, debug_nans=flags.debug_nans)
             quiet_traces()
             with use_folder(flags, folder) as progress:
-                if progress is not None and self._is_done(folder, progress.step):
+                if progress is not None and not flags.eval_only and self._is_done(folder, progress.step):
                     return
                 self._open(folder, progress)
                 trainer = self.trainer(make_mesh(fsdp=flags.fsdp, tensor=flags.tensor))
                 if flags.dry_run:
                     print(trainer.budget(self.batch(0, **trainer.shard), counted=self.counted))
                     return
-                self._begin_folder(folder, progress, trainer)
-                checkpoints = train.Checkpoints(folder, keep=flags.keep)
-                if progress is None:
+                if flags.writes:
+                    self._begin_folder(folder, progress, trainer)
+                saved = None if progress is None else train.Checkpoints(folder, keep=flags.keep)
+                if saved is None or progress is None:
                     state = trainer.start(self.init_params)
                 else:
-                    state = trainer.resume(self.init_params, checkpoints, progress.step)
+                    state = trainer.resume(self.init_params, saved, progress.step)
+                if flags.eval_only:
+                    self.before_loop(trainer)
+                    found = self.evaluate(trainer, state.whole)
+                    where = "new" if progress is None else f"step {progress.step}"
+                    print(f"{where}: " + ", ".join(f"val {name} {value:.4f}" for name, value in found.items()))
+                    return
+                checkpoints = saved or train.Checkpoints(folder, keep=flags.keep)
                 state, progress = self.fit(trainer, folder, state, progress or Progress(0), checkpoints)
                 with naming(folder):
                     if progress.step == flags.max_iters:

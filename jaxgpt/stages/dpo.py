@@ -44,6 +44,8 @@ class DPOConfig(FineTuneConfig):
         super().__post_init__()
         if self.label_smoothing and self.loss not in ("sigmoid", "robust"):
             raise UsageError(f"label_smoothing {self.label_smoothing}: only with the losses sigmoid and robust")
+        if self.eval_only and self.reference == "precomputed" and self.init_from != "resume":
+            raise UsageError("--eval_only: of a new run only with --reference live, as nothing is written")
         if self.reference == "live" and self.lora is None:
             raise UsageError("--reference live: only with --lora_rank, where the reference is the model without it")
 

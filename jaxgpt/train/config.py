@@ -40,6 +40,7 @@ class OptimizerConfig:
     min_lr: NotNegative | None = flag(None, "learning rate at the end of the cosine; none for a tenth of the peak")
     warmup_iters: CountOrZero | None = flag(None, "updates of linear warmup; none: 5 % of max_iters")
     lr_decay_iters: Count | None = flag(None, "updates until min_lr is reached; none for max_iters")
+    decay_lr: bool = flag(True, "warmup and cosine; false: the learning rate is the peak throughout")
     weight_decay: NotNegative = flag(0.1, "AdamW's decay of matrices; biases and norms never decay")
     beta1: Rate = flag(0.9, "AdamW's decay of the mean gradient")
     beta2: Rate = flag(0.99, "AdamW's decay of the mean square")
@@ -62,11 +63,15 @@ class OptimizerConfig:
     @property
     def warmup(self) -> int:
         """Updates until the learning rate has come up to its peak."""
+        if not self.decay_lr:
+            return 0
         return round(min(self.max_iters, self.decay_iters) / 20) if self.warmup_iters is None else self.warmup_iters
 
     @property
     def final_lr(self) -> float:
         """The learning rate at the end of the cosine."""
+        if not self.decay_lr:
+            return self.learning_rate
         return self.learning_rate / 10 if self.min_lr is None else self.min_lr
 
     @property
@@ -124,6 +129,7 @@ class RunConfig(OptimizerConfig):
     tensorboard: bool = flag(True, "write event files")
     wandb: Name | None = flag(None, "wandb project to send metrics to")
     dry_run: bool = flag(False, "print parameters, memory and arithmetic, and end", on_resume="of the command")
+    eval_only: bool = flag(False, "evaluate once, print it, write nothing, and end", on_resume="of the command")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -132,6 +138,11 @@ class RunConfig(OptimizerConfig):
             raise UsageError(f"{parts} are {rows} rows in an update; there may be at most {MOST_ROWS}")
         if self.overwrite and self.init_from in ("resume", "auto"):
             raise UsageError(f"--overwrite: only when a run begins, and --init_from is {self.init_from}")
+
+    @property
+    def writes(self) -> bool:
+        """Whether the run's folder is used."""
+        return not (self.dry_run or self.eval_only)
 
     @property
     def source(self) -> str:

@@ -44,7 +44,7 @@ def resumed_flags(stage: str, flags: type[RunConfig], given: Mapping[str, Any]) 
 
 @contextmanager
 def use_folder(flags: RunConfig, folder: Path) -> Iterator[Progress | None]:
-    """Hold the run's folder, and give how far the run in it has come, if it is to go on; a dry run leaves it alone."""
+    """Hold the run's folder, and give how far the run in it has come, if it is to go on, unless nothing is written."""
     import jax
 
     from jaxgpt.hosts import gather, together
@@ -54,10 +54,10 @@ def use_folder(flags: RunConfig, folder: Path) -> Iterator[Progress | None]:
     with ExitStack() as held:
         with together():
             if jax.process_index() == 0:
-                if not flags.dry_run:
+                if flags.writes:
                     held.enter_context(hold(folder, new=new and not flags.overwrite))
                 progress = None if new else newest_progress(flags, folder)
-                if not new and not flags.dry_run:
+                if not new and flags.writes:
                     sweep(folder, 0 if progress is None else progress.step)
         progress = gather(None if progress is None else dataclasses.asdict(progress))[0]
         yield None if progress is None else Progress(**progress)
