@@ -1,16 +1,17 @@
 # make train: from nothing to a trained model that speaks. make align: on to one that answers as is preferred.
-# make test: what CI runs. make bench: against PyTorch.
+# make train EXTRAS=cuda (or tpu, wandb): with what they need. make test: what CI runs. make bench: against PyTorch.
 PYTHON ?= python3
+INSTALLED := .venv/installed$(if $(EXTRAS),-with-$(EXTRAS))
 BIN := .venv/bin
 # The lock file holds the exact versions that were tested.
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint requirements.lock
 
 .PHONY: train align test bench clean
 
-train: .venv/installed
+train: $(INSTALLED)
 	$(BIN)/python train.py $(ARGS)
 
-align: .venv/installed
+align: $(INSTALLED)
 	$(BIN)/python -m recipes.align $(ARGS)
 
 test: .venv/installed-test
@@ -28,6 +29,10 @@ bench: .venv/installed-bench
 
 .venv/installed: .venv/bin/activate pyproject.toml requirements.lock
 	$(INSTALL) --editable .
+	touch $@
+
+.venv/installed-with-%: .venv/installed
+	$(INSTALL) --editable '.[$*]'
 	touch $@
 
 .venv/installed-test: .venv/installed

@@ -40,7 +40,7 @@ def imported(file: Path) -> set[str]:
 
 
 def test_every_room_has_its_place():
-    assert {path.stem for path in ROOT.iterdir() if path.name != "__pycache__"} == {*ROOMS, *LEAVES, "__init__"}
+    assert {path.stem for path in ROOT.iterdir() if path.name not in ("__pycache__", "py.typed")} == {*ROOMS, *LEAVES, "__init__"}
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(ROOT)))
