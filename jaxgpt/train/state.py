@@ -86,10 +86,26 @@ def join(params: Any, frozen: Any) -> Any:
 
 
 def not_finite(tree: Any) -> list[str]:
-    """Return the paths of the leaves of a tree that hold a NaN or an infinity."""
+    """Return the paths of the leaves of a tree that hold a NaN or an infinity in a part that lies here.
+
+    Each device looks through its own part: programs that sum over devices, many of them under way at once, wait for one
+    another for ever where there are fewer threads than devices.
+    """
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
     # All are asked before the first answer is waited for.
-    found = [(path, _zero(leaf)) for path, leaf in jax.tree_util.tree_leaves_with_path(tree)]
-    return [jax.tree_util.keystr(path, simple=True, separator="/") for path, zero in found if math.isnan(zero)]
+    found = [(path, [_zero(part) for part in _parts_here(leaf)]) for path, leaf in leaves]
+    return [
+        jax.tree_util.keystr(path, simple=True, separator="/") for path, zeros in found if any(map(math.isnan, zeros))
+    ]
+
+
+def _parts_here(leaf: Any) -> list[Any]:
+    """Return the parts of an array that lie on this process's devices, each once."""
+    return (
+        [shard.data for shard in leaf.addressable_shards if shard.replica_id == 0]
+        if isinstance(leaf, Array)
+        else [jnp.asarray(leaf)]
+    )
 
 
 @jax.jit
