@@ -80,7 +80,7 @@ def _renamed(name: str, value: str, word: str, fields: set[str]) -> list[str]:
         return [f"--init_from={value}"]
     if name == "init_from" and value == "resume" and generating:
         return []  # the run's folder, which --out_dir or the default names
-    if name == "grad_clip" and re.fullmatch(r"0*\.?0*", value):
+    if name == "grad_clip" and re.fullmatch(r"0+\.?0*|\.0+", value):
         return ["--grad_clip=none"]
     if name == "dtype" and value == "float16":
         note("--dtype float16: bfloat16 in its place, which needs no scaling of the loss")
