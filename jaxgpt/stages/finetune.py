@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 from jaxgpt import decode, hf, model, text, train
 from jaxgpt.devices import is_first, process_count
@@ -54,6 +54,9 @@ class FineTuneConfig(RunConfig):
         None,
         f"of the examples, for validation; none: {VAL_FRACTION} where there is no val_dataset",
         on_resume="fixed",
+    )
+    bad_records: Literal["drop", "error"] = flag(
+        "drop", "what becomes of a record that can't be used: left out and counted, unless most are bad, or an error"
     )
     block_size: Context | None = flag(None, "tokens in a row of a batch; none: the model's context", on_resume="fixed")
 
@@ -198,13 +201,14 @@ class FineTune(Stage[FineTuneFlags]):
             raise UsageError(f"block_size {size} is longer than the model's context, {context}")
         return size or context
 
-    def read(self, read: Callable[[str], Sequence[_Any]]) -> tuple[list[_Any], list[_Any]]:
-        """Return the records to train on and those to validate on."""
+    def read(self, read: Callable[..., list[_Any]]) -> tuple[list[_Any], list[_Any]]:
+        """Return the records to train on and those to validate on; `read` is one of `jaxgpt.text`'s functions."""
         flags = self.flags
         assert flags.dataset is not None
+        found = read(flags.dataset, bad_records=flags.bad_records)
         if flags.val_dataset is not None:
-            return list(read(flags.dataset)), list(read(flags.val_dataset))
-        return text.split(read(flags.dataset), flags.val_fraction or VAL_FRACTION, seed=0)
+            return found, read(flags.val_dataset, bad_records=flags.bad_records)
+        return text.split(found, flags.val_fraction or VAL_FRACTION, seed=0)
 
     def batch(self, step: int, *, shard: int = 0, num_shards: int = 1) -> Any:
         rows = text.epoch_rows(

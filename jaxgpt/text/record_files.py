@@ -1,4 +1,4 @@
-"""Files of records, one after another: .jsonl, .json, .csv and .txt, each record with the place where it stands.
+"""Files of records, one after another: .jsonl, .json, .csv and .txt, each also as .gz; each with the place it stands.
 
 Whatever is wrong with a file is an error that begins with that place, FILE:LINE; nothing is repaired or passed over but
 blank lines, a byte order mark and carriage returns at line ends.
@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import codecs
 import csv
+import gzip
+import io
 import json
 import re
 import sys
+import zlib
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -22,6 +25,7 @@ Record = tuple[str, dict[str, Any]]
 """Where a record stands, for messages, and what it holds."""
 
 _SURROGATES = re.compile("[\ud800-\udfff]")
+_LINES = re.compile(r"\s*\{[^\n]*\}[ \t\r]*\n\s*\{")  # an object in the first line, and another begins behind it
 _MAX_LINE = 1 << 24  # bytes; refused before more is read into memory
 _MAX_JSON = 1 << 28  # bytes of a .json file, which is read whole
 
@@ -45,14 +49,17 @@ def read_records(path: str | Path, suffixes: tuple[str, ...], column: str = "") 
         ".csv": _csv,
         ".txt": lambda path: ((f"{path}:{number}", {column: line}) for number, line in _lines(path) if line.strip()),
     }
-    if path.suffix.lower() not in suffixes:
+    suffix = path.with_suffix("" if path.suffix.lower() == ".gz" else path.suffix).suffix.lower()
+    if suffix not in suffixes:
         raise UsageError(f"{path}: must be a file that ends in {', '.join(suffixes)}")
     empty, lone = True, 0
     try:
-        for record in readers[path.suffix.lower()](regular(path)):
+        for record in readers[suffix](regular(path)):
             empty = False
             lone += _lone_surrogates(record[1])
             yield record
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise UsageError(f"{path}: not a gzip file, or damaged: {error}") from None
     except OSError as error:
         raise UsageError(f"{path}: cannot be read: {error.strerror}") from None
     if empty:
@@ -69,13 +76,18 @@ def _jsonl(path: Path) -> Iterator[Record]:
 
 
 def _json(path: Path) -> Iterator[Record]:
-    if (size := path.stat().st_size) > _MAX_JSON:
-        raise UsageError(f"{path}: {size} bytes is too large for one list (limit {_MAX_JSON}); make it a .jsonl file")
+    with _open(path) as file:
+        contents = file.read(_MAX_JSON + 1)
+    if len(contents) > _MAX_JSON:
+        raise UsageError(f"{path}: too large for one list (limit {_MAX_JSON} bytes); make it a .jsonl file")
     try:
-        text = path.read_bytes().decode("utf-8-sig")
+        text = contents.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = 1 + error.object.count(b"\n", 0, error.start)
         raise UsageError(f"{path}:{line}: not UTF-8 at byte {error.start} of the file: {error.reason}") from None
+    if _LINES.match(text):  # JSON lines, of which many a hub file has only the name of JSON
+        yield from _jsonl(path)
+        return
     entries = _parse(text, str(path))
     if not isinstance(entries, list):
         raise UsageError(f"{path}: must be a list of objects, not {_named(entries)}")
@@ -107,7 +119,7 @@ def _csv(path: Path) -> Iterator[Record]:
 
 def _lines(path: Path) -> Iterator[tuple[int, str]]:
     """Yield each line's number and text, without its line end."""
-    with path.open("rb") as file:
+    with _open(path) as file:
         number = 0
         while data := file.readline(_MAX_LINE + 1):
             number += 1
@@ -120,6 +132,10 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
             except UnicodeDecodeError as error:
                 why = f"not UTF-8 at byte {error.start} of the line: {error.reason}"
                 raise UsageError(f"{path}:{number}: {why}") from None
+
+
+def _open(path: Path) -> io.BufferedIOBase:
+    return gzip.open(path) if path.suffix.lower() == ".gz" else path.open("rb")
 
 
 def _parse(text: str, where: str) -> Any:

@@ -1,5 +1,6 @@
 """Users' files are read as they mean it, or refused by one line that begins with file and line."""
 
+import gzip
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -117,6 +118,12 @@ def pair(**changes: object) -> dict[str, object]:
     return {"prompt": "p", "chosen": "c", "rejected": "r"} | changes
 
 
+def transcripts(chosen: str, rejected: str) -> dict[str, object]:
+    """As HH-RLHF has them."""
+    shared = "\n\nHuman: Hi\n\nAssistant: Yes?\n\nHuman: Who?\n\nAssistant:"
+    return {"chosen": shared + chosen, "rejected": shared + rejected}
+
+
 BROKEN: list[tuple[Callable[[Path], Any], object, str]] = [
     (read_labelled, "{", "not JSON: Expecting property name enclosed in double quotes at column 2"),
     (read_labelled, "[" * 100_000, "not JSON that can be read"),
@@ -131,7 +138,11 @@ BROKEN: list[tuple[Callable[[Path], Any], object, str]] = [
     (read_labelled, {"text": "a", "label": ""}, "'label' is empty"),
     (read_labelled, {"text": "a", "label": True}, "'label' must be a text, not True"),
     (read_labelled, {"text": "a", "label": 0.5}, "'label' must be a text, not 0.5"),
-    (read_conversations, {"conversations": []}, "neither 'messages' nor 'instruction' and 'output' in it; its fields"),
+    (read_conversations, {"dialogue": []}, "or 'instruction' and 'output' in it; its fields are 'dialogue'"),
+    (read_conversations, {"conversations": []}, "'conversations' must be a list of messages, not []"),
+    (read_conversations, {"conversations": [{"from": "tool", "value": "x"}]}, "role is 'tool'; valid are system, user"),
+    (read_conversations, {"prompt": "p", "completion": ""}, "'completion' is empty"),
+    (read_conversations, chat(USER, ANSWER | {"tool_calls": [{}]}), "message 2 of 'messages' has 'tool_calls', which"),
     (read_conversations, {"instruction": "a"}, "no field 'output'"),
     (read_conversations, {"instruction": "a", "input": 3, "output": "b"}, "'input' must be a text, not 3"),
     (read_conversations, {"messages": "hello"}, "'messages' must be a list of messages, not 'hello'"),
@@ -149,7 +160,14 @@ BROKEN: list[tuple[Callable[[Path], Any], object, str]] = [
     (read_conversations, chat(USER, ANSWER) | {"tools": [{}]}, "tools are not supported"),
     (read_pairs, pair(chosen="r"), "chosen and rejected are equal"),
     (read_pairs, {"chosen": [USER, ANSWER], "rejected": [USER, ANSWER]}, "chosen and rejected are equal"),
-    (read_pairs, {"chosen": "c", "rejected": "r"}, "no field 'prompt'; only lists of messages may begin with it"),
+    (read_pairs, {"chosen": "c", "rejected": "r"}, "no field 'prompt', and no "),
+    (
+        read_pairs,
+        {"chosen": "c", "rejected": [OTHER]},
+        "no field 'prompt', and one answer is a text, the other messages",
+    ),
+    (read_pairs, transcripts("", "No"), "'chosen' ends without an answer"),
+    (read_pairs, {"prompt": "Other?", "chosen": [USER, ANSWER], "rejected": [USER, OTHER]}, "'chosen' must begin and"),
     (read_pairs, {"prompt": "p", "chosen": "c"}, "no field 'rejected'; its fields are 'prompt', 'chosen'"),
     (read_pairs, pair(rejected=""), "'rejected' is empty"),
     (read_pairs, pair(prompt=[USER, ANSWER]), "the prompt must end with a message of the user's"),
@@ -219,8 +237,74 @@ def test_what_is_read_at_once_is_bounded(tmp_path: Path, monkeypatch: pytest.Mon
     path = write(tmp_path / "a.jsonl", {"prompt": "x"}, {"prompt": "x" * 100})
     with pytest.raises(UsageError, match=f"{path}:2: longer than 100 bytes, the limit for one line"):
         read_prompts(path)
-    with pytest.raises(UsageError, match="130 bytes is too large for one list .limit 100.; make it a .jsonl file"):
+    with pytest.raises(UsageError, match="a.json: too large for one list .limit 100 bytes.; make it a .jsonl file"):
         read_prompts(write(tmp_path / "a.json", "[".ljust(129)))
+
+
+def test_conversations_of_other_tools_are_read(tmp_path: Path, capsys):
+    named = USER | {"name": "Ann", "id": 3}
+    path = write(
+        tmp_path / "a.jsonl",
+        {"conversations": [{"from": "system", "value": " "}, {"from": "human", "value": "Who?"}, ANSWER]},
+        {"prompt": "Who?", "completion": "I."},
+        {"prompt": [SYSTEM | {"content": ""}, named], "completion": [ANSWER]},
+        {"messages": [{"role": "system", "content": None}, named, ANSWER]},
+    )
+    assert [conversation.messages for conversation in read_conversations(path)] == [(user, answer)] * 4
+    note = f"note: {path}: keys of messages that are left alone: 'name' (2), 'id' (2)\n"
+    assert capsys.readouterr().err == note
+
+
+def test_pairs_of_the_hub_are_read_as_they_are(tmp_path: Path):
+    path = write(
+        tmp_path / "a.jsonl",
+        transcripts(" I.", " Not I.\n\nHuman: So?\n\nAssistant: No"),
+        {"prompt": "Who?", "chosen": [USER, ANSWER], "rejected": [USER, OTHER]},
+        {"prompt": [SYSTEM, USER], "chosen": [SYSTEM, USER, ANSWER], "rejected": [SYSTEM, USER, OTHER]},
+    )
+    shared = "\n\nHuman: Hi\n\nAssistant: Yes?\n\nHuman: Who?\n\nAssistant:"
+    assert [(one.prompt, one.chosen, one.rejected) for one in read_pairs(path)] == [
+        (shared, " I.", " Not I.\n\nHuman: So?\n\nAssistant: No"),
+        ((user,), (answer,), (other,)),
+        ((system, user), (answer,), (other,)),
+    ]
+
+
+@pytest.mark.parametrize(("read", "record", "message"), [case for case in BROKEN if isinstance(case[1], dict)])
+def test_bad_records_are_left_out_and_the_first_are_named(
+    tmp_path: Path, capsys, read: Callable[..., list[Any]], record: object, message: str
+):
+    good = GOOD.get(read, {"prompt": "x"})
+    path = write(tmp_path / "a.jsonl", good, *[record, good] * 4)
+    assert len(read(path, bad_records="drop")) == 5
+    said = capsys.readouterr().err
+    assert said.startswith(f"note: {path}: 4 of 9 records can't be used and are left out: 2: ") and "; 6: " in said
+    assert "8: " not in said and said.count("\n") == 1
+    with pytest.raises(UsageError) as caught:
+        read(write(tmp_path / "b.jsonl", good, record, record), bad_records="drop")
+    assert message in str(caught.value) and str(caught.value).endswith("; 2 of 3 records can't be used")
+
+
+def test_a_line_that_is_no_json_is_never_left_out(tmp_path: Path):
+    path = write(tmp_path / "a.jsonl", *[{"prompt": "x"}] * 9, "{")
+    with pytest.raises(UsageError, match=f"{path}:10: not JSON"):
+        read_prompts(path, bad_records="drop")
+
+
+def test_json_lines_may_be_compressed_or_have_the_name_of_json(tmp_path: Path):
+    lines = write(tmp_path / "a.jsonl", {"prompt": "one {}"}, "", {"prompt": "two"})
+    named, packed = tmp_path / "a.json", tmp_path / "a.jsonl.gz"
+    named.write_bytes(lines.read_bytes())
+    packed.write_bytes(gzip.compress(lines.read_bytes()))
+    for path in (named, packed):
+        assert [(one.prompt, one.where) for one in read_prompts(path)] == [
+            ("one {}", f"{path}:1"),
+            ("two", f"{path}:3"),
+        ]
+    for broken in (packed.read_bytes()[:-12], b"no gzip"):
+        packed.write_bytes(broken)
+        with pytest.raises(UsageError, match=f"{packed}: not a gzip file, or damaged"):
+            read_prompts(packed)
 
 
 @given(count=st.integers(2, 60), fraction=st.floats(0.001, 0.999), seed=st.integers(0, 2**32 - 1))
