@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Bool, Float, Int, UInt32
 
-from jaxgpt.decode.sampling import Sampling
+from jaxgpt.decode.sampling import HOTTEST, Sampling
 
 # Of probabilities: what f32 holds well above 0.
 LEAST = 1e-30
@@ -44,7 +44,7 @@ def filter_logits(sampling: Sampling, logits: Float[Array, "B V"]) -> Float[Arra
 
     Tokens with equal logits are kept or removed together.
     """
-    logits = logits / sampling.temperature
+    logits = logits / min(sampling.temperature, HOTTEST)
     if sampling.top_k is not None:
         logits = _within(logits, jnp.ones_like(logits), float(min(sampling.top_k, logits.shape[-1])))
     if sampling.top_p is not None and sampling.top_p < 1:

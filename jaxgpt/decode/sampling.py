@@ -12,8 +12,9 @@ from dataclasses import dataclass, replace
 from jaxgpt import checks
 from jaxgpt.model.config import GPTConfig
 
-# Below, logits divided by it would leave f32; the likeliest token is certain long before.
+# Logits divided by what is below would leave f32, as what is above does; tokens are certain, or all alike, long before.
 COLDEST = 1e-30
+HOTTEST = 1e30
 PENALTIES = (1e-6, 1e6)
 
 

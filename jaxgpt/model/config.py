@@ -182,7 +182,7 @@ class GPTConfig:
                     raise UsageError(f"{key} is {checks.shown(value)}, but {name} is {checks.shown(named[name])}")
             elif name not in HF_IRRELEVANT and name not in HF_REQUIRED and not name.startswith("_"):
                 unread.append(f"{checks.shown(key)}{did_you_mean(key, HF_FIELDS).rstrip('?')}")
-        if hf.get("n_ctx") == named.get("n_positions") and "'n_ctx'" in unread:
+        if _equal(hf.get("n_ctx"), named.get("n_positions")) and "'n_ctx'" in unread:
             unread.remove("'n_ctx'")  # an old name beside the one that is read
         if unread:
             note(f"keys of the model's config that no GPT-2 reads are left alone: {', '.join(unread)}")

@@ -29,6 +29,7 @@ from jaxgpt.train.folder import read_record, write_record
 from jaxgpt.train.manifest import WEIGHTS, Progress, Which, read_manifest, steps, undamaged
 
 BASE = "base"
+LAST_STEP = 2**63 - 1
 # The hub's models without an owner in their name; any other name without a slash is a folder that is not there.
 HUB_NAMES = ("gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl", "distilgpt2")
 
@@ -143,7 +144,7 @@ def find_checkpoint(run: Path, which: Which) -> Path:
     """Return the folder of a checkpoint whose weights are undamaged; the moments beside them are not looked at."""
     folder = (run / "checkpoints").resolve()  # orbax needs an absolute path
     if not isinstance(which, str) or which not in ("best", "last"):
-        which = checks.whole("which checkpoint", which, wanted="a step, 'best' or 'last'")
+        which = checks.whole("which checkpoint", which, 0, LAST_STEP, "a step, 'best' or 'last'")
         if not (folder / str(which)).is_dir():
             raise UsageError(f"{run} has no checkpoint of step {which}; there are {sorted(steps(run))}")
         read_manifest(folder / str(which), WEIGHTS)

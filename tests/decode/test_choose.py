@@ -77,6 +77,8 @@ def test_what_is_as_cold_or_as_narrow_as_can_be_is_greedy(exponent, top_p, seed)
     cold, narrow = Sampling(10.0**exponent), Sampling(1.0, top_p=min(top_p, 1e-9))
     for sampling in (cold, narrow):
         assert choose(sampling, logits, tokens, present, keys) == choose(Sampling(), logits, tokens, present, keys)
+    hot = filter_logits(Sampling(10.0 ** min(-exponent, 308)), logits)
+    assert hot.max() - hot.min() < 1e-6, "and what is as hot, all alike"
 
 
 @pytest.mark.parametrize("sampling", [Sampling(), Sampling(1.0), Sampling(1.0, 3, 0.5, 0.1)])
