@@ -95,12 +95,14 @@ def flags_where(record: Any, key: str, value: Any) -> tuple[str, ...]:
 
 
 def check_ranges(record: object) -> None:
-    """Make numbers of a record plain; raise a UsageError unless each lies in the range that its type gives."""
+    """Make a record's numbers and truth values plain; raise a UsageError unless each is one that its type allows."""
     for name, hint in _hints(type(record)).items():
         value, none = getattr(record, name), ", or none" if _may_be_none(hint) else ""
         bounds = [bound for kind in _kinds(hint) for bound in get_args(kind)[1:]]
         if value is None and none:
             continue
+        if bool in _kinds(hint):
+            object.__setattr__(record, name, checks.flag(name, value))
         for bound in bounds:
             if isinstance(bound, Real):
                 number = checks.real(name, value, bound.words + none)
