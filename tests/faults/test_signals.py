@@ -14,6 +14,8 @@ import pytest
 from benchmarks.soak import ENVIRONMENT, ROOT
 from jaxgpt import signals
 
+# Other tests of this process may have started JAX, whose threads a fork leaves behind; the child only begins a command.
+pytestmark = pytest.mark.filterwarnings("ignore:os.fork.. was called:RuntimeWarning")
 COMMANDS = {
     "train": ["train.py", "--out_dir={folder}/out"],
     "train sft": ["train.py", "sft", "--out_dir={folder}/out", "--base={folder}", "--dataset={folder}/none.jsonl"],

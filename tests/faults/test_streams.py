@@ -8,6 +8,8 @@ import pytest
 
 from benchmarks.soak import ENVIRONMENT, ROOT
 
+# Other tests of this process may have started JAX, whose threads a fork leaves behind; the child only begins a command.
+pytestmark = pytest.mark.filterwarnings("ignore:os.fork.. was called:RuntimeWarning")
 ALL_CLOSED = "<&- >&- 2>&-"
 CLOSED = {"<&-": (0,), ">&-": (1,), "2>&-": (2,), ALL_CLOSED: (0, 1, 2)}
 SHORT = ("--max_iters=2", "--warmup_iters=1", "--eval_interval=2", "--save_interval=2")
