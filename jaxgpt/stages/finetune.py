@@ -18,11 +18,10 @@ from jaxgpt.model.atlas import Parameter, count, parameters
 from jaxgpt.model.lora_config import LoRA
 from jaxgpt.stages.base import Record, Stage
 from jaxgpt.train.config import Context, RunConfig
+from jaxgpt.train.folder import BASE
 from jaxgpt.train.manifest import latest, sha256
 from jaxgpt.train.resume import refuse_changed_flags
 
-BASE = "base"
-"""In a run's folder, the model that it began with, where checkpoints don't have all of it."""
 VAL_FRACTION = 0.1
 SHOWN_PROMPTS = 3
 SHOWN_TOKENS = 200

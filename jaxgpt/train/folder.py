@@ -32,6 +32,8 @@ FORMAT = 1
 FROM_TOKENIZER = "tokenizer_vocab_size"
 """The one field of a GPTConfig that is not written down: whoever reads a model finds it in its tokenizer's files."""
 LOCK = "lock"
+BASE = "base"
+"""In a run's folder, the model that it began with, where checkpoints don't have all of it."""
 RUN = ("checkpoints", "config.json")
 ENTRIES: dict[str, Any] = {
     "stage": str,
