@@ -93,7 +93,7 @@ def test_a_process_that_is_lost_ends_the_others_and_names_the_last_checkpoint(wo
 
 RAISE = """
 from jaxgpt.train.trainer import Trainer
-def start(self):
+def start(*_):
     {what}
 Trainer.start = start
 """

@@ -94,8 +94,9 @@ def test_a_prompt_in_a_new_cache_is_read_like_one_that_attends_to_all_slots(leng
     assert not read.new and not whole.new
     for row, begin in enumerate(new.start):
         np.testing.assert_allclose(logits[row, begin:], expected[row, begin:], **ROUNDING)
-        for ours, theirs in zip((*read.keys, *read.values), (*whole.keys, *whole.values), strict=True):
-            np.testing.assert_allclose(ours[row, :, begin:], theirs[row, :, begin:], **ROUNDING)
+        for layer in range(config.n_layer):
+            for ours, theirs in zip(read.layer(layer), whole.layer(layer), strict=True):
+                np.testing.assert_allclose(ours[row, :, begin:], theirs[row, :, begin:], **ROUNDING)
 
 
 def test_what_padding_holds_does_not_matter():
