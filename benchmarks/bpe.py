@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from benchmarks.timing import Benchmark, Work
-from jaxgpt.text import BPE
-from jaxgpt.text.corpus import PLAYS_FOLDER
+from jaxgpt.data.corpus import PLAYS_FOLDER
+from jaxgpt.tokenizers import BPE
 
 MEGABYTES, VOCAB_SIZE = 10, 4096
 

@@ -16,7 +16,7 @@ from jaxgpt import GPT, GPTConfig, generate
 from jaxgpt.decode.rows import bucket
 from jaxgpt.devices import start_devices
 from jaxgpt.model.attention import BLOCKS, causal
-from jaxgpt.model.layers import applied
+from jaxgpt.model.gpt import applied
 from jaxgpt.train import init_params
 
 # With a head of its own: a tied one repeats, with random weights, the token that was read, and all ids were one.

@@ -13,9 +13,9 @@ import numpy as np
 
 from benchmarks.timing import Benchmark, Work
 from jaxgpt import GPT, GPTConfig, generate, save_pretrained
-from jaxgpt.decode.quantize import Kind, quantize
 from jaxgpt.devices import start_devices
-from jaxgpt.text import load_tokenizer
+from jaxgpt.model.quantized import Kind, quantize
+from jaxgpt.tokenizers import load_tokenizer
 from jaxgpt.train import init_params
 
 CONFIG = GPTConfig.preset("gpt2")

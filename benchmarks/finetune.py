@@ -11,18 +11,17 @@ import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from benchmarks.timing import Benchmark, Work, last
+from jaxgpt.chat.examples import Labelled
 from jaxgpt.devices import start_devices
 from jaxgpt.model.config import GPTConfig
-from jaxgpt.model.layers import GPT
+from jaxgpt.model.gpt import GPT
 from jaxgpt.model.lora import init_adapters, is_beside
 from jaxgpt.model.lora_config import LoRA
-from jaxgpt.text.examples import Labelled
-from jaxgpt.train.classification import classify
-from jaxgpt.train.config import OptimizerConfig
+from jaxgpt.objectives.base import with_adapters
+from jaxgpt.objectives.classify import classify
+from jaxgpt.train.config import OptimizerConfig, trains
 from jaxgpt.train.loop import run
-from jaxgpt.train.objectives import with_adapters
 from jaxgpt.train.optimizer import adamw
-from jaxgpt.train.partial import trains
 from jaxgpt.train.state import TrainState, init_params
 from jaxgpt.train.step import make_step
 

@@ -18,14 +18,14 @@ from jax import Array
 
 from benchmarks import decode, train
 from benchmarks.timing import Benchmark, Work, last
+from jaxgpt.data.batches import Batch
 from jaxgpt.devices import start_devices
 from jaxgpt.model.cache import KVCache
 from jaxgpt.model.config import GPTConfig
-from jaxgpt.model.layers import GPT, Block, layer_norm
+from jaxgpt.model.gpt import GPT, Block, layer_norm
+from jaxgpt.objectives.base import pretrain
 from jaxgpt.stages.pretrain import PretrainConfig
-from jaxgpt.text.batches import Batch
 from jaxgpt.train.loop import run
-from jaxgpt.train.objectives import pretrain
 from jaxgpt.train.state import TrainState
 from jaxgpt.train.step import Step, make_step
 

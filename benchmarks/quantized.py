@@ -15,7 +15,7 @@ from benchmarks.report import failures, grid
 from benchmarks.timing import Benchmark, apart, last, measure
 from benchmarks.train import CPU, train_ours
 from jaxgpt import GPT, GPTConfig
-from jaxgpt.decode.quantize import Kind, quantize
+from jaxgpt.model.quantized import Kind, quantize
 
 NAME = "int8-weights"
 KINDS: dict[str, Kind | None] = {"f32": None, "int8": "int8", "int4": "int4"}

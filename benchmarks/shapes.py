@@ -12,13 +12,13 @@ import numpy as np
 from benchmarks import decode
 from benchmarks.timing import Benchmark, Work
 from jaxgpt import GPT, generate
-from jaxgpt.decode.matrices import cast_matrices
 from jaxgpt.decode.rows import bucket
 from jaxgpt.decode.sampling import GREEDY
 from jaxgpt.decode.step import Progress
 from jaxgpt.decode.step import decode as decode_until
 from jaxgpt.devices import start_devices
 from jaxgpt.model.cache import KVCache
+from jaxgpt.model.quantized import cast_matrices
 
 STEPS, ROWS, LONG = 16, 8, 1023
 

@@ -15,9 +15,9 @@ from torch import Tensor, nn
 
 from benchmarks.torch_gpt import TorchGPT
 from benchmarks.torch_step import make_torch_step
+from jaxgpt.data.corpus import PLAYS_FOLDER
 from jaxgpt.model.config import GPTConfig
 from jaxgpt.stages.pretrain import PretrainConfig
-from jaxgpt.text.corpus import PLAYS_FOLDER
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -13,7 +13,7 @@ from benchmarks.torch_gpt import TorchGPT
 from jaxgpt.train.config import OptimizerConfig
 
 if TYPE_CHECKING:  # it imports JAX
-    from jaxgpt.text.batches import Batch
+    from jaxgpt.data.batches import Batch
 
 
 def make_torch_step(

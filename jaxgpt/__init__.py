@@ -11,24 +11,13 @@ from typing import TYPE_CHECKING
 from jaxgpt.lazy import on_first_use
 
 if TYPE_CHECKING:
+    from jaxgpt.data.corpus import load_corpus
     from jaxgpt.decode.engine import generate
     from jaxgpt.hf.convert import load_pretrained, save_pretrained
     from jaxgpt.model.config import GPTConfig
-    from jaxgpt.model.layers import GPT
-    from jaxgpt.text.corpus import load_corpus
-    from jaxgpt.text.tokenizers import load_tokenizer
+    from jaxgpt.model.gpt import GPT
+    from jaxgpt.tokenizers.tokenizer import load_tokenizer
 
 __version__ = "0.1.0"
 __all__ = ["GPT", "GPTConfig", "generate", "load_corpus", "load_pretrained", "load_tokenizer", "save_pretrained"]
-__getattr__, __dir__ = on_first_use(
-    __name__,
-    {
-        "GPT": "jaxgpt.model.layers",
-        "GPTConfig": "jaxgpt.model.config",
-        "generate": "jaxgpt.decode.engine",
-        "load_corpus": "jaxgpt.text.corpus",
-        "load_pretrained": "jaxgpt.hf.convert",
-        "load_tokenizer": "jaxgpt.text.tokenizers",
-        "save_pretrained": "jaxgpt.hf.convert",
-    },
-)
+__getattr__, __dir__ = on_first_use(__name__)

@@ -2,22 +2,35 @@
 
 from __future__ import annotations
 
+import ast
+import functools
 import importlib
 import importlib.util
+import inspect
 import pkgutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 
-def on_first_use(package: str, homes: Mapping[str, str]) -> tuple[Callable[[str], object], Callable[[], list[str]]]:
-    """Return a package's `__getattr__` and `__dir__` (PEP 562): names by a table of name → module, and its modules.
+def on_first_use(package: str) -> tuple[Callable[[str], object], Callable[[], list[str]]]:
+    """Return a package's `__getattr__` and `__dir__` (PEP 562), for its public names and its modules.
 
-    Flags, `--help` and tokenizers so work without waiting for JAX, and `import jaxgpt` is enough for all that is in it.
+    Its names are those that its `__init__.py` imports for type checkers, which stand nowhere else. Flags, `--help` and
+    tokenizers so work without waiting for JAX, and `import jaxgpt` is enough for all that is in it.
     """
 
+    @functools.cache
+    def homes() -> dict[str, str]:
+        """Read name → module off the package's own source."""
+        imports = ast.walk(ast.parse(inspect.getsource(importlib.import_module(package))))
+        own = [node for node in imports if isinstance(node, ast.ImportFrom) and node.col_offset > 0]
+        return {alias.name: str(node.module) for node in own for alias in node.names}
+
     def get(name: str) -> object:
-        if name in homes:
-            return getattr(importlib.import_module(homes[name]), name)
-        if name.startswith("_") or importlib.util.find_spec(f"{package}.{name}") is None:
+        if name.startswith("_"):
+            raise AttributeError(f"{package} has no public name {name!r}")
+        if name in homes():
+            return getattr(importlib.import_module(homes()[name]), name)
+        if importlib.util.find_spec(f"{package}.{name}") is None:
             public = ", ".join(name for name in names() if not name.startswith("_"))
             raise AttributeError(f"{package} has no public name {name!r}; there are {public}")
         return importlib.import_module(f"{package}.{name}")
@@ -25,6 +38,6 @@ def on_first_use(package: str, homes: Mapping[str, str]) -> tuple[Callable[[str]
     def names() -> list[str]:
         itself = importlib.import_module(package)
         modules = (module.name for module in pkgutil.iter_modules(itself.__path__))
-        return sorted({*homes, *modules, *(name for name in vars(itself) if name.startswith("__"))})
+        return sorted({*homes(), *modules, *(name for name in vars(itself) if name.startswith("__"))})
 
     return get, names

@@ -17,9 +17,10 @@ from benchmarks.soak import ENVIRONMENT
 for name, value in ENVIRONMENT.items():
     os.environ.setdefault(name, value)
 
-# What a shell runs in the background ignores SIGINT, and so would all processes that tests start.
-if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+# What a shell runs in the background ignores SIGINT, and under nohup SIGHUP; so would all processes that tests start.
+for number, handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
+    if signal.getsignal(number) is signal.SIG_IGN:
+        signal.signal(number, handler)
 
 # No test asserts speed, and on a busy machine anything may take long.
 settings.register_profile("jaxgpt", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -30,6 +31,38 @@ settings.load_profile("jaxgpt")
 def unchecked_types(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the package itself meet values of a wrong type, as it does outside the test run."""
     monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+
+
+@pytest.fixture(scope="session")
+def tiny() -> Any:
+    """A run with a model of one layer, with dropout, on a text that counts."""
+    from tests.tiny_run import TinyRun
+
+    return TinyRun()
+
+
+@pytest.fixture(scope="session")
+def bigram() -> Any:
+    """A model that sees one token only."""
+    from tests.tiny_run import Bigram
+
+    return Bigram
+
+
+@pytest.fixture(scope="session")
+def draw() -> Any:
+    """A function from a config to parameters that tell texts apart."""
+    from tests.tiny_run import draw
+
+    return draw
+
+
+@pytest.fixture(scope="session")
+def rewarded() -> Any:
+    """A run of PPO with a model as small."""
+    from tests.tiny_ppo import TinyPPO
+
+    return TinyPPO()
 
 
 @pytest.fixture(scope="session")

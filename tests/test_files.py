@@ -7,22 +7,23 @@ from pathlib import Path
 
 import pytest
 
+from jaxgpt.chat.records import read_conversations
+from jaxgpt.chat.template import ChatTemplate
 from jaxgpt.cli.generate import read_prompt
 from jaxgpt.cli.train import read_stage
+from jaxgpt.data import load_corpus
+from jaxgpt.data.token_files import TokenFile
 from jaxgpt.errors import UsageError
 from jaxgpt.files import regular
 from jaxgpt.hf.convert import load_pretrained
 from jaxgpt.hf.peft import load_adapters
 from jaxgpt.model.config import GPTConfig
+from jaxgpt.objectives.preferences import read_reference
 from jaxgpt.rl.reward_function import load_reward_function
-from jaxgpt.text import load_corpus, load_tokenizer
-from jaxgpt.text.chat import ChatTemplate
-from jaxgpt.text.records import read_conversations
-from jaxgpt.text.token_files import TokenFile
+from jaxgpt.tokenizers import load_tokenizer
 from jaxgpt.train.folder import LOCK, lock, read_record
 from jaxgpt.train.manifest import read_manifest, sha256
 from jaxgpt.train.metrics import read_rows
-from jaxgpt.train.preferences import read_reference
 
 
 class Hang(BaseException):

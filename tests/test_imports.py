@@ -14,15 +14,18 @@ ROOT = Path(jaxgpt.__file__).parent
 LEAVES = {file.stem for file in ROOT.glob("*.py")} - {"__init__", "mesh"}
 # Each room and what it may look into.
 ROOMS = {
-    "text": set(),
+    "tokenizers": set(),
     "model": set(),
+    "data": {"tokenizers"},
+    "chat": {"tokenizers", "data"},
     "mesh": {"model"},
-    "decode": {"text", "model"},
-    "hf": {"text", "model"},
-    "train": {"text", "model", "decode", "hf", "mesh"},
-    "rl": {"text", "model", "decode", "mesh", "train"},
-    "stages": {"text", "model", "decode", "hf", "mesh", "train", "rl"},
-    "cli": {"text", "model", "decode", "hf", "mesh", "train", "stages"},
+    "objectives": {"data", "chat", "model"},
+    "decode": {"tokenizers", "model"},
+    "hf": {"tokenizers", "model"},
+    "train": {"tokenizers", "data", "model", "objectives", "hf", "mesh"},
+    "rl": {"tokenizers", "data", "chat", "model", "objectives", "decode", "train"},
+    "stages": {"tokenizers", "data", "chat", "model", "objectives", "decode", "hf", "mesh", "train", "rl"},
+    "cli": {"tokenizers", "data", "chat", "model", "decode", "hf", "train", "stages"},
 }
 FILES = sorted(ROOT.rglob("*.py"))
 
@@ -55,8 +58,8 @@ def test_imports_go_one_way(file: Path):
 
 def test_flags_tokenizers_and_help_do_not_wait_for_jax():
     code = (
-        "import sys, jaxgpt, jaxgpt.cli.train, jaxgpt.cli.generate, jaxgpt.cli.convert, jaxgpt.text, jaxgpt.flags\n"
-        "import jaxgpt.model.lora_config\n"
+        "import sys, jaxgpt, jaxgpt.cli.train, jaxgpt.cli.generate, jaxgpt.cli.convert, jaxgpt.flags\n"
+        "import jaxgpt.data.corpus, jaxgpt.chat.records, jaxgpt.model.lora_config\n"
         "import jaxgpt.rl.config, jaxgpt.rl.reward_function\n"
         "import jaxgpt.stages.classify, jaxgpt.stages.dpo, jaxgpt.stages.ppo, jaxgpt.stages.sft\n"
         "sys.exit(' '.join(sorted({'jax', 'jaxlib', 'flax', 'optax', 'torch'} & set(sys.modules))) or None)"
@@ -74,9 +77,9 @@ def test_one_import_is_enough():
     """Rooms and their modules are there on first use, and `dir` tells what is there."""
     code = (
         "import jaxgpt\n"
-        "assert jaxgpt.text.load_tokenizer is jaxgpt.load_tokenizer\n"
-        "assert jaxgpt.decode.sampling.Sampling and jaxgpt.text.batches.Batch and jaxgpt.train.weights.load_params\n"
-        "assert {*jaxgpt.__all__, 'text', 'decode', 'train', '__version__'} <= set(dir(jaxgpt))\n"
+        "assert jaxgpt.tokenizers.load_tokenizer is jaxgpt.load_tokenizer\n"
+        "assert jaxgpt.decode.sampling.Sampling and jaxgpt.data.batches.Batch and jaxgpt.train.weights.load_params\n"
+        "assert {*jaxgpt.__all__, 'data', 'decode', 'train', '__version__'} <= set(dir(jaxgpt))\n"
         "assert 'load_params' not in dir(jaxgpt) and 'weights' in dir(jaxgpt.train)\n"
         "assert jaxgpt.__version__.count('.') == 2"
     )

@@ -13,16 +13,16 @@ import jax
 import numpy as np
 import pytest
 
+from jaxgpt.data.batches import Batch, random_batch
 from jaxgpt.errors import UsageError
 from jaxgpt.mesh import batch_divisor, make_mesh, put_batch
 from jaxgpt.model.atlas import parameters
 from jaxgpt.model.config import GPTConfig
-from jaxgpt.model.layers import GPT
+from jaxgpt.model.gpt import GPT
+from jaxgpt.objectives.base import pretrain
 from jaxgpt.stages.pretrain import PretrainConfig
-from jaxgpt.text.batches import Batch, random_batch
 from jaxgpt.train.checkpoint import Checkpoints
 from jaxgpt.train.manifest import Progress
-from jaxgpt.train.objectives import pretrain
 from jaxgpt.train.state import TrainState, init_params
 from jaxgpt.train.trainer import Trainer
 

@@ -9,7 +9,7 @@ import numpy as np
 from jaxgpt.mesh import make_mesh
 from jaxgpt.model.atlas import parameters
 from jaxgpt.model.config import GPTConfig
-from jaxgpt.model.layers import GPT
+from jaxgpt.model.gpt import GPT
 from jaxgpt.rl.config import PPOConfig
 from jaxgpt.rl.loop import carried
 from jaxgpt.rl.policy import ppo

@@ -7,12 +7,12 @@ import textwrap
 from collections.abc import Iterator, Sequence
 from itertools import zip_longest
 
+from jaxgpt.chat.records import Prompt, read_prompts
 from jaxgpt.cli.generate import Options, chat_template, fit, how, open_quantized, prompt_ids
 from jaxgpt.decode.continuous import generate_many
 from jaxgpt.decode.text import TextStream
 from jaxgpt.devices import start_devices
 from jaxgpt.errors import UsageError
-from jaxgpt.text.records import Prompt, read_prompts
 
 BATCH_SIZE = 16
 GAP = " | "

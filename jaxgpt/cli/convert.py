@@ -9,13 +9,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from jaxgpt.chat.template import ChatTemplate
 from jaxgpt.errors import RunError, UsageError
 from jaxgpt.flags import Name, PathName, command, flag, parse
 from jaxgpt.model.config import VALUE, GPTConfig
 from jaxgpt.notes import note
-from jaxgpt.text import Tokenizer, load_tokenizer
-from jaxgpt.text.chat import ChatTemplate
-from jaxgpt.text.tokenizers import TOKENIZER_FILES, BPETokenizer
+from jaxgpt.tokenizers import Tokenizer, load_tokenizer
+from jaxgpt.tokenizers.tokenizer import TOKENIZER_FILES, BPETokenizer
 from jaxgpt.train.manifest import Which
 
 DESCRIPTION = "Convert pretrained weights into a run's folder, or a run's folder into weights for PyTorch."

@@ -13,6 +13,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
+from jaxgpt.chat.encoded import begun
+from jaxgpt.chat.records import Message
+from jaxgpt.chat.template import ChatTemplate
 from jaxgpt.cli.nanogpt import translate
 from jaxgpt.decode.rows import Overflow
 from jaxgpt.decode.sampling import Sampling
@@ -22,11 +25,8 @@ from jaxgpt.files import regular
 from jaxgpt.flags import Count, CountOrZero, PathName, Rows, Seed, check_ranges, command, flag, parse
 from jaxgpt.model.config import GPTConfig
 from jaxgpt.notes import note
-from jaxgpt.text import Tokenizer
-from jaxgpt.text.chat import ChatTemplate
-from jaxgpt.text.encoded import begun
-from jaxgpt.text.records import Message
-from jaxgpt.text.tokenizers import BPETokenizer
+from jaxgpt.tokenizers import Tokenizer
+from jaxgpt.tokenizers.tokenizer import BPETokenizer
 from jaxgpt.train.manifest import Which
 
 DESCRIPTION = "Continue a prompt with a trained or pretrained model."
@@ -148,7 +148,7 @@ def how(options: Options, tokenizer: Tokenizer) -> dict[str, Any]:
 
 def open_quantized(options: Options, source: str) -> tuple[GPTConfig, Any, Tokenizer]:
     """Open a model by path or name, with weights of as many bits as `--quantize` says."""
-    from jaxgpt.decode.quantize import quantize
+    from jaxgpt.model.quantized import quantize
     from jaxgpt.train.weights import open_model
 
     config, params, tokenizer = open_model(

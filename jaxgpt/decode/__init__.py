@@ -6,7 +6,7 @@ Out: each row's new ids, and at the text's level text up to a stop string.
 Rows end with the config's own end ids, and ids that only pad its embedding table are never chosen, unless other ones
 are asked for. Stop strings belong to texts, not to ids:
 
-    text = TextStream(tokenizer, stop=["\\n\\n"], end_ids=config.eos_token_ids)  # of jaxgpt.decode.text
+    text = TextStream(tokenizer, stop=["\n\n"], end_ids=config.eos_token_ids)  # of jaxgpt.decode.text
     for [token] in stream(config, params, [tokenizer.encode(prompt)], max_new_tokens=100):
         print(text.push(token), end="")
         if text.ended:
@@ -25,18 +25,5 @@ if TYPE_CHECKING:
     from jaxgpt.decode.engine import generate, stream
     from jaxgpt.decode.sampling import Sampling
 
-__all__ = [
-    "Sampling",
-    "generate",
-    "generate_many",
-    "stream",
-]
-__getattr__, __dir__ = on_first_use(
-    __name__,
-    {
-        "Sampling": "jaxgpt.decode.sampling",
-        "generate": "jaxgpt.decode.engine",
-        "generate_many": "jaxgpt.decode.continuous",
-        "stream": "jaxgpt.decode.engine",
-    },
-)
+__all__ = ["Sampling", "generate", "generate_many", "stream"]
+__getattr__, __dir__ = on_first_use(__name__)

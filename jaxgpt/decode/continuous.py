@@ -23,14 +23,14 @@ from jaxtyping import Int
 
 from jaxgpt import checks
 from jaxgpt.decode.engine import decoder, row_keys
-from jaxgpt.decode.matrices import cast_matrices, check_params
 from jaxgpt.decode.rows import Overflow, Rows, StopIds, bucket
 from jaxgpt.decode.sampling import GREEDY, Sampling, fitted
 from jaxgpt.decode.step import Progress, decode_step, prefill
 from jaxgpt.errors import UsageError
 from jaxgpt.model.cache import KVCache
 from jaxgpt.model.config import GPTConfig
-from jaxgpt.model.layers import GPT
+from jaxgpt.model.gpt import GPT
+from jaxgpt.model.quantized import cast_matrices, check_params
 
 # Every step attends to all slots, and every move copies them: this many beyond what the longest row needs.
 SPARE_SLOTS = 64

@@ -17,13 +17,13 @@ from jax.typing import DTypeLike
 from jaxtyping import Bool, Int
 
 from jaxgpt import checks
-from jaxgpt.decode.matrices import check_params
 from jaxgpt.decode.sampling import Sampling
 from jaxgpt.decode.step import Progress, decode_step, read
 from jaxgpt.errors import UsageError
 from jaxgpt.model.cache import KVCache
 from jaxgpt.model.config import GPTConfig
-from jaxgpt.model.layers import GPT
+from jaxgpt.model.gpt import GPT
+from jaxgpt.model.quantized import check_params
 
 # Each of its tokens is a comparison of its own in the program.
 LONGEST_NGRAM = 64

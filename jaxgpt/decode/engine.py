@@ -15,13 +15,13 @@ from jax.typing import DTypeLike
 
 from jaxgpt import checks
 from jaxgpt.decode.draft import Draft, DraftModel, check_draft
-from jaxgpt.decode.matrices import cast_matrices, check_params
 from jaxgpt.decode.rows import Overflow, Rows, StopIds
 from jaxgpt.decode.sampling import GREEDY, Sampling, fitted
 from jaxgpt.decode.speculative import speculate
 from jaxgpt.decode.step import Progress, decode, prefill
 from jaxgpt.model.config import GPTConfig
-from jaxgpt.model.layers import GPT
+from jaxgpt.model.gpt import GPT
+from jaxgpt.model.quantized import cast_matrices, check_params
 
 
 def generate(

@@ -21,7 +21,7 @@ from jaxgpt.decode.draft import Draft
 from jaxgpt.decode.sampling import Sampling
 from jaxgpt.decode.step import Progress, choose_after, decode_step, read
 from jaxgpt.model.cache import KVCache
-from jaxgpt.model.layers import GPT
+from jaxgpt.model.gpt import GPT
 
 Carry = tuple[KVCache, Any, Progress, Array]
 """The model's cache, what the draft carries along, where the rows are, and the number of passes."""

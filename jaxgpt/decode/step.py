@@ -15,7 +15,7 @@ from jaxtyping import Bool, Float, Int
 from jaxgpt.decode.choose import choose
 from jaxgpt.decode.sampling import Sampling
 from jaxgpt.model.cache import KVCache
-from jaxgpt.model.layers import GPT, applied
+from jaxgpt.model.gpt import GPT, applied
 
 
 @flax.struct.dataclass

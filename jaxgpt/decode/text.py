@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from jaxgpt.text import StreamDecoder, Tokenizer
+from jaxgpt.tokenizers import StreamDecoder, Tokenizer
 
 
 class TextStream:

@@ -12,16 +12,5 @@ from jaxgpt.lazy import on_first_use
 if TYPE_CHECKING:
     from jaxgpt.hf.convert import cut_padding, load_pretrained, save_pretrained
 
-__all__ = [
-    "cut_padding",
-    "load_pretrained",
-    "save_pretrained",
-]
-__getattr__, __dir__ = on_first_use(
-    __name__,
-    {
-        "cut_padding": "jaxgpt.hf.convert",
-        "load_pretrained": "jaxgpt.hf.convert",
-        "save_pretrained": "jaxgpt.hf.convert",
-    },
-)
+__all__ = ["cut_padding", "load_pretrained", "save_pretrained"]
+__getattr__, __dir__ = on_first_use(__name__)

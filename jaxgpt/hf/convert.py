@@ -26,8 +26,8 @@ from jaxgpt.hf.tensors import Tensor, by_name, fit, read_values
 from jaxgpt.model.atlas import leaves_of, map_parameters, parameters
 from jaxgpt.model.config import GPTConfig
 from jaxgpt.notes import note
-from jaxgpt.text import Tokenizer
-from jaxgpt.text.tokenizers import count_ids
+from jaxgpt.tokenizers import Tokenizer
+from jaxgpt.tokenizers.tokenizer import count_ids
 
 TABLE, HEAD = "wte.weight", "lm_head.weight"
 HEADS = (HEAD, "score.weight")

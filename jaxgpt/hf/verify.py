@@ -19,8 +19,8 @@ from jaxgpt.hf.convert import HEAD, TABLE, hf_tensors, open_pretrained, save_pre
 from jaxgpt.hf.tensors import Tensor
 from jaxgpt.model.atlas import count
 from jaxgpt.model.config import GPTConfig
-from jaxgpt.model.layers import GPT
-from jaxgpt.text import Tokenizer
+from jaxgpt.model.gpt import GPT
+from jaxgpt.tokenizers import Tokenizer
 
 # Of logits the largest difference, in their standard deviations and absolutely: pretrained models' are large.
 LOGITS_BAR, LOGITS_LIMIT, KL_BAR, LOSS_BAR = 1e-4, 1e-3, 1e-6, 1e-4

@@ -13,7 +13,7 @@ from jaxgpt.lazy import on_first_use
 if TYPE_CHECKING:
     from jaxgpt.model.cache import KVCache
     from jaxgpt.model.config import GPTConfig
-    from jaxgpt.model.layers import GPT
+    from jaxgpt.model.gpt import GPT
     from jaxgpt.model.lora import adapter_parameters, add_adapters, init_adapters, is_beside, merge, without_adapters
     from jaxgpt.model.resize import extend_vocabulary, key_of, new_score
 
@@ -31,20 +31,4 @@ __all__ = [
     "new_score",
     "without_adapters",
 ]
-__getattr__, __dir__ = on_first_use(
-    __name__,
-    {
-        "GPT": "jaxgpt.model.layers",
-        "GPTConfig": "jaxgpt.model.config",
-        "KVCache": "jaxgpt.model.cache",
-        "adapter_parameters": "jaxgpt.model.lora",
-        "add_adapters": "jaxgpt.model.lora",
-        "extend_vocabulary": "jaxgpt.model.resize",
-        "init_adapters": "jaxgpt.model.lora",
-        "is_beside": "jaxgpt.model.lora",
-        "key_of": "jaxgpt.model.resize",
-        "merge": "jaxgpt.model.lora",
-        "new_score": "jaxgpt.model.resize",
-        "without_adapters": "jaxgpt.model.lora",
-    },
-)
+__getattr__, __dir__ = on_first_use(__name__)

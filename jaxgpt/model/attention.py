@@ -9,8 +9,7 @@ from jax import Array
 from jaxtyping import Bool, Float, Int
 
 from jaxgpt.model.attention_kernels import kernels
-from jaxgpt.model.linear import wide_product
-from jaxgpt.model.order import after
+from jaxgpt.model.linear import after, wide_product
 
 # Finite, so that the rows of padding, which may attend to nothing, stay free of NaN.
 NEVER = jnp.finfo(jnp.float32).min

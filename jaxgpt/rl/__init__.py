@@ -34,23 +34,4 @@ __all__ = [
     "run_ppo",
     "write_samples",
 ]
-__getattr__, __dir__ = on_first_use(
-    __name__,
-    {
-        "Experience": "jaxgpt.rl.experience",
-        "PPOConfig": "jaxgpt.rl.config",
-        "Rollout": "jaxgpt.rl.rollout",
-        "Rollouts": "jaxgpt.rl.rollout",
-        "Scorer": "jaxgpt.rl.rollout",
-        "carried": "jaxgpt.rl.loop",
-        "check_same_template": "jaxgpt.rl.scorers",
-        "empty_experience": "jaxgpt.rl.experience",
-        "function_scorer": "jaxgpt.rl.scorers",
-        "mean_metrics": "jaxgpt.rl.rollout",
-        "model_scorer": "jaxgpt.rl.scorers",
-        "ppo": "jaxgpt.rl.policy",
-        "reward_fingerprint": "jaxgpt.rl.scorers",
-        "run_ppo": "jaxgpt.rl.loop",
-        "write_samples": "jaxgpt.rl.rollout",
-    },
-)
+__getattr__, __dir__ = on_first_use(__name__)

@@ -13,11 +13,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxgpt.errors import UsageError
+from jaxgpt.objectives.base import Params
 from jaxgpt.rl.config import PPOConfig
 from jaxgpt.rl.experience import minibatches
 from jaxgpt.rl.kl import next_coefficient
 from jaxgpt.rl.rollout import Rollout
-from jaxgpt.train.objectives import Params
 from jaxgpt.train.state import TrainState
 from jaxgpt.train.step import Step, StepMetrics
 

@@ -11,12 +11,12 @@ import numpy as np
 from jax import Array
 from jaxtyping import Float, Int
 
-from jaxgpt.model.layers import GPT, applied
+from jaxgpt.model.gpt import GPT, applied
+from jaxgpt.objectives.base import Objective, Params, Sums
+from jaxgpt.objectives.cross_entropy import map_logits
 from jaxgpt.rl.config import PPOConfig
 from jaxgpt.rl.experience import Experience
 from jaxgpt.rl.kl import estimate_kl
-from jaxgpt.train.cross_entropy import map_logits
-from jaxgpt.train.objectives import Objective, Params, Sums
 
 
 @flax.struct.dataclass

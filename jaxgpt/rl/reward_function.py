@@ -27,8 +27,8 @@ from typing import Any
 
 import numpy as np
 
+from jaxgpt.chat.records import Prompt
 from jaxgpt.errors import RunError, UsageError, did_you_mean
-from jaxgpt.text.records import Prompt
 
 
 @dataclass(frozen=True)

@@ -16,18 +16,18 @@ import numpy as np
 from jax import Array
 from jaxtyping import Float
 
+from jaxgpt.data.batches import Batch, pad_batch
 from jaxgpt.decode.engine import generate
 from jaxgpt.errors import UsageError
-from jaxgpt.model.layers import GPT
+from jaxgpt.model.gpt import GPT
+from jaxgpt.objectives.base import Params
 from jaxgpt.rl.advantages import explained_variance, gae, group_advantages, token_rewards, whiten
 from jaxgpt.rl.config import PPOConfig
 from jaxgpt.rl.experience import Experience
 from jaxgpt.rl.kl import estimate_kl
 from jaxgpt.rl.policy import view
 from jaxgpt.rl.reward_function import check_rewards
-from jaxgpt.text.batches import Batch, pad_batch
-from jaxgpt.text.tokenizers import Tokenizer
-from jaxgpt.train.objectives import Params
+from jaxgpt.tokenizers.tokenizer import Tokenizer
 
 Ids = Sequence[Sequence[int]]
 Scorer = Callable[[list[list[int]], list[list[int]]], np.ndarray]

@@ -19,19 +19,8 @@ if TYPE_CHECKING:
     from jaxgpt.stages.reward import Reward
     from jaxgpt.stages.sft import SFT
 
-__all__ = ["DPO", "PPO", "SFT", "Classify", "Pretrain", "Reward", "Stage"]
-__getattr__, __dir__ = on_first_use(
-    __name__,
-    {
-        "Classify": "jaxgpt.stages.classify",
-        "DPO": "jaxgpt.stages.dpo",
-        "PPO": "jaxgpt.stages.ppo",
-        "Pretrain": "jaxgpt.stages.pretrain",
-        "Reward": "jaxgpt.stages.reward",
-        "SFT": "jaxgpt.stages.sft",
-        "Stage": "jaxgpt.stages.base",
-    },
-)
+__all__ = ["Classify", "DPO", "PPO", "Pretrain", "Reward", "SFT", "Stage"]
+__getattr__, __dir__ = on_first_use(__name__)
 
 STAGES = {
     "pretrain": ("Pretrain", "Train a GPT-2: from scratch, from a pretrained model, or on from where a run stopped."),

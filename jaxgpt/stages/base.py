@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
-from jaxgpt import model, train
+from jaxgpt import model, objectives, train
 from jaxgpt.devices import compute_dtype, describe_devices, is_first, refuse_beyond_memory, start_devices
 from jaxgpt.errors import UsageError, naming
 from jaxgpt.flags import flags_where
@@ -25,7 +25,7 @@ from jaxgpt.train.resume import is_shown, refuse_differences, use_folder
 if TYPE_CHECKING:
     from jax.sharding import Mesh
 
-    from jaxgpt.text import Tokenizer
+    from jaxgpt.tokenizers import Tokenizer
 
 FlagsT = TypeVar("FlagsT", bound=RunConfig)
 Record = Mapping[str, Any]
@@ -63,7 +63,7 @@ class Stage(Generic[FlagsT]):
         flags: FlagsT | None = None,
         *,
         optimizer: Any = None,
-        objective: Callable[[model.GPT], train.Objective] | None = None,
+        objective: Callable[[model.GPT], objectives.Objective] | None = None,
         **given: Any,
     ) -> None:
         """Take what is asked; nothing is opened yet.
@@ -95,7 +95,7 @@ class Stage(Generic[FlagsT]):
         """Return all parameters at step 0; what is not trained, also when a run is resumed."""
         raise NotImplementedError
 
-    def make_objective(self, model: model.GPT) -> train.Objective:
+    def make_objective(self, model: model.GPT) -> objectives.Objective:
         """Return what is minimised."""
         raise NotImplementedError
 
@@ -265,7 +265,7 @@ class Stage(Generic[FlagsT]):
 
         return model.GPT(self.config, jnp.dtype(compute_dtype(self.flags.dtype)), self.flags.remat)
 
-    def objective(self) -> train.Objective:
+    def objective(self) -> objectives.Objective:
         """Return what this run minimises."""
         return (self._objective or self.make_objective)(self.build_model())
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from jaxgpt import text, train
+from jaxgpt import chat, objectives
 from jaxgpt.devices import is_first
 from jaxgpt.errors import UsageError
 from jaxgpt.flags import PathName, flag
@@ -32,18 +32,18 @@ class Classify(FineTune[ClassifyConfig]):
     Flags = ClassifyConfig
 
     def open(self, folder: Path, record: Record | None) -> None:
-        texts, val_texts = self.read(text.read_labelled)
+        texts, val_texts = self.read(chat.read_labelled)
         self.open_base(folder, record)
         if record is None:
             # Where validation is a part of one file, a label may have come there alone.
-            names = text.label_names(texts if self.flags.val_dataset else (*texts, *val_texts))
+            names = chat.label_names(texts if self.flags.val_dataset else (*texts, *val_texts))
             if len(names) < 2:
                 raise UsageError(f"--dataset {self.flags.dataset}: all texts have one label, {texts[0].label!r}")
             self.add_labels(names)
         labels = self.config.labels
         assert labels is not None
         encoded = {
-            part: text.encode_labelled(records, self.tokenizer, labels=labels, length=self.room)
+            part: chat.encode_labelled(records, self.tokenizer, labels=labels, length=self.room)
             for part, records in (("train", texts), ("val", val_texts))
         }
         self.examples = encoded
@@ -54,18 +54,18 @@ class Classify(FineTune[ClassifyConfig]):
         sizes = f"{len(texts):,} texts to train on ({shares}), {len(val_texts):,} to validate on"
         self.finish_opening([f"data:  {self.flags.dataset}, {sizes};", f"       of up to {self.length} tokens"])
 
-    def make_objective(self, model: Any) -> train.Objective:
-        return train.classify(model)
+    def make_objective(self, model: Any) -> objectives.Objective:
+        return objectives.classify(model)
 
-    def lay_out(self, part: str, rows: Any) -> text.Labelled:
-        return text.labelled_batch(self.examples[part], rows, length=self.length, pad_id=0)
+    def lay_out(self, part: str, rows: Any) -> chat.Labelled:
+        return chat.labelled_batch(self.examples[part], rows, length=self.length, pad_id=0)
 
     def show(self, folder: Path, params: Any) -> None:
         """Print which labels were taken for which."""
         batches = (self.lay_out("val", rows) for rows in self.rows_in_order("val"))
-        predicted = train.predict(self.build_model(), self.best_params(folder, params), batches)
+        predicted = objectives.predict(self.build_model(), self.best_params(folder, params), batches)
         if is_first():
             truth = [one.label for one in self.examples["val"]]
             print("\nvalidation texts, by label (rows) and by what they are taken for (columns):")
-            print(train.confusion(self.config.labels or (), truth, predicted))
+            print(objectives.confusion(self.config.labels or (), truth, predicted))
         show_curve(folder, next_command("convert_weights", folder, f"{folder}-for-pytorch"))

@@ -8,7 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from jaxgpt import model, text, train
+from jaxgpt import chat, model, objectives
 from jaxgpt.errors import UsageError
 from jaxgpt.flags import PathName, Positive, Rate, Real, flag
 from jaxgpt.stages.base import Record, next_command, show_curve
@@ -62,9 +62,9 @@ class DPO(FromPairs[DPOConfig]):
         self.remove_labels()
         self.open_pairs()
 
-    def make_objective(self, model: Any) -> train.Objective:
+    def make_objective(self, model: Any) -> objectives.Objective:
         flags = self.flags
-        return train.dpo(
+        return objectives.dpo(
             model,
             loss=flags.loss,
             beta=flags.beta,
@@ -72,14 +72,14 @@ class DPO(FromPairs[DPOConfig]):
             length_normalised=flags.length_normalised,
         )
 
-    def objective(self) -> train.Objective:
+    def objective(self) -> objectives.Objective:
         found = super().objective()
         if self.flags.reference == "precomputed":
             return found
         # Outside of what merges the adapters, which the reference goes without.
-        return train.with_reference(found, self.build_model(), model.without_adapters)
+        return objectives.with_reference(found, self.build_model(), model.without_adapters)
 
-    def lay_out(self, part: str, rows: Any) -> text.Pairs:
+    def lay_out(self, part: str, rows: Any) -> chat.Pairs:
         batch = super().lay_out(part, rows)
         return replace(batch, reference=self.reference[part][rows]) if self.reference else batch
 
@@ -90,8 +90,8 @@ class DPO(FromPairs[DPOConfig]):
             return {}
         sizes = {part: len(pairs) for part, pairs in self.examples.items()}
         if self.flags.dry_run:  # only shapes matter, and there is no run's folder
-            return train.no_reference(sizes)
-        return train.read_reference(self.folder / REFERENCE, sizes, self._fingerprint)
+            return objectives.no_reference(sizes)
+        return objectives.read_reference(self.folder / REFERENCE, sizes, self._fingerprint)
 
     @property
     def _fingerprint(self) -> str:
@@ -104,8 +104,8 @@ class DPO(FromPairs[DPOConfig]):
             found = {}
             for part, pairs in self.examples.items():
                 batches = (super(DPO, self).lay_out(part, rows) for rows in self.rows_in_order(part))
-                found[part] = train.reference_log_probs(self.build_model(), self.params, batches)[: len(pairs)]
-            train.write_reference(folder / REFERENCE, found, self._fingerprint)
+                found[part] = objectives.reference_log_probs(self.build_model(), self.params, batches)[: len(pairs)]
+            objectives.write_reference(folder / REFERENCE, found, self._fingerprint)
 
     def show(self, folder: Path, params: Any) -> None:
         """Print some answers."""

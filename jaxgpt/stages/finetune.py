@@ -10,7 +10,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from jaxgpt import decode, hf, model, text, train
+from jaxgpt import chat, decode, hf, model, objectives, tokenizers, train
 from jaxgpt.devices import is_first, process_count
 from jaxgpt.errors import UsageError
 from jaxgpt.flags import Count, PathName, Positive, Rate, Rows, Share, flag
@@ -144,7 +144,7 @@ class FineTune(Stage[FineTuneFlags]):
             return
         refuse_changed_flags(flags, folder, record)
         self.source, self.config, self.params = record["begun_from"], record["model"], None
-        self.tokenizer = text.load_tokenizer(folder)
+        self.tokenizer = tokenizers.load_tokenizer(folder)
         if record.get("base"):
             if not (folder / BASE).is_dir():
                 raise UsageError(f"{folder / BASE} is missing; without what the run began with it can't go on")
@@ -188,9 +188,9 @@ class FineTune(Stage[FineTuneFlags]):
         self.about = [*about, *self._trained_share()]
 
     @property
-    def template(self) -> text.ChatTemplate | None:
+    def template(self) -> chat.ChatTemplate | None:
         """The chat template that goes along with the tokenizer."""
-        return text.ChatTemplate.of(self.tokenizer)
+        return chat.ChatTemplate.of(self.tokenizer)
 
     @property
     def room(self) -> int:
@@ -201,16 +201,16 @@ class FineTune(Stage[FineTuneFlags]):
         return size or context
 
     def read(self, read: Callable[..., list[_Any]]) -> tuple[list[_Any], list[_Any]]:
-        """Return the records to train on and those to validate on; `read` is one of `jaxgpt.text`'s functions."""
+        """Return the records to train on and those to validate on; `read` is one of `jaxgpt.chat`'s functions."""
         flags = self.flags
         assert flags.dataset is not None
         found = read(flags.dataset, bad_records=flags.bad_records)
         if flags.val_dataset is not None:
             return found, read(flags.val_dataset, bad_records=flags.bad_records)
-        return text.split(found, flags.val_fraction or VAL_FRACTION, seed=0)
+        return chat.split(found, flags.val_fraction or VAL_FRACTION, seed=0)
 
     def batch(self, step: int, *, shard: int = 0, num_shards: int = 1) -> Any:
-        rows = text.epoch_rows(
+        rows = chat.epoch_rows(
             len(self.examples["train"]),
             seed=self.flags.seed,
             step=step,
@@ -228,7 +228,7 @@ class FineTune(Stage[FineTuneFlags]):
         """Yield the numbers of a part's examples, batch by batch, each once; -1 fills the last batch up."""
         size, rows = len(self.examples[part]), self.flags.batch_size
         for index in range(-(-size // rows)):
-            yield text.eval_rows(size, index=index, batch_size=rows, shard=shard, num_shards=num_shards)
+            yield chat.eval_rows(size, index=index, batch_size=rows, shard=shard, num_shards=num_shards)
 
     def parameters(self) -> tuple[Parameter, ...]:
         own, lora = tuple(parameters(self.config)), self.flags.lora
@@ -244,9 +244,9 @@ class FineTune(Stage[FineTuneFlags]):
             return self.params
         return model.add_adapters(self.config, self.params, lora, model.key_of(self.flags.seed, "adapters"))
 
-    def objective(self) -> train.Objective:
+    def objective(self) -> objectives.Objective:
         found, lora = super().objective(), self.flags.lora
-        return found if lora is None else train.with_adapters(found, lora)
+        return found if lora is None else objectives.with_adapters(found, lora)
 
     def record(self) -> dict[str, Any]:
         lora = self.flags.lora

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from jaxgpt import model, rl, text, train
+from jaxgpt import chat, model, objectives, rl, train
 from jaxgpt.devices import compute_dtype
 from jaxgpt.errors import UsageError
 from jaxgpt.flags import Count, CountOrZero, PathName, Positive, flag
@@ -79,9 +79,9 @@ class PPO(FineTune[PPOStageConfig]):
         limit = self.room - flags.max_new_tokens
         if limit < 1:
             raise UsageError(f"max_new_tokens {flags.max_new_tokens} leaves no room for prompts in {self.room} tokens")
-        given = dict(zip(("train", "val"), self.read(text.read_prompts), strict=True))
+        given = dict(zip(("train", "val"), self.read(chat.read_prompts), strict=True))
         self.examples = {
-            part: text.encode_prompts(prompts, self.tokenizer, self.template, length=limit)
+            part: chat.encode_prompts(prompts, self.tokenizer, self.template, length=limit)
             for part, prompts in given.items()
         }
         prompts = {ids: prompt for part in given for ids, prompt in zip(self.examples[part], given[part], strict=True)}
@@ -96,7 +96,7 @@ class PPO(FineTune[PPOStageConfig]):
         ]
         self.finish_opening(about, {"reward": rl.reward_fingerprint(flags.reward_model, flags.reward_function)})
 
-    def _open_scorer(self, prompts: dict[tuple[int, ...], text.Prompt]) -> rl.Scorer:
+    def _open_scorer(self, prompts: dict[tuple[int, ...], chat.Prompt]) -> rl.Scorer:
         flags = self.flags
         if flags.reward_function is not None:
             return rl.function_scorer(flags.reward_function, prompts, self.tokenizer, self.config.eos_token_ids)
@@ -113,7 +113,7 @@ class PPO(FineTune[PPOStageConfig]):
             ignore_config_change=flags.ignore_config_change,
         )
 
-    def make_objective(self, model: Any) -> train.Objective:
+    def make_objective(self, model: Any) -> objectives.Objective:
         return rl.ppo(model, self.flags, vocab_size=self.tokenizer.vocab_size)
 
     def carried(self) -> Any:
@@ -174,7 +174,7 @@ class PPO(FineTune[PPOStageConfig]):
     def prompts(self, iteration: int) -> list[tuple[int, ...]]:
         """Return an iteration's prompts."""
         prompts, each = self.examples["train"], self.flags.prompts_per_rollout
-        rows = text.epoch_rows(len(prompts), seed=self.flags.seed, step=iteration, batch_size=each)
+        rows = chat.epoch_rows(len(prompts), seed=self.flags.seed, step=iteration, batch_size=each)
         return [prompts[row] for row in rows]
 
     def val_prompts(self, index: int) -> list[tuple[int, ...]]:

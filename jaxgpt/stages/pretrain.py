@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
-from jaxgpt import decode, text, train
+from jaxgpt import data, decode, objectives, tokenizers, train
 from jaxgpt.devices import is_first
 from jaxgpt.errors import UsageError
 from jaxgpt.flags import CountOrZero, Name, PathName, Share, Whole, flag
@@ -83,7 +83,7 @@ class Pretrain(Stage[PretrainConfig]):
     Flags = PretrainConfig
     recorded = ("new",)
     counted = True
-    corpus: text.Corpus
+    corpus: data.Corpus
     params: Any
     new: bool
 
@@ -139,17 +139,17 @@ class Pretrain(Stage[PretrainConfig]):
     def _reopen(self, folder: Path, record: Record) -> None:
         """Open the corpus of a run that goes on; its parameters are in its checkpoints."""
         refuse_changed_flags(self.flags, folder, record)
-        self.config, self.new, self.tokenizer = record["model"], record["new"], text.load_tokenizer(folder)
+        self.config, self.new, self.tokenizer = record["model"], record["new"], tokenizers.load_tokenizer(folder)
         # As when the run began, so that its token files are found again; the hashes say whether all is the same.
         as_begun = self.new and not self.flags.ignore_data_change
         self.corpus = self._open_corpus(self.flags.tokenizer if as_begun else self.tokenizer, self.config)
 
-    def _open_corpus(self, tokenizer: str | text.Tokenizer | None, config: GPTConfig) -> text.Corpus:
+    def _open_corpus(self, tokenizer: str | tokenizers.Tokenizer | None, config: GPTConfig) -> data.Corpus:
         """Return the data in tokens, long enough for rows of this model."""
         flags, length = self.flags, self.flags.block_size or config.n_positions
         if length > config.n_positions:
             raise UsageError(f"block_size {length} is longer than the model's context, {config.n_positions}")
-        return text.load_corpus(
+        return data.load_corpus(
             flags.dataset,
             tokenizer,
             cache_dir=flags.cache_dir,
@@ -168,12 +168,12 @@ class Pretrain(Stage[PretrainConfig]):
             return self.params
         return train.init_params(self.build_model(), seed=self.flags.seed, shardings=shardings)
 
-    def make_objective(self, model: Any) -> train.Objective:
-        return train.pretrain(model)
+    def make_objective(self, model: Any) -> objectives.Objective:
+        return objectives.pretrain(model)
 
-    def batch(self, step: int, *, shard: int = 0, num_shards: int = 1) -> text.Batch:
+    def batch(self, step: int, *, shard: int = 0, num_shards: int = 1) -> data.Batch:
         self.corpus.train.check_unchanged()
-        return text.random_batch(
+        return data.random_batch(
             self.corpus.train,
             seed=self.flags.seed,
             step=step,
@@ -183,10 +183,10 @@ class Pretrain(Stage[PretrainConfig]):
             num_shards=num_shards,
         )
 
-    def eval_batches(self, *, shard: int = 0, num_shards: int = 1) -> Iterator[text.Batch]:
+    def eval_batches(self, *, shard: int = 0, num_shards: int = 1) -> Iterator[data.Batch]:
         for index in range(self.flags.eval_iters):
             self.corpus.val.check_unchanged()
-            yield text.eval_batch(
+            yield data.eval_batch(
                 self.corpus.val,
                 index=index,
                 count=self.flags.eval_iters,

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from jaxgpt import text, train
+from jaxgpt import chat, objectives
 from jaxgpt.flags import PathName, Positive, Rate, flag
 from jaxgpt.stages.base import Record, next_command, show_curve
 from jaxgpt.stages.finetune import FineTune, FineTuneConfig, FineTuneFlags
@@ -37,8 +37,8 @@ class FromPairs(FineTune[FineTuneFlags]):
     def open_pairs(self) -> None:
         """Read the pairs."""
         self.examples = {
-            part: text.encode_pairs(records, self.tokenizer, self.template, length=self.room)
-            for part, records in zip(("train", "val"), self.read(text.read_pairs), strict=True)
+            part: chat.encode_pairs(records, self.tokenizer, self.template, length=self.room)
+            for part, records in zip(("train", "val"), self.read(chat.read_pairs), strict=True)
         }
         pairs = [pair for part in self.examples.values() for pair in part]
         self.length = max(len(answer.ids) for pair in pairs for answer in (pair.chosen, pair.rejected))
@@ -48,8 +48,8 @@ class FromPairs(FineTune[FineTuneFlags]):
             f"       with their prompts of up to {self.length} tokens",
         ])  # fmt: skip
 
-    def lay_out(self, part: str, rows: Any) -> text.Pairs:
-        return text.pairs_batch(self.examples[part], rows, length=self.length, pad_id=0)
+    def lay_out(self, part: str, rows: Any) -> chat.Pairs:
+        return chat.pairs_batch(self.examples[part], rows, length=self.length, pad_id=0)
 
 
 class Reward(FromPairs[RewardConfig]):
@@ -64,8 +64,8 @@ class Reward(FromPairs[RewardConfig]):
             self.add_labels(LABEL)
         self.open_pairs()
 
-    def make_objective(self, model: Any) -> train.Objective:
-        return train.reward(model, centring=self.flags.centring)
+    def make_objective(self, model: Any) -> objectives.Objective:
+        return objectives.reward(model, centring=self.flags.centring)
 
     def show(self, folder: Path, params: Any) -> None:
         """Draw the curve."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from jaxgpt import model, text, train
+from jaxgpt import chat, data, model, objectives
 from jaxgpt.flags import PathName, flag
 from jaxgpt.stages.base import Record, next_command, show_curve
 from jaxgpt.stages.finetune import SHOWN_PROMPTS, FineTune, FineTuneConfig
@@ -40,13 +40,13 @@ class SFT(FineTune[SFTConfig]):
         template = self.template
         assert template is not None
         found = {
-            part: text.encode_conversations(records, self.tokenizer, template, length=self.room)
-            for part, records in zip(("train", "val"), self.read(text.read_conversations), strict=True)
+            part: chat.encode_conversations(records, self.tokenizer, template, length=self.room)
+            for part, records in zip(("train", "val"), self.read(chat.read_conversations), strict=True)
         }
         longest = max(len(one.ids) for part in found.values() for one in part.conversations)
         length = self.room if self.flags.packing else longest - 1  # the last token is only a target
         self.rows = {
-            part: text.conversation_rows(one.conversations, length=length, packing=self.flags.packing)
+            part: chat.conversation_rows(one.conversations, length=length, packing=self.flags.packing)
             for part, one in found.items()
         }
         self.examples = {part: batch.tokens for part, batch in self.rows.items()}
@@ -66,20 +66,20 @@ class SFT(FineTune[SFTConfig]):
     def _add_template(self) -> None:
         """Give the model a chat template, the template's tokens, and an end of turn that ends a generation."""
         if self.flags.template is not None:
-            template = text.ChatTemplate.read(self.flags.template)
+            template = chat.ChatTemplate.read(self.flags.template)
         else:
-            template = self.template or text.DEFAULT_TEMPLATE
-        self.tokenizer = text.add_template(self.tokenizer, template)
+            template = self.template or chat.DEFAULT_TEMPLATE
+        self.tokenizer = chat.add_template(self.tokenizer, template)
         size, key = self.tokenizer.vocab_size, model.key_of(self.flags.seed, "vocabulary")
         self.config, self.params = model.extend_vocabulary(self.config, self.params, size, key)
         ends = tuple(dict.fromkeys((template.stop_id(self.tokenizer), *self.config.eos_token_ids)))
         self.config = replace(self.config, eos_token_id=ends)
 
-    def make_objective(self, model: Any) -> train.Objective:
-        return train.pretrain(model)
+    def make_objective(self, model: Any) -> objectives.Objective:
+        return objectives.pretrain(model)
 
-    def lay_out(self, part: str, rows: Any) -> text.Batch:
-        return text.take_rows(self.rows[part], rows)
+    def lay_out(self, part: str, rows: Any) -> data.Batch:
+        return chat.take_rows(self.rows[part], rows)
 
     def show(self, folder: Path, params: Any) -> None:
         """Print some answers."""

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxgpt.devices import return_memory
-from jaxgpt.train.objectives import Objective, Params
+from jaxgpt.objectives.base import Objective, Params
 from jaxgpt.train.state import TrainState
 from jaxgpt.train.step import Step, StepMetrics, means
 

@@ -12,6 +12,7 @@ import optax
 
 from jaxgpt.errors import RunError
 from jaxgpt.hosts import gather
+from jaxgpt.signals import Stop, stop_on_signal
 from jaxgpt.train.checkpoint import Checkpoints
 from jaxgpt.train.config import RunConfig
 from jaxgpt.train.manifest import Progress, steps
@@ -19,7 +20,6 @@ from jaxgpt.train.meter import Meter, duration
 from jaxgpt.train.metrics import MetricsLog, NoMetrics
 from jaxgpt.train.state import TrainState
 from jaxgpt.train.step import StepMetrics
-from jaxgpt.train.stop import Stop, stop_on_signal
 from jaxgpt.train.trainer import clear_errors
 
 ON_THE_LINE = ("accuracy", "margin", "score", "kl")

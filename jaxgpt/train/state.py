@@ -16,7 +16,7 @@ from jaxtyping import Float, Int
 
 from jaxgpt.mesh import optimizer_shardings, parameter_shardings, replicated
 from jaxgpt.model.atlas import Parameter, tree_of
-from jaxgpt.model.layers import GPT
+from jaxgpt.model.gpt import GPT
 
 SPIKE_WINDOW = 128
 LeafPath = tuple[str, ...]

@@ -10,7 +10,7 @@ import optax
 from jax import Array
 from jaxtyping import Float, Int
 
-from jaxgpt.train.objectives import Objective, Params, Sums
+from jaxgpt.objectives.base import Objective, Params, Sums
 from jaxgpt.train.state import TrainState, join
 
 SPIKE_SIGMAS = 6.0

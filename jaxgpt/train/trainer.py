@@ -10,18 +10,18 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
 
+from jaxgpt.data.batches import Batch
 from jaxgpt.devices import compute_dtype
 from jaxgpt.errors import RunError, UsageError, out_of_memory
 from jaxgpt.mesh import batch_divisor, host_shard, parameter_shardings, put_batch
 from jaxgpt.model.atlas import Parameter
 from jaxgpt.model.attention_kernels import report
 from jaxgpt.model.config import GPTConfig
-from jaxgpt.text.batches import Batch
+from jaxgpt.objectives.base import Objective
 from jaxgpt.train.budget import table
 from jaxgpt.train.checkpoint import Checkpoints
 from jaxgpt.train.config import RunConfig
 from jaxgpt.train.loop import make_evaluate
-from jaxgpt.train.objectives import Objective
 from jaxgpt.train.optimizer import adamw
 from jaxgpt.train.state import LeafPath, TrainState, abstract_state, join, split
 from jaxgpt.train.step import make_step

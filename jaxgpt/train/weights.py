@@ -23,7 +23,7 @@ from jaxgpt.model.atlas import Parameter, parameters, tree_of
 from jaxgpt.model.config import GPTConfig
 from jaxgpt.model.lora import adapter_parameters, merge
 from jaxgpt.model.lora_config import LoRA
-from jaxgpt.text.tokenizers import TOKENIZER_FILES, Tokenizer, load_tokenizer
+from jaxgpt.tokenizers.tokenizer import TOKENIZER_FILES, Tokenizer, load_tokenizer
 from jaxgpt.train.checkpoint import Checkpoints, read_items, stored_paths
 from jaxgpt.train.folder import BASE, read_record, write_record
 from jaxgpt.train.manifest import WEIGHTS, Progress, Which, read_manifest, steps, undamaged

@@ -15,7 +15,7 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
-from jaxgpt.text.sources import PLAYS_FOLDER
+from jaxgpt.data.sources import PLAYS_FOLDER
 
 Part = Literal["train", "val", "test"]
 PARTS: tuple[Part, ...] = get_args(Part)

@@ -12,15 +12,15 @@ from typing import Any
 import jax
 import numpy as np
 
+from jaxgpt.chat.encoded import encode_pairs, encode_prompts
+from jaxgpt.chat.records import read_pairs, read_prompts
+from jaxgpt.chat.template import ChatTemplate
+from jaxgpt.data.batches import Batch, pad_batch
 from jaxgpt.decode.engine import generate
 from jaxgpt.model.config import GPTConfig
-from jaxgpt.model.layers import GPT
-from jaxgpt.text.batches import Batch, pad_batch
-from jaxgpt.text.chat import ChatTemplate
-from jaxgpt.text.encoded import encode_pairs, encode_prompts
-from jaxgpt.text.records import read_pairs, read_prompts
-from jaxgpt.text.tokenizers import load_tokenizer
-from jaxgpt.train.outputs import last_scores, sequence_log_probs
+from jaxgpt.model.gpt import GPT
+from jaxgpt.objectives.outputs import last_scores, sequence_log_probs
+from jaxgpt.tokenizers.tokenizer import load_tokenizer
 from jaxgpt.train.weights import Which, load_params
 from recipes.align.commands import ANSWER
 from recipes.align.rules import END, distinct_words, question_words, score, well_formed, win_rate

@@ -6,7 +6,7 @@ import numpy as np
 from benchmarks.layout import StackedGPT, initial_params, stack
 from jaxgpt.model.cache import KVCache
 from jaxgpt.model.config import GPTConfig
-from jaxgpt.model.layers import GPT
+from jaxgpt.model.gpt import GPT
 
 CONFIG = GPTConfig(vocab_size=61, n_positions=16, n_embd=32, n_layer=3, n_head=4)
 

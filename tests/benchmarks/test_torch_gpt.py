@@ -8,10 +8,11 @@ import torch
 
 from benchmarks.torch_gpt import TorchGPT
 from benchmarks.torch_step import as_tensors, make_torch_step, rate
+from jaxgpt.data.batches import random_batch
 from jaxgpt.model.config import GPTConfig
-from jaxgpt.model.layers import GPT
-from jaxgpt.text.batches import random_batch
-from jaxgpt.train import OptimizerConfig, TrainState, adamw, init_params, make_step, pretrain, run
+from jaxgpt.model.gpt import GPT
+from jaxgpt.objectives import pretrain
+from jaxgpt.train import OptimizerConfig, TrainState, adamw, init_params, make_step, run
 from jaxgpt.train.optimizer import schedule
 
 CONFIG = GPTConfig(

@@ -10,10 +10,10 @@ import pytest
 from jaxgpt.cli.convert import adapters_tokenizer, main
 from jaxgpt.hf.convert import load_pretrained, save_pretrained
 from jaxgpt.model.config import GPTConfig
-from jaxgpt.model.layers import GPT
+from jaxgpt.model.gpt import GPT
 from jaxgpt.notes import note
-from jaxgpt.text import CharTokenizer, load_tokenizer
-from jaxgpt.text.tokenizers import BPETokenizer
+from jaxgpt.tokenizers import CharTokenizer, load_tokenizer
+from jaxgpt.tokenizers.tokenizer import BPETokenizer
 from jaxgpt.train.weights import load_params, save_params
 
 CONFIG = GPTConfig(vocab_size=61, n_positions=16, n_embd=12, n_layer=2, n_head=2, bos_token_id=None, eos_token_id=None)

@@ -12,17 +12,17 @@ import jax
 import jax.numpy as jnp
 import pytest
 
+from jaxgpt.chat.template import DEFAULT_TEMPLATE, add_template
 from jaxgpt.cli import convert
 from jaxgpt.cli.generate import SEPARATOR, Meter, line_end, main, prompt_ids, read_prompt
 from jaxgpt.decode.engine import generate
-from jaxgpt.decode.quantize import quantize
 from jaxgpt.errors import UsageError
 from jaxgpt.hf.convert import save_pretrained
 from jaxgpt.model.config import GPTConfig
-from jaxgpt.model.layers import GPT
+from jaxgpt.model.gpt import GPT
+from jaxgpt.model.quantized import quantize
 from jaxgpt.notes import note
-from jaxgpt.text import CharTokenizer, load_tokenizer
-from jaxgpt.text.chat import DEFAULT_TEMPLATE, add_template
+from jaxgpt.tokenizers import CharTokenizer, load_tokenizer
 from jaxgpt.train import weights
 from jaxgpt.train.checkpoint import Checkpoints
 from jaxgpt.train.folder import write_record

@@ -13,12 +13,12 @@ import numpy as np
 import pytest
 
 from benchmarks.soak import ENVIRONMENT, ROOT, differences
+from jaxgpt.chat.template import DEFAULT_TEMPLATE, add_special_tokens
 from jaxgpt.cli import convert, generate, train
-from jaxgpt.text import load_tokenizer
-from jaxgpt.text.chat import DEFAULT_TEMPLATE, add_special_tokens
+from jaxgpt.signals import Stop
+from jaxgpt.tokenizers import load_tokenizer
 from jaxgpt.train.folder import read_record
 from jaxgpt.train.metrics import read_rows
-from jaxgpt.train.stop import Stop
 from jaxgpt.train.weights import BASE, load_params
 
 TEXT = "Who is there? It is the king. What does he want? He wants bread and wine.\n" * 200

@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import pytest
 
 from jaxgpt.model.config import GPTConfig
-from jaxgpt.model.layers import GPT
+from jaxgpt.model.gpt import GPT
 
 
 @pytest.fixture(scope="session")

@@ -18,7 +18,7 @@ from jaxgpt.errors import UsageError
 from jaxgpt.model.atlas import map_parameters
 from jaxgpt.model.cache import KVCache
 from jaxgpt.model.config import GPTConfig
-from jaxgpt.model.layers import GPT
+from jaxgpt.model.gpt import GPT
 
 SAMPLED = {"temperature": 1.5, "top_k": 40, "top_p": 0.95, "min_p": 0.001, "repetition_penalty": 1.2}
 

@@ -5,9 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxgpt.decode.matrices import cast_matrices
-from jaxgpt.model.layers import GPT
-from jaxgpt.model.matrix import DecodingMatrix
+from jaxgpt.model.gpt import GPT
+from jaxgpt.model.quantized import DecodingMatrix, cast_matrices
 
 TOKENS = jnp.arange(24).reshape(2, 12)
 

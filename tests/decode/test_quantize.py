@@ -9,12 +9,10 @@ import pytest
 
 from jaxgpt.decode.continuous import generate_many
 from jaxgpt.decode.engine import generate, stream
-from jaxgpt.decode.matrices import cast_matrices
-from jaxgpt.decode.quantize import quantize
 from jaxgpt.errors import UsageError
 from jaxgpt.model.atlas import parameters
-from jaxgpt.model.layers import GPT
-from jaxgpt.model.matrix import DecodingMatrix
+from jaxgpt.model.gpt import GPT
+from jaxgpt.model.quantized import DecodingMatrix, cast_matrices, quantize
 
 KINDS = ["int8", "int4"]
 TOKENS = jnp.arange(24).reshape(2, 12)

@@ -14,7 +14,7 @@ from jaxgpt.decode.speculative import speculate, verify
 from jaxgpt.decode.step import Progress, prefill
 from jaxgpt.errors import UsageError
 from jaxgpt.model.cache import KVCache
-from jaxgpt.model.layers import GPT
+from jaxgpt.model.gpt import GPT
 
 SAMPLED = {"temperature": 1.5, "top_k": 40, "top_p": 0.95, "min_p": 0.001, "repetition_penalty": 1.2}
 LIKELY = {"temperature": 0.4, "repetition_penalty": 1.1}  # repeats itself often, but not always

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jaxgpt.decode.text import TextStream
-from jaxgpt.text import CharTokenizer, Tokenizer, load_tokenizer
+from jaxgpt.tokenizers import CharTokenizer, Tokenizer, load_tokenizer
 
 LETTERS = CharTokenizer("abc")
 

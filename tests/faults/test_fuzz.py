@@ -18,17 +18,18 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import load_file, save_file
 
+from jaxgpt.chat import rendering as templates
+from jaxgpt.chat.records import Message
+from jaxgpt.chat.template import DEFAULT_TEMPLATE, ChatTemplate, add_template
 from jaxgpt.cli.train import read_stage
+from jaxgpt.data.token_files import TokenFile, write_token_file
 from jaxgpt.errors import RunError, UsageError
 from jaxgpt.hf.convert import load_pretrained, save_pretrained
 from jaxgpt.model.config import GPTConfig
-from jaxgpt.model.layers import GPT
+from jaxgpt.model.gpt import GPT
 from jaxgpt.stages.pretrain import PretrainConfig
-from jaxgpt.text import load_tokenizer, templates
-from jaxgpt.text.chat import DEFAULT_TEMPLATE, ChatTemplate, add_template
-from jaxgpt.text.records import Message
-from jaxgpt.text.token_files import TokenFile, write_token_file
-from jaxgpt.text.tokenizers import BPETokenizer, CharTokenizer, Tokenizer
+from jaxgpt.tokenizers import load_tokenizer
+from jaxgpt.tokenizers.tokenizer import BPETokenizer, CharTokenizer, Tokenizer
 from jaxgpt.train.checkpoint import Checkpoints
 from jaxgpt.train.config import OptimizerConfig
 from jaxgpt.train.folder import read_record, write_record

@@ -14,15 +14,15 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from jaxgpt import GPT, GPTConfig, generate, load_corpus, load_pretrained, load_tokenizer, save_pretrained
+from jaxgpt.data.batches import eval_batch, pack, pad_batch, random_batch
 from jaxgpt.decode.continuous import generate_many
 from jaxgpt.decode.draft import DraftModel, PromptLookup
 from jaxgpt.decode.engine import stream
-from jaxgpt.decode.quantize import quantize
 from jaxgpt.decode.sampling import Sampling
 from jaxgpt.errors import UsageError
 from jaxgpt.model.lora_config import LoRA
-from jaxgpt.text.batches import eval_batch, pack, pad_batch, random_batch
-from jaxgpt.text.tokenizers import CharTokenizer, Tokenizer
+from jaxgpt.model.quantized import quantize
+from jaxgpt.tokenizers.tokenizer import CharTokenizer, Tokenizer
 from jaxgpt.train.config import OptimizerConfig
 from jaxgpt.train.weights import load_params, save_params
 

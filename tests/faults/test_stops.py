@@ -128,7 +128,7 @@ def test_a_cut_row_of_metrics_costs_nothing(workshop, whole):
 ENCODE = """
 import sys, time
 from jaxgpt.signals import interruptible
-from jaxgpt.text import encoding, load_corpus
+from jaxgpt.data import encoding, load_corpus
 slow = encoding._encode
 def wait(*args):
     print("encoding", flush=True)
@@ -174,7 +174,7 @@ def test_what_kill_9_while_encoding_leaves_is_removed_by_the_next(tmp_path):
 HELP = """
 import multiprocessing, os, time
 from concurrent.futures import ProcessPoolExecutor
-from jaxgpt.text.encoding import _follow_parent
+from jaxgpt.data.encoding import _follow_parent
 pool = ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn"), initializer=_follow_parent)
 print(pool.submit(os.getpid).result(), flush=True)
 pool.submit(time.sleep, 60)

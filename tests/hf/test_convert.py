@@ -23,9 +23,9 @@ from jaxgpt.errors import UsageError
 from jaxgpt.hf.convert import load_pretrained, save_pretrained
 from jaxgpt.model.atlas import parameters
 from jaxgpt.model.config import GPTConfig
-from jaxgpt.model.layers import GPT
+from jaxgpt.model.gpt import GPT
 from jaxgpt.notes import note
-from jaxgpt.text import load_tokenizer
+from jaxgpt.tokenizers import load_tokenizer
 
 CONFIG = GPTConfig(
     vocab_size=61, n_positions=16, n_embd=12, n_layer=2, n_head=2, bos_token_id=None, eos_token_id=(3, 5)

@@ -12,7 +12,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 from jaxgpt.errors import UsageError
 from jaxgpt.hf.convert import load_pretrained
 from jaxgpt.hf.verify import verify
-from jaxgpt.model.layers import GPT
+from jaxgpt.model.gpt import GPT
 
 
 @pytest.fixture(params=[True, False], ids=["tied", "untied"])

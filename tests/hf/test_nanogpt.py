@@ -14,8 +14,8 @@ from jaxgpt.errors import UsageError
 from jaxgpt.hf.convert import cut_padding, load_pretrained, save_pretrained
 from jaxgpt.hf.verify import verify
 from jaxgpt.model.config import GPTConfig
-from jaxgpt.model.layers import GPT
-from jaxgpt.text import CharTokenizer
+from jaxgpt.model.gpt import GPT
+from jaxgpt.tokenizers import CharTokenizer
 from jaxgpt.train.weights import load_params, save_params
 
 ARGUMENTS = {"n_layer": 2, "n_head": 2, "n_embd": 12, "block_size": 16, "bias": True, "vocab_size": 61, "dropout": 0.1}

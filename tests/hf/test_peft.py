@@ -17,7 +17,7 @@ from jaxgpt.hf.convert import save_pretrained
 from jaxgpt.hf.peft import load_adapters, save_adapters
 from jaxgpt.model.atlas import parameters, tree_of
 from jaxgpt.model.config import GPTConfig
-from jaxgpt.model.layers import GPT
+from jaxgpt.model.gpt import GPT
 from jaxgpt.model.lora import adapter_parameters, is_adapter, merge
 from jaxgpt.model.lora_config import LoRA
 from jaxgpt.train.state import join, split

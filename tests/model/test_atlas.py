@@ -6,7 +6,7 @@ import pytest
 
 from jaxgpt.model.atlas import axes, count, map_parameters, parameters
 from jaxgpt.model.config import PRESETS, GPTConfig
-from jaxgpt.model.layers import GPT
+from jaxgpt.model.gpt import GPT
 
 SIZES = {"gpt2": 124_439_808, "gpt2-medium": 354_823_168, "gpt2-large": 774_030_080, "gpt2-xl": 1_557_611_200}
 TINY = {"vocab_size": 11, "n_positions": 7, "n_embd": 12, "n_layer": 2, "n_head": 3}

@@ -13,7 +13,7 @@ import pytest
 from jaxgpt.model.atlas import map_parameters
 from jaxgpt.model.cache import KVCache
 from jaxgpt.model.config import GPTConfig
-from jaxgpt.model.layers import GPT
+from jaxgpt.model.gpt import GPT
 
 TINY = {"vocab_size": 19, "n_positions": 16, "n_embd": 12, "n_layer": 2, "n_head": 3}
 LENGTH = 12

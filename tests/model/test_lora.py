@@ -9,15 +9,15 @@ import optax
 import pytest
 from flax.traverse_util import flatten_dict
 
+from jaxgpt.data.batches import Batch
 from jaxgpt.errors import UsageError
 from jaxgpt.mesh import make_mesh, parameter_shardings
 from jaxgpt.model.atlas import count, map_parameters, tree_of
 from jaxgpt.model.config import GPTConfig
-from jaxgpt.model.layers import GPT
+from jaxgpt.model.gpt import GPT
 from jaxgpt.model.lora import adapter_parameters, init_adapters, is_adapter, merge, without_adapters
 from jaxgpt.model.lora_config import TARGETS, LoRA
-from jaxgpt.text.batches import Batch
-from jaxgpt.train.objectives import Sums, pretrain, with_adapters
+from jaxgpt.objectives.base import Sums, pretrain, with_adapters
 from jaxgpt.train.state import TrainState, join, split
 from jaxgpt.train.step import make_step
 

@@ -12,7 +12,7 @@ from jaxgpt.hf.convert import load_pretrained
 from jaxgpt.model.activations import ACTIVATIONS
 from jaxgpt.model.atlas import count, map_parameters, parameters
 from jaxgpt.model.config import GPTConfig
-from jaxgpt.model.layers import GPT
+from jaxgpt.model.gpt import GPT
 
 TINY = {"vocab_size": 97, "n_positions": 24, "n_embd": 24, "n_layer": 2, "n_head": 3}
 NO_DROPOUT = {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}

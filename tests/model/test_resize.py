@@ -7,7 +7,7 @@ import pytest
 from flax.traverse_util import flatten_dict
 
 from jaxgpt.model.config import GPTConfig
-from jaxgpt.model.layers import GPT
+from jaxgpt.model.gpt import GPT
 from jaxgpt.model.resize import extend_vocabulary, key_of
 
 CONFIG = GPTConfig(vocab_size=300, n_positions=4, n_embd=32, n_layer=1, n_head=2, tie_word_embeddings=False)

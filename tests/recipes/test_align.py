@@ -6,12 +6,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from jaxgpt.chat.records import Prompt, read_conversations, read_prompts
 from jaxgpt.cli.train import read_stage
 from jaxgpt.errors import RunError
 from jaxgpt.model.config import GPTConfig
 from jaxgpt.rl.reward_function import load_reward_function
 from jaxgpt.stages.ppo import PPOStageConfig
-from jaxgpt.text.records import Prompt, read_conversations, read_prompts
 from jaxgpt.train.weights import save_params
 from recipes.align import data, rules
 from recipes.align.__main__ import Clock, run

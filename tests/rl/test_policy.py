@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict
 
-from jaxgpt.model.layers import GPT
+from jaxgpt.model.gpt import GPT
 from jaxgpt.rl.config import PPOConfig
 from jaxgpt.rl.experience import Experience, minibatches
 from jaxgpt.rl.policy import policy_losses, ppo, value_losses

@@ -8,10 +8,10 @@ import signal
 import numpy as np
 import pytest
 
+from jaxgpt.chat.records import Message, Prompt
 from jaxgpt.errors import RunError, UsageError
 from jaxgpt.rl.reward_function import check_rewards, load_reward_function
-from jaxgpt.text.records import Message, Prompt
-from jaxgpt.train.stop import stop_on_signal
+from jaxgpt.signals import stop_on_signal
 
 GOOD = """
 LIMIT = 3

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from jaxgpt.errors import RunError, UsageError
-from jaxgpt.model.layers import GPT
+from jaxgpt.model.gpt import GPT
 from jaxgpt.rl.advantages import gae, whiten
 from jaxgpt.rl.config import PPOConfig
 

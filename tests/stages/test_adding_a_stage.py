@@ -7,9 +7,9 @@ import jax
 import numpy as np
 import pytest
 
+from jaxgpt.signals import Stop
 from jaxgpt.stages import Pretrain
 from jaxgpt.train.metrics import read_rows
-from jaxgpt.train.stop import Stop
 from jaxgpt.train.weights import load_params
 
 PAGE = (Path(__file__).parents[2] / "docs" / "adding-a-stage.md").read_text(encoding="utf-8")

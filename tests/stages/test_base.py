@@ -6,10 +6,10 @@ import optax
 import pytest
 
 from jaxgpt.cli import train as command
-from jaxgpt.model.layers import GPT
+from jaxgpt.model.gpt import GPT
+from jaxgpt.objectives.base import Objective, Sums, pretrain
 from jaxgpt.stages import Pretrain
 from jaxgpt.train.metrics import read_rows
-from jaxgpt.train.objectives import Objective, Sums, pretrain
 from jaxgpt.train.weights import load_params
 
 SMALL = {"n_layer": 1, "n_head": 2, "n_embd": 16, "block_size": 16, "batch_size": 4, "eval_iters": 1}

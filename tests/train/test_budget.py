@@ -8,7 +8,7 @@ import pytest
 
 from jaxgpt.model.atlas import count
 from jaxgpt.model.config import GPTConfig
-from jaxgpt.model.layers import GPT
+from jaxgpt.model.gpt import GPT
 from jaxgpt.train import budget
 from jaxgpt.train.budget import flops_per_token, peak_flops
 

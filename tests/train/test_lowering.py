@@ -12,16 +12,16 @@ import pytest
 from jax._src.cudnn import fused_attention_stablehlo
 from jax.export import DisabledSafetyCheck, export
 
+from jaxgpt.chat.examples import Pairs
+from jaxgpt.data.batches import Batch
 from jaxgpt.mesh import make_mesh, put_batch
 from jaxgpt.model.atlas import parameters
 from jaxgpt.model.attention_kernels import cudnn_works
 from jaxgpt.model.config import GPTConfig
-from jaxgpt.model.layers import GPT
+from jaxgpt.model.gpt import GPT
+from jaxgpt.objectives.base import Objective, pretrain
+from jaxgpt.objectives.preferences import dpo, reward
 from jaxgpt.stages.pretrain import PretrainConfig
-from jaxgpt.text.batches import Batch
-from jaxgpt.text.examples import Pairs
-from jaxgpt.train.objectives import Objective, pretrain
-from jaxgpt.train.preferences import dpo, reward
 from jaxgpt.train.trainer import Trainer
 
 B, T = 2, 256  # twice the lanes in which a TPU keeps a row's sum

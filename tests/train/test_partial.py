@@ -9,13 +9,13 @@ import optax
 import pytest
 from flax.traverse_util import flatten_dict
 
+from jaxgpt.chat.examples import Labelled
 from jaxgpt.errors import UsageError
 from jaxgpt.model.atlas import parameters
 from jaxgpt.model.config import GPTConfig
-from jaxgpt.model.layers import GPT
-from jaxgpt.text.examples import Labelled
-from jaxgpt.train.classification import classify
-from jaxgpt.train.partial import trains
+from jaxgpt.model.gpt import GPT
+from jaxgpt.objectives.classify import classify
+from jaxgpt.train.config import trains
 from jaxgpt.train.state import TrainState
 from jaxgpt.train.step import make_step
 

@@ -9,9 +9,9 @@ import numpy as np
 import optax
 import pytest
 
-from jaxgpt.model.layers import GPT
-from jaxgpt.text.batches import Batch
-from jaxgpt.train.objectives import Objective, Sums, pretrain
+from jaxgpt.data.batches import Batch
+from jaxgpt.model.gpt import GPT
+from jaxgpt.objectives.base import Objective, Sums, pretrain
 from jaxgpt.train.state import SPIKE_WINDOW, TrainState
 from jaxgpt.train.step import Step, make_step
 

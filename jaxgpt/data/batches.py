@@ -1,0 +1,257 @@
+"""Batches: windows of a token file as a function of (seed, step), and lists of documents padded or packed.
+
+Nothing is iterated, so there is no place in the data to save: the batch of a step is the same after a resume, and the
+rows of all hosts together are the same however many hosts there are.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left, insort
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import flax.struct
+import numpy as np
+from jax import Array
+from jaxtyping import Float, Int
+
+from jaxgpt import checks
+from jaxgpt.data.token_files import TokenFile
+from jaxgpt.errors import UsageError
+
+Weights = Sequence[Sequence[float] | np.ndarray] | np.ndarray
+MOST_ID = 2**31 - 1
+
+
+@flax.struct.dataclass
+class Batch:
+    """Rows of token ids and what to predict from each: numpy arrays as made here, jax arrays once on a device.
+
+    Attributes:
+        tokens: (B, T) int32, input ids.
+        targets: (B, T) int32, the id that follows each.
+        weights: (B, T) f32, each target's weight in the loss; 0 leaves it out.
+        positions: (B, T) int32, each token's position in its document; None where rows start at position 0.
+        segment_ids: (B, T) int32, which of its row's documents a token belongs to, from 1; 0 is padding. Attention
+            stays within a document. None where each row is one document.
+    """
+
+    tokens: Int[Array | np.ndarray, "B T"]
+    targets: Int[Array | np.ndarray, "B T"]
+    weights: Float[Array | np.ndarray, "B T"]
+    positions: Int[Array | np.ndarray, "B T"] | None = None
+    segment_ids: Int[Array | np.ndarray, "B T"] | None = None
+
+
+def random_batch(
+    data: TokenFile | checks.Ids,
+    *,
+    seed: int,
+    step: int,
+    batch_size: int,
+    block_size: int,
+    shard: int = 0,
+    num_shards: int = 1,
+) -> Batch:
+    """Return windows of `block_size` tokens that begin anywhere in `data` with equal probability.
+
+    Args:
+        data: token ids, one after another; longer than `block_size`.
+        seed: of the run; with `step` it decides the batch.
+        step: which batch.
+        batch_size: rows of all shards together.
+        block_size: T.
+        shard: which part of the rows to return, one of `num_shards`: rows shard·B/num_shards and on.
+        num_shards: number of hosts that feed themselves; must divide `batch_size`.
+
+    Returns:
+        A batch of batch_size / num_shards rows.
+    """
+    data, batch_size, block_size = _checked(data, batch_size, block_size)
+    # Philox is counter-based: any batch is drawn at once, without drawing those before it.
+    key = [checks.whole(name, value, 0, 2**64 - 1) for name, value in (("seed", seed), ("step", step))]
+    generator = np.random.Generator(np.random.Philox(key=np.array(key, np.uint64)))
+    starts = generator.integers(len(data) - block_size, size=batch_size)
+    return _windows(data, rows_of(shard, num_shards, starts), block_size)
+
+
+def eval_batch(
+    data: TokenFile | checks.Ids,
+    *,
+    index: int,
+    count: int,
+    batch_size: int,
+    block_size: int,
+    shard: int = 0,
+    num_shards: int = 1,
+) -> Batch:
+    """Return evaluation batch number `index` of `count`: windows spread evenly over all of `data`.
+
+    They are the same at every evaluation, so that losses differ by the model alone, and spread because as many random
+    ones miss the mean of tiny Shakespeare's validation part by 0.01 either way. Other arguments are as for
+    `random_batch`.
+    """
+    data, batch_size, block_size = _checked(data, batch_size, block_size)
+    count = checks.whole("count", count, 1, checks.MOST_IDS // batch_size)
+    index = checks.whole("index", index, 0, count - 1)
+    numbers = np.arange(index * batch_size, (index + 1) * batch_size)
+    starts = numbers * (len(data) - block_size - 1) // max(count * batch_size - 1, 1)
+    return _windows(data, rows_of(shard, num_shards, starts), block_size)
+
+
+def pad_batch(
+    documents: checks.IdLists,
+    *,
+    length: int | None = None,
+    weights: Weights | None = None,
+    pad_id: int = 0,
+) -> Batch:
+    """Lay each document into a row of its own, padded on the right.
+
+    Padding is known by length and not by id, so `pad_id` may be a token that documents end with. It needs no mask:
+    attention is causal, and what stands behind a document has weight 0.
+
+    Args:
+        documents: token ids, at least 2 each (the last is only a target).
+        length: T; by default that of the longest document, less 1.
+        weights: for each token of each document, its weight as a target (its first is none); 1 by default.
+        pad_id: what fills the rows.
+    """
+    texts, scores = _checked_documents(documents, weights)
+    longest = max(map(len, texts)) - 1
+    length = longest if length is None else checks.whole("length", length, 1)
+    if longest > length:
+        raise UsageError(f"a document of {longest + 1} tokens does not fit into rows of length {length}")
+    batch = _empty_rows(len(texts), length, pad_id)
+    for row, text in enumerate(texts):
+        _place(batch, row, 0, text, None if scores is None else scores[row])
+    return batch
+
+
+def pack(
+    documents: checks.IdLists,
+    *,
+    length: int,
+    weights: Weights | None = None,
+    pad_id: int = 0,
+) -> Batch:
+    """Lay documents one behind another into as few rows as best-fit finds, none seeing another.
+
+    Positions restart and segment ids count up with each document, and no document's last token has the next one's
+    first as its target. A document too long for a row is continued in further ones, each a segment of its own.
+
+    Args:
+        documents: token ids, at least 2 each.
+        length: T.
+        weights: for each token of each document, its weight as a target (its first is none); 1 by default.
+        pad_id: what fills the rows.
+    """
+    texts, scores = _checked_documents(documents, weights)
+    length = checks.whole("length", length, 1)
+    placed: list[tuple[int, int, int, int, int]] = []  # row, column, document, its first and one past its last token
+    rooms: list[tuple[int, int]] = []  # (free columns, row), sorted
+    rows = 0
+    for number, text in enumerate(texts):
+        for start in range(0, len(text) - 1, length):
+            stop = min(start + length + 1, len(text))
+            inputs = stop - start - 1
+            fit = bisect_left(rooms, (inputs, 0))
+            if fit < len(rooms):
+                free, row = rooms.pop(fit)
+            else:
+                free, row, rows = length, rows, rows + 1
+            placed.append((row, length - free, number, start, stop))
+            if free > inputs:
+                insort(rooms, (free - inputs, row))
+
+    batch = _empty_rows(rows, length, pad_id)
+    positions, segments = np.zeros_like(batch.tokens), np.zeros_like(batch.tokens)
+    count = [0] * rows
+    for row, column, number, start, stop in placed:
+        part = slice(start, stop)
+        _place(batch, row, column, texts[number][part], None if scores is None else scores[number][part])
+        count[row] += 1
+        columns = slice(column, column + stop - start - 1)
+        positions[row, columns] = np.arange(stop - start - 1)
+        segments[row, columns] = count[row]
+    return replace(batch, positions=positions, segment_ids=segments)
+
+
+def rows_of(shard: int, num_shards: int, rows: np.ndarray) -> np.ndarray:
+    """Return the part of a whole batch's rows, or of what they are made from, that falls to one of the hosts."""
+    num_shards = checks.whole("num_shards", num_shards, 1)
+    shard = checks.whole("shard", shard, 0, num_shards - 1)
+    if len(rows) % num_shards:
+        below = len(rows) // num_shards * num_shards
+        near = " or ".join(str(n) for n in (below, below + num_shards) if n)
+        raise UsageError(f"batch_size {len(rows)} must be divisible by the {num_shards} hosts; try {near}")
+    return np.split(rows, num_shards)[shard]
+
+
+def _checked(data: TokenFile | np.ndarray | Any, batch_size: int, block_size: int) -> tuple[Any, int, int]:
+    """Return ids with a slice or array as their index, and the sizes of a batch, which they are enough for."""
+    data = data if isinstance(data, TokenFile) else checks.ids("data", data, "a TokenFile, or token ids of one axis")
+    block_size = checks.whole("block_size", block_size, 1)
+    batch_size = checks.whole("batch_size", batch_size, 1)
+    if len(data) <= block_size:
+        raise UsageError(
+            f"{len(data)} tokens of data are too few for block_size {block_size}, which needs {block_size + 1}"
+        )
+    _check_room(batch_size, block_size)
+    return data, batch_size, block_size
+
+
+def _check_room(rows: int, length: int) -> None:
+    """Refuse what no memory holds before it is asked for."""
+    if rows * length > checks.MOST_IDS:
+        raise UsageError(f"{rows} rows of {length} tokens are too many; a batch has at most {checks.MOST_IDS} tokens")
+
+
+def _windows(data: Any, starts: np.ndarray, block_size: int) -> Batch:
+    windows = _narrow("data", data[starts[:, None] + np.arange(block_size + 1)])
+    return Batch(windows[:, :-1], windows[:, 1:], np.ones((len(starts), block_size), np.float32))
+
+
+def _narrow(name: str, ids: np.ndarray) -> np.ndarray:
+    """Return ids in 32 bits, in which NumPy would wrap others around."""
+    if ids.size and (ids.min() < 0 or ids.max() > MOST_ID):
+        bad = next(token for token in ids.flat if not 0 <= token <= MOST_ID)
+        raise UsageError(f"{name} has the id {bad}; ids are from 0 to {MOST_ID}")
+    return ids.astype(np.int32)
+
+
+def _empty_rows(rows: int, length: int, pad_id: int) -> Batch:
+    pad_id = checks.whole("pad_id", pad_id, 0, MOST_ID)
+    _check_room(rows, length)
+    tokens, targets = (np.full((rows, length), pad_id, np.int32) for _ in range(2))
+    return Batch(tokens, targets, np.zeros((rows, length), np.float32))
+
+
+def _place(batch: Batch, row: int, column: int, text: np.ndarray, weights: np.ndarray | None) -> None:
+    columns = slice(column, column + len(text) - 1)
+    batch.tokens[row, columns] = text[:-1]
+    batch.targets[row, columns] = text[1:]
+    batch.weights[row, columns] = 1.0 if weights is None else weights[1:]
+
+
+def _checked_documents(documents: Any, weights: Any) -> tuple[list[np.ndarray], list[np.ndarray] | None]:
+    found = [_narrow(f"document {i}", ids) for i, ids in enumerate(checks.rows("documents", documents))]
+    if not found or min(map(len, found)) < 2:
+        raise UsageError("documents must be at least one, of at least 2 tokens each: one to read and one to predict")
+    if weights is None:
+        return found, None
+    if _length(weights) != len(found) or [_length(row) for row in weights] != [len(document) for document in found]:
+        raise UsageError("weights must be given for each token of each document")
+    try:
+        numbers = [np.asarray(row, np.float32) for row in weights]
+    except (TypeError, ValueError):
+        raise checks.refusal("weights", weights, "lists of numbers") from None
+    if not all(row.ndim == 1 and np.isfinite(row).all() for row in numbers):
+        raise checks.refusal("weights", weights, "lists of finite numbers")
+    return found, numbers
+
+
+def _length(value: Any) -> int:
+    """Return the length of a list or array, without looking into it; -1 of anything else."""
+    return len(value) if checks.several(value) and hasattr(value, "__len__") else -1

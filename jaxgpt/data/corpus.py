@@ -1,0 +1,269 @@
+"""A corpus: text turned into token files once, and opened from the cache from then on.
+
+What is in the cache is found by a hash of the text and of the tokenizer, so a changed text is encoded anew.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from jaxgpt import checks
+from jaxgpt.data.download import DOWNLOADS, download
+from jaxgpt.data.encoding import cut_between_words, encode_documents
+from jaxgpt.data.sources import PLAYS_FOLDER, ParquetFiles, Source, Split, TextFiles, open_path
+from jaxgpt.data.token_files import TokenFile, write_token_file
+from jaxgpt.errors import RunError, UsageError, did_you_mean
+from jaxgpt.files import regular
+from jaxgpt.signals import tidied
+from jaxgpt.tokenizers.tokenizer import TOKENIZER_FILES, BPETokenizer, CharTokenizer, Tokenizer, load_tokenizer
+
+_FORMAT = 1  # part of the cache's key, to be raised when equal text gets other ids
+_SPLITS: tuple[Split, Split] = ("train", "val")
+_LEARN_FROM = 1 << 28  # characters
+_PARALLEL_FROM = 1 << 26  # bytes; below, starting processes takes longer than the work
+_UNFINISHED = ".unfinished-"
+_NOTES = "notes.txt"
+FRACTION = "above 0 and below 1"
+MOST_BPE_IDS = 1 << 24
+MOST_WORKERS = 1 << 10
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """Token files for training and validation, and the tokenizer that made them.
+
+    Attributes:
+        name: the dataset as it was asked for.
+        train: ids to train on.
+        val: ids to evaluate on.
+        tokenizer: made the ids.
+        notes: what was left out of the text when it was read, for people; kept in the cache with the ids.
+    """
+
+    name: str
+    train: TokenFile
+    val: TokenFile
+    tokenizer: Tokenizer
+    notes: tuple[str, ...] = ()
+
+
+def load_corpus(
+    dataset: str | Path,
+    tokenizer: str | Path | Tokenizer | None = None,
+    *,
+    cache_dir: str | Path | None = None,
+    block_size: int,
+    val_fraction: float | None = None,
+    bpe_vocab_size: int = 4096,
+    workers: int | None = None,
+    progress: bool | None = None,
+) -> Corpus:
+    """Return a corpus as token files, encoding it first if that was not done before.
+
+    The first characters are for training and the last for validation, at whatever character the cut falls, as in
+    nanoGPT; where documents are rows of parquet files, every so-many-th is for validation. Several documents are
+    separated by the end-of-text token, by a line end where the tokenizer has none.
+
+    Args:
+        dataset: "plays" (bundled), "shakespeare", "openwebtext" or "fineweb" (downloaded), a text file, a folder of
+            text or parquet files, or tokens, ours or nanoGPT's, which are used as they are: a folder with `train.bin`
+            and `val.bin`, or a .bin file, whose last ids are for validation.
+        tokenizer: "char", "bpe" (both made from the text), what `load_tokenizer` takes, or a tokenizer. None is the
+            folder's own for token files (GPT-2's if it has none; nanoGPT's `meta.pkl` is one), "gpt2" for downloads
+            from the hub, else "char".
+        cache_dir: default_cache_dir() by default.
+        block_size: T; both splits must be longer.
+        val_fraction: for validation; None is 0.1, and 0.0005 for downloads from the hub.
+        bpe_vocab_size: of the vocabulary that "bpe" learns, from at most the first 268 million characters to train on.
+        workers: processes that encode; None is one per core for large texts and none for small ones.
+        progress: show bars; None is where stderr is a terminal.
+
+    Raises:
+        UsageError: naming the dataset, file or argument, and what would be valid.
+    """
+    place = checks.path("dataset", dataset, "a name, or the path of a file or folder")
+    if val_fraction is not None and not 0 < checks.real("val_fraction", val_fraction, FRACTION) < 1:
+        raise UsageError(f"val_fraction {val_fraction}: must be {FRACTION}")
+    if tokenizer is not None and not isinstance(tokenizer, Tokenizer):
+        wanted = "'char', 'bpe', 'gpt2', the path of a folder, a tokenizer, or None"
+        given = checks.path("tokenizer", tokenizer, wanted)
+        tokenizer = tokenizer if isinstance(tokenizer, str) else given
+    block_size = checks.whole("block_size", block_size, 1)
+    bpe_vocab_size = checks.whole("bpe_vocab_size", bpe_vocab_size, 257, MOST_BPE_IDS)
+    workers = None if workers is None else checks.whole("workers", workers, 0, MOST_WORKERS)
+    cache = default_cache_dir() if cache_dir is None else checks.path("cache_dir", cache_dir)
+    bars = sys.stderr.isatty() if progress is None else checks.flag("progress", progress)
+    if (place / "train.bin").exists() or (place.suffix == ".bin" and place.is_file()):
+        corpus = _open_tokens(place, tokenizer, val_fraction or 0.1)
+    else:
+        source = _open_source(dataset if isinstance(dataset, str) else str(place), cache, val_fraction)
+        if tokenizer is None:
+            tokenizer = "gpt2" if isinstance(source, ParquetFiles) else "char"
+        corpus = _open_cached(source, tokenizer, cache, bpe_vocab_size, workers, bars)
+    for ids in (corpus.train, corpus.val):
+        if len(ids) <= block_size:
+            raise UsageError(
+                f"dataset {corpus.name}: {ids.path.name} has {len(ids)} tokens; block_size {block_size} needs at "
+                f"least {block_size + 1}"
+            )
+    return corpus
+
+
+def default_cache_dir() -> Path:
+    """Return `$XDG_CACHE_HOME/jaxgpt`, by default `~/.cache/jaxgpt`."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "jaxgpt"
+
+
+def _open_source(dataset: str, cache: Path, val_fraction: float | None) -> Source:
+    if dataset == "plays":
+        return TextFiles(dataset, sorted(PLAYS_FOLDER.glob("*.txt")), val_fraction or 0.1)
+    if dataset in DOWNLOADS:
+        return download(dataset, cache, val_fraction)
+    if not Path(dataset).exists():
+        names = ["plays", *DOWNLOADS]
+        raise UsageError(
+            f"dataset {dataset!r}: no such file or folder, nor one of {', '.join(names)}{did_you_mean(dataset, names)}"
+        )
+    return open_path(Path(dataset), val_fraction or 0.1)
+
+
+def _open_tokens(path: Path, tokenizer: str | Path | Tokenizer | None, val_fraction: float) -> Corpus:
+    """Open a folder with token files, or one such file."""
+    folder = path if path.is_dir() else path.parent
+    has_own = any((folder / file).exists() for file in TOKENIZER_FILES)
+    own = load_tokenizer(folder if has_own else "gpt2")
+    if tokenizer in ("char", "bpe") and tokenizer != own.name:
+        raise UsageError(f"tokenizer {tokenizer!r}: made from text, but {path} holds tokens, made by {own.name!r}")
+    if isinstance(tokenizer, str | Path):
+        tokenizer = own if tokenizer in ("char", "bpe") else load_tokenizer(tokenizer)
+    tokenizer = own if tokenizer is None else tokenizer
+    names = [f"{split}.bin" for split in _SPLITS] if path.is_dir() else [path.name]
+    files = [TokenFile(folder / name, vocab_size=tokenizer.vocab_size) for name in names]
+    for ids in files:
+        if ids.sidecar and ids.sidecar.tokenizer_fingerprint != tokenizer.fingerprint:
+            raise UsageError(f"{ids.path}: made by tokenizer {ids.sidecar.tokenizer!r}, another one than is asked for")
+    train, val = files if path.is_dir() else files[0].split(val_fraction)
+    return Corpus(str(path), train, val, tokenizer)
+
+
+def _open_cached(
+    source: Source,
+    tokenizer: str | Path | Tokenizer,
+    cache: Path,
+    bpe_vocab_size: int,
+    workers: int | None,
+    progress: bool,
+) -> Corpus:
+    """Return the corpus from the cache, where it is put first if need be, all of it or nothing."""
+    if isinstance(tokenizer, str | Path) and tokenizer not in ("char", "bpe"):
+        tokenizer = load_tokenizer(tokenizer)
+    kind = tokenizer if isinstance(tokenizer, str | Path) else tokenizer.fingerprint
+    identity = [_FORMAT, source.fingerprint(), str(kind), bpe_vocab_size if kind == "bpe" else None]
+    key = hashlib.sha256(json.dumps(identity).encode()).hexdigest()
+    folder = cache / "corpora" / f"{Path(source.name).name}-{key[:16]}"
+    opening = list(source.notes)  # those of reading come later, or from the cache
+    if not folder.exists():
+        with _unfinished(folder.parent) as place:
+            try:
+                _encode_into(place / "new", source, tokenizer, bpe_vocab_size, workers, progress)
+                (place / "new" / _NOTES).write_text(
+                    "\n".join(source.notes[len(opening) :]), encoding="utf-8", errors="replace"
+                )
+                (place / "new").rename(folder)
+            except OSError as error:
+                if not folder.exists():  # else another process was first, with the same
+                    raise RunError(f"{folder}: cannot be written: {error.strerror}") from None
+    train, val = (TokenFile(folder / f"{split}.bin") for split in _SPLITS)
+    if isinstance(tokenizer, str | Path):
+        tokenizer = load_tokenizer(folder)
+    kept = folder / _NOTES  # not in what earlier versions left
+    notes = regular(kept).read_text(encoding="utf-8", errors="replace") if kept.exists() else ""
+    return Corpus(source.name, train, val, tokenizer, (*opening, *notes.splitlines()))
+
+
+@contextlib.contextmanager
+def _unfinished(corpora: Path) -> Iterator[Path]:
+    """Make a hidden folder that is gone afterwards, and remove those of processes that were killed.
+
+    Each is locked by its process, and a lock ends with the process, however that ends.
+    """
+    with contextlib.ExitStack() as stack:
+        try:
+            corpora.mkdir(parents=True, exist_ok=True)
+            for left in corpora.glob(f"{_UNFINISHED}*/lock"):
+                with left.open("w") as lock, contextlib.suppress(OSError):
+                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    shutil.rmtree(left.parent)
+            place = Path(tempfile.mkdtemp(dir=corpora, prefix=_UNFINISHED))
+            stack.enter_context(tidied(partial(shutil.rmtree, place)))
+            lock = stack.enter_context((place / "unlocked").open("w"))
+            with contextlib.suppress(OSError):  # some network file systems have no locks
+                fcntl.flock(lock, fcntl.LOCK_EX)
+            (place / "unlocked").rename(place / "lock")
+        except OSError as error:
+            why = f"cannot be written to: {error.strerror}; choose another"
+            raise UsageError(f"cache_dir {corpora.parent}: {why}") from None
+        yield place
+
+
+def _encode_into(
+    folder: Path,
+    source: Source,
+    tokenizer: str | Path | Tokenizer,
+    bpe_vocab_size: int,
+    workers: int | None,
+    progress: bool,
+) -> None:
+    if tokenizer == "char":
+        tokenizer = CharTokenizer("".join(_alphabet(source)))
+    elif tokenizer == "bpe":
+        tokenizer = BPETokenizer.train(_sample(source), bpe_vocab_size, progress=progress)
+    assert not isinstance(tokenizer, str | Path)
+    tokenizer.save(folder)
+    if workers is None:
+        small = sum(path.stat().st_size for path in source.paths) < _PARALLEL_FROM
+        workers = 0 if small else os.cpu_count() or 1
+    for split in _SPLITS:
+        chunks = encode_documents(source.documents(split), tokenizer, folder=folder, processes=workers)
+        with tqdm(desc=f"{source.name}: {split}", unit=" tokens", unit_scale=True, disable=not progress) as bar:
+            write_token_file(folder / f"{split}.bin", _counted(chunks, bar), tokenizer)
+
+
+def _alphabet(source: Source) -> set[str]:
+    characters: set[str] = set()
+    for split in _SPLITS:
+        for number, document in enumerate(source.documents(split)):
+            characters.update("\n" if number else "")  # separates documents
+            for piece in document:
+                characters.update(piece)
+    return characters
+
+
+def _sample(source: Source) -> Iterator[str]:
+    size = 0
+    for document in source.documents("train"):
+        for text in cut_between_words(document):
+            yield text
+            size += len(text)
+            if size > _LEARN_FROM:
+                return
+
+
+def _counted(chunks: Iterator[np.ndarray], bar: tqdm) -> Iterator[np.ndarray]:
+    for chunk in chunks:
+        bar.update(len(chunk))
+        yield chunk

@@ -1,0 +1,115 @@
+"""Public corpora by name: downloaded once, checked, and kept in the cache folder."""
+
+from __future__ import annotations
+
+import hashlib
+import tempfile
+import urllib.error
+import urllib.request
+from dataclasses import dataclass
+from pathlib import Path
+
+import huggingface_hub
+from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+from jaxgpt.data.sources import ParquetFiles, Source, TextFiles
+from jaxgpt.errors import UsageError
+from jaxgpt.files import regular
+
+_TIMEOUT_S = 60
+
+
+@dataclass(frozen=True)
+class WebFile:
+    """One file on the web, and the SHA-256 it must have."""
+
+    url: str
+    file: str
+    sha256: str
+    val_fraction: float
+
+
+@dataclass(frozen=True)
+class HubFiles:
+    """Files of a data set on the Hugging Face hub, by pattern. A commit of the hub is its own checksum."""
+
+    repo: str
+    files: str
+    val_fraction: float
+
+
+DOWNLOADS: dict[str, WebFile | HubFiles] = {
+    "shakespeare": WebFile(
+        "https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt",
+        "tinyshakespeare.txt",
+        "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed",
+        val_fraction=0.1,
+    ),
+    "openwebtext": HubFiles("Skylion007/openwebtext", "plain_text/*.parquet", val_fraction=0.0005),
+    "fineweb": HubFiles("HuggingFaceFW/fineweb", "sample/10BT/*.parquet", val_fraction=0.0005),
+}
+
+
+def download(name: str, cache_dir: Path, val_fraction: float | None) -> Source:
+    """Return one of `DOWNLOADS`, from `cache_dir` if it is there.
+
+    Args:
+        name: its key.
+        cache_dir: downloads go to `downloads/` in it.
+        val_fraction: for validation; None for what is usual with this corpus.
+
+    Raises:
+        UsageError: if it cannot be had, saying where to put it by hand; or if its checksum is wrong.
+    """
+    origin = DOWNLOADS[name]
+    val_fraction = origin.val_fraction if val_fraction is None else val_fraction
+    if isinstance(origin, WebFile):
+        path = cache_dir / "downloads" / origin.file
+        if not path.exists():
+            _fetch(name, origin, path)
+        _check(origin, path)
+        return TextFiles(name, [path], val_fraction)
+    try:
+        folder = huggingface_hub.snapshot_download(
+            origin.repo,
+            repo_type="dataset",
+            allow_patterns=origin.files,
+            local_dir=cache_dir / "downloads" / name,
+        )
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        raise UsageError(
+            f"dataset {name!r}: {origin.files} of the hub's data set {origin.repo} cannot be downloaded "
+            f"({_first_line(error)}); put these files into a folder by hand and give the folder as the dataset"
+        ) from None
+    return ParquetFiles(name, sorted(Path(folder).glob(origin.files)), val_fraction)
+
+
+def _fetch(name: str, origin: WebFile, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+        unfinished = Path(folder) / origin.file
+        try:
+            with urllib.request.urlopen(origin.url, timeout=_TIMEOUT_S) as response:
+                unfinished.write_bytes(response.read())
+        except OSError as error:  # URLError and timeouts are OSErrors
+            raise UsageError(
+                f"dataset {name!r}: {origin.url} cannot be downloaded ({_first_line(error)}); "
+                f"fetch it by hand and put it at {path}"
+            ) from None
+        _check(origin, unfinished)
+        unfinished.replace(path)
+
+
+def _check(origin: WebFile, path: Path) -> None:
+    try:
+        found = hashlib.sha256(regular(path).read_bytes()).hexdigest()
+    except OSError as error:
+        raise UsageError(f"{path}: cannot be read: {error.strerror}") from None
+    if found != origin.sha256:
+        raise UsageError(
+            f"{path}: SHA-256 is {found}, not {origin.sha256}; take it away to download {origin.url} again"
+        )
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -1,0 +1,18 @@
+"""Text ⇄ token ids.
+
+A tokenizer is opened by name or folder, behind one interface: characters, a byte-level BPE of one's own, GPT-2's.
+Nothing here waits for JAX.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from jaxgpt.lazy import on_first_use
+
+if TYPE_CHECKING:
+    from jaxgpt.tokenizers.bpe import BPE
+    from jaxgpt.tokenizers.tokenizer import BPETokenizer, CharTokenizer, StreamDecoder, Tokenizer, load_tokenizer
+
+__all__ = ["BPE", "BPETokenizer", "CharTokenizer", "StreamDecoder", "Tokenizer", "load_tokenizer"]
+__getattr__, __dir__ = on_first_use(__name__)
