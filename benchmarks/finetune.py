@@ -18,7 +18,7 @@ from jaxgpt.model.gpt import GPT
 from jaxgpt.model.lora import init_adapters, is_beside
 from jaxgpt.model.lora_config import LoRA
 from jaxgpt.objectives.base import with_adapters
-from jaxgpt.objectives.classify import classify
+from jaxgpt.objectives.classification import classify
 from jaxgpt.train.config import OptimizerConfig, trains
 from jaxgpt.train.loop import run
 from jaxgpt.train.optimizer import adamw

@@ -101,7 +101,7 @@ def watch(folder: Path, steps: int) -> bool:
 
 def start(out: Path, *flags: str) -> subprocess.Popen[str]:
     """Begin a process that begins the run in `out` or goes on with it."""
-    text = ROOT / "jaxgpt" / "text" / "data" / "plays" / "hamlet.txt"
+    text = ROOT / "jaxgpt" / "data" / "plays" / "hamlet.txt"
     places = [f"--out_dir={out}", f"--dataset={text}", f"--cache_dir={out.parent / 'cache'}"]
     argv = [sys.executable, str(ROOT / "train.py"), *places, *FLAGS, *flags, "--init_from=auto"]
     return subprocess.Popen(

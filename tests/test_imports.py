@@ -1,6 +1,7 @@
 """Who may import whom: one way through the package; and what must not wait for JAX."""
 
 import ast
+import importlib
 import subprocess
 import sys
 from pathlib import Path
@@ -99,3 +100,10 @@ def test_warnings_go_to_standard_error(file: Path):
         if isinstance(node, ast.Call) and ast.unparse(node.func) == "print" and node.args:
             warns = ast.unparse(node.args[0]).lstrip("f'\"").startswith("warning")
             assert not warns or "file=sys.stderr" in ast.unparse(node), f"line {node.lineno}"
+
+
+@pytest.mark.parametrize("room", sorted(room for room in ROOMS if room != "mesh"))
+def test_no_public_name_is_a_modules_name_too(room: str):
+    """An imported module takes the place of what its package gives on first use."""
+    found = importlib.import_module(f"jaxgpt.{room}")
+    assert {*getattr(found, "__all__", ())}.isdisjoint(file.stem for file in (ROOT / room).glob("*.py"))

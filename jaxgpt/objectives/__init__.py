@@ -11,7 +11,7 @@ from jaxgpt.lazy import on_first_use
 
 if TYPE_CHECKING:
     from jaxgpt.objectives.base import Objective, Sums, pretrain, with_adapters
-    from jaxgpt.objectives.classify import classify, confusion, predict
+    from jaxgpt.objectives.classification import classify, confusion, predict
     from jaxgpt.objectives.preferences import (
         dpo,
         no_reference,

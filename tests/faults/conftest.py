@@ -11,7 +11,7 @@ import pytest
 
 from benchmarks.soak import ENVIRONMENT, ROOT, differences, read_rows
 
-TEXT = ROOT / "jaxgpt" / "text" / "data" / "plays" / "hamlet.txt"
+TEXT = ROOT / "jaxgpt" / "data" / "plays" / "hamlet.txt"
 # With dropout, accumulation, evaluation between checkpoints, and the best one kept.
 TINY = (
     "--n_layer=1 --n_head=2 --n_embd=16 --block_size=16 --batch_size=4 --gradient_accumulation_steps=2 --dropout=0.1 "

@@ -14,7 +14,7 @@ from jaxgpt.errors import UsageError
 from jaxgpt.model.atlas import parameters
 from jaxgpt.model.config import GPTConfig
 from jaxgpt.model.gpt import GPT
-from jaxgpt.objectives.classify import classify
+from jaxgpt.objectives.classification import classify
 from jaxgpt.train.config import trains
 from jaxgpt.train.state import TrainState
 from jaxgpt.train.step import make_step

@@ -12,7 +12,7 @@ from jaxgpt.chat.examples import Labelled
 from jaxgpt.errors import UsageError
 from jaxgpt.model.config import GPTConfig
 from jaxgpt.model.gpt import GPT
-from jaxgpt.objectives.classify import classify, confusion, predict
+from jaxgpt.objectives.classification import classify, confusion, predict
 from jaxgpt.train.state import TrainState
 from jaxgpt.train.step import make_step
 
