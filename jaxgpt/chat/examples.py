@@ -93,13 +93,37 @@ def epoch_rows(
     return rows_of(shard, num_shards, np.concatenate(rows))
 
 
-def eval_rows(count: int, *, index: int, batch_size: int, shard: int = 0, num_shards: int = 1) -> Rows:
+def eval_rows(
+    count: int,
+    *,
+    index: int,
+    batch_size: int,
+    batches: int | None = None,
+    shard: int = 0,
+    num_shards: int = 1,
+) -> Rows:
     """Return evaluation batch number `index` of ⌈count / batch_size⌉, which are all examples once, in order.
 
-    The last is filled up with -1. Arguments are as for `epoch_rows`.
+    With fewer `batches` they are `eval_sample`, in order. The last batch is filled up with -1. Other arguments are as
+    for `epoch_rows`.
     """
-    rows = index * batch_size + np.arange(batch_size)
-    return rows_of(shard, num_shards, np.where(rows < count, rows, -1))
+    sample = eval_sample(count, count if batches is None else min(count, batches * batch_size))
+    rows = np.full(batch_size, -1)
+    here = sample[index * batch_size : (index + 1) * batch_size]
+    rows[: len(here)] = here
+    return rows_of(shard, num_shards, rows)
+
+
+def eval_sample(count: int, size: int) -> Int[np.ndarray, " size"]:
+    """Return the numbers of `size` of `count` examples, always the same, in order: one from each of equal parts.
+
+    So a file that is sorted, by label say, is represented as a whole. Beyond `count` all come again, as often as each
+    other but for one.
+    """
+    rounds, rest = divmod(size, count)
+    edges = np.arange(rest + 1) * count // max(rest, 1)
+    drawn = np.random.Generator(np.random.Philox(0)).integers(edges[:-1], edges[1:])
+    return np.concatenate([np.tile(np.arange(count), rounds), drawn])
 
 
 def labelled_batch(texts: Sequence[LabelledIds], rows: Rows, *, length: int, pad_id: int) -> Labelled:

@@ -6,7 +6,6 @@ import hashlib
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -185,7 +184,7 @@ class FineTune(Stage[FineTuneFlags]):
             only = "only where all weights are trained; parts, adapters and ppo take one process"
             raise UsageError(f"--distributed: {only}")
         self.data = {**self._hashes(), **(more_data or {})}
-        self.about = [*about, *self._trained_share()]
+        self.about = [*about, *self._eval_share(), *self._trained_share()]
 
     @property
     def template(self) -> chat.ChatTemplate | None:
@@ -209,6 +208,11 @@ class FineTune(Stage[FineTuneFlags]):
             return found, read(flags.val_dataset, bad_records=flags.bad_records)
         return chat.split(found, flags.val_fraction or VAL_FRACTION, seed=0)
 
+    @property
+    def evaluated(self) -> int:
+        """How many examples an evaluation reaches."""
+        return self.flags.eval_iters * self.flags.batch_size
+
     def batch(self, step: int, *, shard: int = 0, num_shards: int = 1) -> Any:
         rows = chat.epoch_rows(
             len(self.examples["train"]),
@@ -221,14 +225,20 @@ class FineTune(Stage[FineTuneFlags]):
         return self.lay_out("train", rows)
 
     def eval_batches(self, *, shard: int = 0, num_shards: int = 1) -> Iterator[Any]:
-        numbers = self.rows_in_order("val", shard=shard, num_shards=num_shards)
-        return (self.lay_out("val", rows) for rows in islice(numbers, self.flags.eval_iters))
+        drawn = self.rows_in_order("val", self.flags.eval_iters, shard=shard, num_shards=num_shards)
+        return (self.lay_out("val", rows) for rows in drawn)
 
-    def rows_in_order(self, part: str, *, shard: int = 0, num_shards: int = 1) -> Iterator[Any]:
-        """Yield the numbers of a part's examples, batch by batch, each once; -1 fills the last batch up."""
+    def rows_in_order(
+        self, part: str, batches: int | None = None, *, shard: int = 0, num_shards: int = 1
+    ) -> Iterator[Any]:
+        """Yield the numbers of a part's examples, batch by batch, each once; -1 fills the last batch up.
+
+        They are all, or what fits into so many batches: `chat.eval_sample`.
+        """
         size, rows = len(self.examples[part]), self.flags.batch_size
-        for index in range(-(-size // rows)):
-            yield chat.eval_rows(size, index=index, batch_size=rows, shard=shard, num_shards=num_shards)
+        own = {"batch_size": rows, "batches": batches, "shard": shard, "num_shards": num_shards}
+        for index in range(min(-(-size // rows), size if batches is None else batches)):
+            yield chat.eval_rows(size, index=index, **own)
 
     def parameters(self) -> tuple[Parameter, ...]:
         own, lora = tuple(parameters(self.config)), self.flags.lora
@@ -293,6 +303,13 @@ class FineTune(Stage[FineTuneFlags]):
             "tokenizer": self.tokenizer.fingerprint,
             "template": hashlib.sha256(template.encode()).hexdigest(),
         }
+
+    def _eval_share(self) -> list[str]:
+        """Return a line that says on how many examples the run is evaluated, where not on all."""
+        count, most = len(self.examples["val"]), self.evaluated
+        return (
+            [f"eval:  {most:,} of {count:,} in each evaluation, always the same (--eval_iters)"] if most < count else []
+        )
 
     def _trained_share(self) -> list[str]:
         """Return a line that says how many parameters are trained, where not all are."""

@@ -177,10 +177,15 @@ class PPO(FineTune[PPOStageConfig]):
         rows = chat.epoch_rows(len(prompts), seed=self.flags.seed, step=iteration, batch_size=each)
         return [prompts[row] for row in rows]
 
+    @property
+    def evaluated(self) -> int:
+        return self.flags.eval_iters * self.flags.prompts_per_rollout
+
     def val_prompts(self, index: int) -> list[tuple[int, ...]]:
         """Return the prompts of a rollout of an evaluation."""
         prompts, each = self.examples["val"], self.flags.prompts_per_rollout
-        return [prompts[row % len(prompts)] for row in range(index * each, (index + 1) * each)]
+        rows = chat.eval_sample(len(prompts), self.evaluated)
+        return [prompts[row] for row in rows[index * each : (index + 1) * each]]
 
     def watch(self, done: int, rollout: rl.Rollout) -> None:
         """Write some of a rollout's answers down, as often as the run is evaluated."""

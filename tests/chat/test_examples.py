@@ -10,6 +10,7 @@ from jaxgpt.chat.examples import (
     conversation_batch,
     epoch_rows,
     eval_rows,
+    eval_sample,
     labelled_batch,
     packed_conversations,
     pairs_batch,
@@ -54,6 +55,22 @@ def test_shards_together_are_the_whole_batch(draw):
 def test_evaluation_walks_through_all_once():
     rows = [eval_rows(7, index=index, batch_size=3).tolist() for index in range(3)]
     assert rows == [[0, 1, 2], [3, 4, 5], [6, -1, -1]]
+
+
+@given(count=st.integers(1, 300), size=st.integers(1, 400))
+def test_an_evaluations_sample_is_spread_and_takes_none_more_often_than_another(count: int, size: int):
+    sample = eval_sample(count, size)
+    assert len(sample) == size and (eval_sample(count, size) == sample).all()
+    times = np.bincount(sample, minlength=count)
+    assert len(times) == count and times.max() - times.min() <= 1
+    if size <= count:
+        assert (np.abs(sample - np.arange(size) * count / size) <= count / size + 1).all()
+
+
+def test_an_evaluation_of_fewer_batches_is_a_sample_of_all():
+    rows = np.concatenate([eval_rows(100, index=index, batch_size=4, batches=3) for index in range(3)])
+    assert rows.tolist() == eval_sample(100, 12).tolist() and rows[-1] > 90
+    assert eval_rows(7, index=2, batch_size=3, batches=9).tolist() == [6, -1, -1]
 
 
 def test_no_examples_and_negative_numbers_are_refused():

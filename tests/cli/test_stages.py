@@ -252,6 +252,20 @@ def test_a_label_that_was_not_trained_on_is_named(here, capsys):
     assert error.startswith("error: val.csv:3: label 'why' is none of 'what', 'who'")
 
 
+def test_a_file_that_is_sorted_by_label_is_evaluated_as_a_whole(here, capsys):
+    """By few batches, too: a new head takes nearly all texts for one label, so the first rows would say 0 or 1."""
+    rows = [f"{q},{label}" for label, q in (("a", "Who is there?"), ("b", "What does he want?")) for _ in range(100)]
+    Path("sorted.csv").write_text("\n".join(["text,label", *rows[:120], ""]))
+    Path("labels.csv").write_text("text,label\nWho?,a\nWhat?,b\n")
+    words = "--init_from pretrained --dataset labels.csv --val_dataset sorted.csv --out_dir by-label --max_iters 1"
+    train.main(["classify", *words.split(), "--eval_iters", "5", "--tensorboard=false"])
+    assert "eval:  40 of 120 in each evaluation" in capsys.readouterr().out
+    [logged, *_] = [row["accuracy"] for row in read_rows(Path("by-label/metrics.jsonl")) if row["split"] == "val"]
+    train.main(["classify", *words.split(), "--eval_only"])
+    whole = float(capsys.readouterr().out.rpartition("val accuracy ")[2].split(",")[0])
+    assert min(whole, 1 - whole) == pytest.approx(1 / 6, abs=1e-3) and abs(logged - whole) < 0.05
+
+
 def test_a_dataset_is_asked_for(capsys):
     assert "--dataset is missing" in errors_of(capsys, lambda: train.main(["sft"]))
 
