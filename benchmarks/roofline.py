@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from benchmarks import decode, report, shapes
 from benchmarks.timing import Benchmark, Work, measure
 from jaxgpt import GPT, GPTConfig
-from jaxgpt.decode.sampling import GREEDY
+from jaxgpt.decode.sampling import Sampling
 from jaxgpt.decode.step import prefill
 from jaxgpt.devices import start_devices
 
@@ -171,7 +171,7 @@ def _prefill() -> Work:
     start = jnp.zeros(1, jnp.int32)
 
     def work() -> None:
-        _, read = prefill(model, GREEDY, params, begin, start, width=PROMPT)
+        _, read = prefill(model, Sampling(), params, begin, start, width=PROMPT)
         read.tokens.block_until_ready()
 
     return work

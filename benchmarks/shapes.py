@@ -13,7 +13,7 @@ from benchmarks import decode
 from benchmarks.timing import Benchmark, Work
 from jaxgpt import GPT, generate
 from jaxgpt.decode.rows import bucket
-from jaxgpt.decode.sampling import GREEDY
+from jaxgpt.decode.sampling import Sampling
 from jaxgpt.decode.step import Progress
 from jaxgpt.decode.step import decode as decode_until
 from jaxgpt.devices import start_devices
@@ -58,7 +58,7 @@ def at(position: int, rows: int = 1) -> Work:
     def work() -> None:
         nonlocal cache
         cache = replace(cache, length=jnp.asarray(position, jnp.int32))
-        cache, read = decode_until(model, GREEDY, params, cache, begin, jnp.asarray(STEPS))
+        cache, read = decode_until(model, Sampling(), params, cache, begin, jnp.asarray(STEPS))
         read.tokens.block_until_ready()
 
     return work

@@ -139,7 +139,7 @@ def how(options: Options, tokenizer: Tokenizer) -> dict[str, Any]:
     from jaxgpt.devices import compute_dtype
 
     return {
-        "sampling": dataclasses.replace(options.sampling, vocab_size=tokenizer.vocab_size),
+        **dataclasses.asdict(dataclasses.replace(options.sampling, vocab_size=tokenizer.vocab_size)),
         "seed": options.seed,
         "dtype": compute_dtype(options.dtype),
         "overflow": options.overflow,

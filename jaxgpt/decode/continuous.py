@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, SupportsIndex
+from typing import Any, SupportsIndex, Unpack
 
 import jax
 import jax.numpy as jnp
@@ -24,7 +24,7 @@ from jaxtyping import Int
 from jaxgpt import checks
 from jaxgpt.decode.engine import decoder, row_keys
 from jaxgpt.decode.rows import Overflow, Rows, StopIds, bucket
-from jaxgpt.decode.sampling import GREEDY, Sampling, fitted
+from jaxgpt.decode.sampling import Sampling, SamplingOptions, fitted
 from jaxgpt.decode.step import Progress, decode_step, prefill
 from jaxgpt.errors import UsageError
 from jaxgpt.model.cache import KVCache
@@ -43,11 +43,11 @@ def generate_many(
     *,
     max_new_tokens: SupportsIndex | checks.Ids,
     batch_size: SupportsIndex,
-    sampling: Sampling = GREEDY,
     eos_token_id: StopIds = "config",
     seed: SupportsIndex = 0,
     dtype: DTypeLike = jnp.float32,
     overflow: Overflow = "error",
+    **sampling: Unpack[SamplingOptions],
 ) -> list[list[int]]:
     """Continue prompts as `generate` does, `batch_size` at a time (Yu et al. 2022, section 3.1).
 
@@ -56,10 +56,9 @@ def generate_many(
     Programs are compiled for the number of rows, the slots that the longest needs, and each width of prompts.
 
     Args:
-        config, params, prompts, eos_token_id, seed, dtype, overflow: see `generate`.
+        config, params, prompts, eos_token_id, seed, dtype, overflow, sampling: see `generate`.
         max_new_tokens: for each prompt, or a number for all.
         batch_size: rows that are decoded together.
-        sampling: how tokens are chosen.
 
     Returns:
         Each prompt's new ids, including the stop id that ended it.
@@ -81,14 +80,14 @@ def generate_many(
         _Text(rows([prompt], max_new_tokens=limit, overflow=overflow), keys[number : number + 1])
         for number, (prompt, limit) in enumerate(zip(prompts, limits, strict=True))
     ]
-    model, sampling = decoder(config, dtype), fitted(sampling, config)
+    model, how = decoder(config, dtype), fitted(Sampling(**sampling), config)
     check_params(config, params)
     waiting = deque(text for text in texts if not text.rows.done)
     if waiting:
         seated = [waiting.popleft() for _ in range(min(batch_size, len(waiting)))]
         size = _slots(config, prompts, [text.rows.left for text in texts])
         params = cast_matrices(params, dtype=model.dtype, rows=len(seated))
-        _Batch(model, params, sampling, seated, size).run(waiting)
+        _Batch(model, params, how, seated, size).run(waiting)
     return [text.rows.new[0] for text in texts]
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
-from typing import Any, SupportsIndex
+from typing import Any, SupportsIndex, Unpack
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +16,7 @@ from jax.typing import DTypeLike
 from jaxgpt import checks
 from jaxgpt.decode.draft import Draft, DraftModel, check_draft
 from jaxgpt.decode.rows import Overflow, Rows, StopIds
-from jaxgpt.decode.sampling import GREEDY, Sampling, fitted
+from jaxgpt.decode.sampling import Sampling, SamplingOptions, fitted
 from jaxgpt.decode.speculative import speculate
 from jaxgpt.decode.step import Progress, decode, prefill
 from jaxgpt.model.config import GPTConfig
@@ -30,17 +30,12 @@ def generate(
     prompts: checks.IdLists,
     *,
     max_new_tokens: SupportsIndex,
-    temperature: float = 0.0,
-    top_k: int | None = None,
-    top_p: float | None = None,
-    min_p: float | None = None,
-    repetition_penalty: float | None = None,
-    vocab_size: int | None = None,
     eos_token_id: StopIds = "config",
     seed: SupportsIndex = 0,
     dtype: DTypeLike = jnp.float32,
     overflow: Overflow = "error",
     draft: Draft | None = None,
+    **sampling: Unpack[SamplingOptions],
 ) -> list[list[int]]:
     """Continue prompts.
 
@@ -54,7 +49,6 @@ def generate(
         prompts: lists of ids, or an array of two axes; an empty prompt starts from the config's token for the
             beginning, or else the end, of a text.
         max_new_tokens: for each row; fewer if it chooses a stop id.
-        temperature, top_k, top_p, min_p, repetition_penalty, vocab_size: see `Sampling`.
         eos_token_id: stop id or ids; by default the config's, None for none.
         seed: of the samples, from 0 to 2^32 - 1.
         dtype: of activations, matrix products and the cache; logits are f32.
@@ -62,6 +56,8 @@ def generate(
             "slide": when its context is full it goes on from the last half of it.
         draft: guesses tokens ahead, a `PromptLookup` or a `DraftModel`, for the model to read several in one pass.
             That can save time, most with a single row, and changes no token but as rounding may, see above.
+        sampling: temperature (0, the likeliest token, by default), top_k, top_p, min_p, repetition_penalty and
+            vocab_size: see `Sampling`.
 
     Returns:
         Each row's new ids, including the stop id that ended it, as Hugging Face does.
@@ -69,11 +65,9 @@ def generate(
     Raises:
         UsageError: an argument out of range; the message names it.
     """
-    sampling = Sampling(temperature, top_k, top_p, min_p, repetition_penalty, vocab_size)
     rows = Rows(config, prompts, max_new_tokens=max_new_tokens, eos_token_id=eos_token_id, overflow=overflow)
-    for _ in Stream(
-        decoder(config, dtype), params, rows, sampling, row_keys(seed, rows), draft, stride=max(rows.left, 1)
-    ):
+    how, keys = Sampling(**sampling), row_keys(seed, rows)
+    for _ in Stream(decoder(config, dtype), params, rows, how, keys, draft, stride=max(rows.left, 1)):
         pass
     return rows.new
 
@@ -84,16 +78,16 @@ def stream(
     prompts: checks.IdLists,
     *,
     max_new_tokens: SupportsIndex,
-    sampling: Sampling = GREEDY,
     eos_token_id: StopIds = "config",
     seed: SupportsIndex = 0,
     dtype: DTypeLike = jnp.float32,
     overflow: Overflow = "error",
     draft: Draft | None = None,
+    **sampling: Unpack[SamplingOptions],
 ) -> Stream:
     """Continue prompts as `generate` does, token by token; with a draft, as many at once as come of a pass."""
     rows = Rows(config, prompts, max_new_tokens=max_new_tokens, eos_token_id=eos_token_id, overflow=overflow)
-    return Stream(decoder(config, dtype), params, rows, sampling, row_keys(seed, rows), draft, stride=1)
+    return Stream(decoder(config, dtype), params, rows, Sampling(**sampling), row_keys(seed, rows), draft, stride=1)
 
 
 class Stream(Iterator[list[int | None]]):

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import TypedDict
 
 from jaxgpt import checks
 from jaxgpt.model.config import GPTConfig
@@ -70,7 +71,15 @@ class Sampling:
         return self.temperature < COLDEST
 
 
-GREEDY = Sampling()
+class SamplingOptions(TypedDict, total=False):
+    """The fields of `Sampling`, as keywords of `generate`, `stream` and `generate_many`."""
+
+    temperature: float
+    top_k: int | None
+    top_p: float | None
+    min_p: float | None
+    repetition_penalty: float | None
+    vocab_size: int | None
 
 
 def fitted(sampling: Sampling, config: GPTConfig) -> Sampling:

@@ -9,7 +9,7 @@ from benchmarks import classics
 from benchmarks.roofline import Load, Roof, model_load
 from benchmarks.shapes import progress
 from jaxgpt import GPT, GPTConfig, generate
-from jaxgpt.decode.sampling import GREEDY
+from jaxgpt.decode.sampling import Sampling
 from jaxgpt.decode.step import decode_step, prefill
 from jaxgpt.model.cache import KVCache
 from jaxgpt.train import init_params
@@ -45,8 +45,8 @@ def test_the_flops_counted_are_those_of_the_programs(rows, unchecked_types):
     begin, start = progress([[0] * slots] * rows), jnp.zeros(rows, jnp.int32)
     cache = KVCache.empty(WIDE, start, slots, jnp.float32, new=False)
     programs = {
-        width: prefill.lower(model, GREEDY, params, begin, start, width=width),
-        1: jax.jit(decode_step, static_argnums=(0, 1)).lower(model, GREEDY, params, cache, begin),
+        width: prefill.lower(model, Sampling(), params, begin, start, width=width),
+        1: jax.jit(decode_step, static_argnums=(0, 1)).lower(model, Sampling(), params, cache, begin),
     }
     for count, program in programs.items():
         counted = program.cost_analysis()["flops"]

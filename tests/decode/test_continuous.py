@@ -6,7 +6,6 @@ import pytest
 from jaxgpt.decode import continuous
 from jaxgpt.decode.continuous import generate_many
 from jaxgpt.decode.engine import generate
-from jaxgpt.decode.sampling import Sampling
 from jaxgpt.errors import UsageError
 
 SAMPLED = {"temperature": 1.5, "top_k": 40, "top_p": 0.95, "min_p": 0.001, "repetition_penalty": 1.2}
@@ -29,9 +28,7 @@ def expected(config, params, prompts, limits, **options) -> list[list[int]]:
 @pytest.mark.parametrize("options", [{}, SAMPLED], ids=["greedy", "sampled"])
 def test_every_prompt_gets_what_generate_gives_it(config, params, many, options, batch_size):
     common = {"eos_token_id": (2, 3, 5, 7, 11), "seed": 3}
-    rows = generate_many(
-        config, params, many, max_new_tokens=LIMITS, batch_size=batch_size, sampling=Sampling(**options), **common
-    )
+    rows = generate_many(config, params, many, max_new_tokens=LIMITS, batch_size=batch_size, **options, **common)
     assert rows == expected(config, params, many, LIMITS, **options, **common)
     assert any(len(row) < limit for row, limit in zip(rows, LIMITS, strict=True)), "a row must end by a stop id, too"
 
@@ -42,13 +39,13 @@ def test_so_it_does_when_contexts_slide_and_rows_move(config, params, many, spar
     long = [*many, list(range(90)), list(range(32))]  # longer than the context, and just as long
     limits = [5 * limit for limit in LIMITS] + [40, 20]
     options = {"overflow": "slide", "seed": 1}
-    rows = generate_many(config, params, long, max_new_tokens=limits, batch_size=3, sampling=Sampling(1.0), **options)
+    rows = generate_many(config, params, long, max_new_tokens=limits, batch_size=3, temperature=1.0, **options)
     assert rows == expected(config, params, long, limits, temperature=1.0, **options)
 
 
 def test_equal_prompts_draw_different_samples_and_those_that_generate_draws(config, params):
     common = {"max_new_tokens": 16, "seed": 5}
-    rows = generate_many(config, params, [[1, 2, 3]] * 4, batch_size=2, sampling=Sampling(1.0), **common)
+    rows = generate_many(config, params, [[1, 2, 3]] * 4, batch_size=2, temperature=1.0, **common)
     assert len(set(map(tuple, rows))) == 4
     assert rows == generate(config, params, [[1, 2, 3]] * 4, temperature=1.0, **common)
 

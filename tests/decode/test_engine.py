@@ -13,7 +13,7 @@ from jaxgpt.decode import engine, step
 from jaxgpt.decode.continuous import generate_many
 from jaxgpt.decode.engine import generate, stream
 from jaxgpt.decode.rows import bucket
-from jaxgpt.decode.sampling import GREEDY, Sampling
+from jaxgpt.decode.sampling import Sampling
 from jaxgpt.errors import UsageError
 from jaxgpt.model.atlas import map_parameters
 from jaxgpt.model.cache import KVCache
@@ -85,7 +85,7 @@ def test_a_ragged_batch_gives_what_each_prompt_gives_alone(config, params, promp
 def test_stream_yields_what_generate_returns(config, params, prompts, options, overflow):
     common = {"max_new_tokens": 20 if overflow == "error" else 70, "eos_token_id": (2, 3, 5), "overflow": overflow}
     rows = [[] for _ in prompts]
-    for chosen in stream(config, params, prompts, sampling=Sampling(**options), **common):
+    for chosen in stream(config, params, prompts, **options, **common):
         for row, token in zip(rows, chosen, strict=True):
             row += [token]
     expected = generate(config, params, prompts, **options, **common)
@@ -140,7 +140,7 @@ def test_rows_that_pad_the_table_are_not_chosen_by_default(config, params):
     rows = generate(padded, params, [[1, 2]] * 8, **how)
     assert rows == generate(config, params, [[1, 2]] * 8, vocab_size=10, **how)
     assert max(map(max, rows)) < 10 <= max(map(max, generate(padded, params, [[1, 2]] * 8, vocab_size=97, **how)))
-    many = generate_many(padded, params, [[1, 2]] * 8, max_new_tokens=30, batch_size=8, sampling=Sampling(3.0))
+    many = generate_many(padded, params, [[1, 2]] * 8, max_new_tokens=30, batch_size=8, temperature=3.0)
     assert many == rows
 
 
@@ -153,11 +153,8 @@ def test_arrays_and_their_numbers_are_lists_and_numbers(config, params):
         same = {name: array(value) for name, value in plain.items()}
         assert generate(config, params, array(prompts), **same) == expected
         assert generate(config, params, [array(prompt) for prompt in prompts], **same) == expected
-        many = {name: same[name] for name in ("seed", "eos_token_id")}
-        counts = array([6, 6])
-        how = Sampling(temperature=array(0.5), top_k=array(3))
-        assert generate_many(config, params, array(prompts), max_new_tokens=counts, batch_size=array(2), sampling=how,
-                             **many) == expected  # fmt: skip
+        many = {**same, "max_new_tokens": array([6, 6]), "batch_size": array(2)}
+        assert generate_many(config, params, array(prompts), **many) == expected
 
 
 def test_when_all_rows_have_ended_no_more_steps_are_taken(config, params, monkeypatch):
@@ -254,7 +251,7 @@ def test_a_decode_step_never_copies_the_cache(config, params, batch):
     keys = jax.random.split(jax.random.key(0), batch)
     tokens = jnp.zeros((batch, size), jnp.int32)
     progress = step.Progress(tokens, rows > 0, jnp.asarray(0), keys, jnp.zeros(0, jnp.int32))
-    program = step.decode.lower(GPT(config), GREEDY, params, cache, progress, jnp.asarray(9)).compile().as_text()
+    program = step.decode.lower(GPT(config), Sampling(), params, cache, progress, jnp.asarray(9)).compile().as_text()
     buffer = rf"f32\[[0-9,]*{size},{config.head_dim}\]"
     assert re.findall(rf"{buffer}\S* (fusion|dynamic-update-slice)\(", program)
     assert not re.findall(rf"{buffer}\S* copy\(", program)

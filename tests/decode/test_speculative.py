@@ -9,7 +9,7 @@ import pytest
 
 from jaxgpt.decode.draft import DraftModel, PromptLookup
 from jaxgpt.decode.engine import generate, stream
-from jaxgpt.decode.sampling import GREEDY, Sampling
+from jaxgpt.decode.sampling import Sampling
 from jaxgpt.decode.speculative import speculate, verify
 from jaxgpt.decode.step import Progress, prefill
 from jaxgpt.errors import UsageError
@@ -63,9 +63,7 @@ def test_a_context_can_be_filled_to_its_last_position(config, params, drafts, ki
 
 @pytest.mark.parametrize(("options", "rows"), [({}, 1), (SAMPLED, 4)], ids=["greedy", "sampled"])
 def test_of_a_draft_that_is_always_right_every_token_is_kept(config, params, prompts, drafts, options, rows):
-    steps = stream(
-        config, params, prompts[:rows], max_new_tokens=16, sampling=Sampling(**options), draft=drafts["itself"]
-    )
+    steps = stream(config, params, prompts[:rows], max_new_tokens=16, **options, draft=drafts["itself"])
     assert list(map(list, zip(*steps, strict=True))) == generate(
         config, params, prompts[:rows], max_new_tokens=16, **options
     )
@@ -104,9 +102,9 @@ def test_the_latest_earlier_ngram_is_what_is_looked_for():
     progress = Progress(tokens, start < 0, jnp.asarray(0), jax.random.split(jax.random.key(0), 2), jnp.zeros(0, int))
     lookup = PromptLookup(tokens=3, ngram=2)
     assert lookup.ready(cache, progress).tolist() == [True, False]
-    proposed, _ = lookup.propose(GREEDY, jnp.float32, None, cache, progress)
+    proposed, _ = lookup.propose(Sampling(), jnp.float32, None, cache, progress)
     assert proposed[0].tolist() == [5, 1, 2]
-    more, _ = PromptLookup(tokens=7, ngram=2).propose(GREEDY, jnp.float32, None, cache, progress)
+    more, _ = PromptLookup(tokens=7, ngram=2).propose(Sampling(), jnp.float32, None, cache, progress)
     assert more[0].tolist() == [5, 1, 2, 5, 1, 2, 5], "past its end the text goes round"
 
 
@@ -120,13 +118,13 @@ def test_guesses_are_kept_up_to_the_first_that_is_wrong_in_a_live_row(config, pa
     keys = jax.random.split(jax.random.key(0), 4)
     model = GPT(config)
     begin = Progress(jnp.asarray(tokens), start < 0, jnp.asarray(0), keys, jnp.zeros(0, jnp.int32))
-    cache, begin = prefill(model, GREEDY, params, begin, start, width=16)
+    cache, begin = prefill(model, Sampling(), params, begin, start, width=16)
     guesses = free[:, 1:5].copy()
     guesses[1, wrong:] += 1
     guesses[3, 1:] += 1
     begin = dataclasses.replace(begin, ended=jnp.arange(4) == 3)
     check = jax.jit(verify, static_argnums=(0, 1))
-    cache, progress = check(model, GREEDY, params, cache, begin, jnp.asarray(guesses % 97))
+    cache, progress = check(model, Sampling(), params, cache, begin, jnp.asarray(guesses % 97))
     assert (int(cache.length), int(progress.count)) == (16 + wrong + 1, 1 + wrong + 1)
     assert (progress.tokens[:3, 16 : 16 + wrong + 2] == free[:3, : wrong + 2]).all()
 
@@ -171,7 +169,7 @@ def test_a_pass_never_copies_the_cache(config, params, drafts, batch, kind):
         state = KVCache.empty(drafts[kind].config, rows, size, jnp.float32, new=False)
     keys = jax.random.split(jax.random.key(0), batch)
     progress = Progress(jnp.zeros((batch, size), jnp.int32), rows > 0, jnp.asarray(0), keys, jnp.zeros(0, jnp.int32))
-    arguments = (GPT(config), GREEDY, params, drafts[kind], cache, state, progress, jnp.asarray(9))
+    arguments = (GPT(config), Sampling(), params, drafts[kind], cache, state, progress, jnp.asarray(9))
     program = speculate.lower(*arguments).compile().as_text()
     buffer = rf"f32\[[0-9,]*{size},{config.head_dim}\]"
     assert re.findall(rf"{buffer}\S* (fusion|dynamic-update-slice)\(", program)

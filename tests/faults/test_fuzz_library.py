@@ -18,7 +18,6 @@ from jaxgpt.data.batches import eval_batch, pack, pad_batch, random_batch
 from jaxgpt.decode.continuous import generate_many
 from jaxgpt.decode.draft import DraftModel, PromptLookup
 from jaxgpt.decode.engine import stream
-from jaxgpt.decode.sampling import Sampling
 from jaxgpt.errors import UsageError
 from jaxgpt.model.lora_config import LoRA
 from jaxgpt.model.quantized import quantize
@@ -91,7 +90,7 @@ def test_generate(data):
 @given(data=st.data())
 def test_stream(data):
     with refused():
-        rows = list(stream(**some(data, {**GENERATE, "sampling": Sampling(), "draft": None})))
+        rows = list(stream(**some(data, {**GENERATE, **SAMPLING, "draft": None})))
         assert_continued([[token for token in row if token is not None] for row in rows])
 
 
@@ -99,7 +98,7 @@ def test_stream(data):
 @given(data=st.data())
 def test_generate_many(data):
     with refused():
-        rows = generate_many(**some(data, {**GENERATE, "sampling": Sampling(), "batch_size": 2}))
+        rows = generate_many(**some(data, {**GENERATE, **SAMPLING, "batch_size": 2}))
         assert_continued(rows)
 
 
