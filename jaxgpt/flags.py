@@ -191,7 +191,7 @@ def _help(prog: str, description: str, fields: dict[str, Any], hints: dict[str, 
     for name, field in fields.items():
         text = field.metadata["help"].replace("%", "%%")
         if field.metadata["positional"]:
-            parser.add_argument(name, metavar=name.upper(), help=text)
+            parser.add_argument(name, metavar=name.upper(), help=text, nargs="+" if _is_tuple(hints[name]) else None)
             continue
         if field.default is not dataclasses.MISSING:
             text += f" (default: {'none' if field.default is None else field.default})"
@@ -214,7 +214,8 @@ def _split(argv: Sequence[str], kinds: Mapping[str, Any], places: Sequence[str])
         elif not flags or not word.startswith("-") or word == "-":
             if not free:
                 raise UsageError(f"unexpected argument {word!r}; see --help")
-            found[free.popleft()] = [word]
+            place = free[0] if _is_tuple(kinds[free[0]]) else free.popleft()  # one for several values is the last
+            found[place] = [*found.get(place, []), word]
         else:
             name = _name(word)
             if name not in kinds or name in places:

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from jaxgpt.cli.convert import Options as ConvertOptions
+from jaxgpt.cli.evaluate import Options as EvaluateOptions
 from jaxgpt.cli.generate import Options as GenerateOptions
 from jaxgpt.flags import parse
 from jaxgpt.stages import STAGES, load_stage
@@ -30,8 +31,13 @@ def test_every_file_that_the_readme_names_exists():
     assert not missing
 
 
-FLAGS = {"train.py": PretrainConfig, "generate.py": GenerateOptions, "convert_weights.py": ConvertOptions}
-COMMANDS = re.findall(r"^\.venv/bin/python (\w+\.py) ([^#\n]*)", README, re.M)
+FLAGS = {
+    "train.py": PretrainConfig,
+    "generate.py": GenerateOptions,
+    "convert_weights.py": ConvertOptions,
+    "-m jaxgpt.evaluate": EvaluateOptions,
+}
+COMMANDS = re.findall(r"^\.venv/bin/python (\w+\.py|-m jaxgpt\.\w+) ([^#\n]*)", README, re.M)
 
 
 @pytest.mark.parametrize(("script", "arguments"), COMMANDS)

@@ -32,6 +32,11 @@ def convert() -> None:
     run("jaxgpt.cli.convert")
 
 
+def evaluate() -> None:
+    """Be `python -m jaxgpt.evaluate`."""
+    run("jaxgpt.cli.evaluate")
+
+
 def run(module: str) -> None:
     """Import a command's module and call its `main`."""
     open_streams()  # before anything takes a closed one's number

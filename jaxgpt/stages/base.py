@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
-from jaxgpt import model, objectives, train
+from jaxgpt import evaluate, model, objectives, train
 from jaxgpt.devices import compute_dtype, describe_devices, is_first, refuse_beyond_memory, start_devices
 from jaxgpt.errors import UsageError, naming
 from jaxgpt.flags import flags_where
@@ -44,6 +44,7 @@ class Stage(Generic[FlagsT]):
         about: lines that say on what it is trained.
         recorded: names of what `record` gives.
         counted: whether an update's arithmetic is that of next tokens over all of the model, which is known.
+        per_token: whether its loss is that of a text's tokens.
         updates_per_iteration: for a stage whose iterations, which the flags count, are more than an update.
     """
 
@@ -51,6 +52,7 @@ class Stage(Generic[FlagsT]):
     Flags: ClassVar[type[Any]]
     recorded: ClassVar[tuple[str, ...]] = ()
     counted: ClassVar[bool] = False
+    per_token: ClassVar[bool] = False
 
     config: GPTConfig
     tokenizer: Tokenizer
@@ -189,6 +191,9 @@ class Stage(Generic[FlagsT]):
                 if flags.eval_only:
                     self.before_loop(trainer)
                     found = self.evaluate(trainer, state.whole)
+                    if self.per_token:
+                        score = evaluate.measure_batches(found["loss"], self.eval_batches(), self.tokenizer).metrics()
+                        found |= {name: score[name] for name in ("perplexity", "bits_per_byte")}
                     where = "new" if progress is None else f"step {progress.step}"
                     print(f"{where}: " + ", ".join(f"val {name} {value:.4f}" for name, value in found.items()))
                     return

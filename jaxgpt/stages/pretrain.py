@@ -80,6 +80,7 @@ class Pretrain(Stage[PretrainConfig]):
     """
 
     name = "pretrain"
+    per_token = True
     Flags = PretrainConfig
     recorded = ("new",)
     counted = True

@@ -27,9 +27,14 @@ class SFTConfig(FineTuneConfig):
 
 
 class SFT(FineTune[SFTConfig]):
-    """The assistant's tokens in conversations, and the end of its turns."""
+    """The assistant's tokens in conversations, and the end of its turns.
+
+    Attributes:
+        conversations: in tokens, by part; `rows` are laid out of them.
+    """
 
     name = "sft"
+    per_token = True
     Flags = SFTConfig
 
     def open(self, folder: Path, record: Record | None) -> None:
@@ -43,6 +48,7 @@ class SFT(FineTune[SFTConfig]):
             part: chat.encode_conversations(records, self.tokenizer, template, length=self.room)
             for part, records in zip(("train", "val"), self.read(chat.read_conversations), strict=True)
         }
+        self.conversations = {part: one.conversations for part, one in found.items()}
         longest = max(len(one.ids) for part in found.values() for one in part.conversations)
         length = self.room if self.flags.packing else longest - 1  # the last token is only a target
         self.rows = {

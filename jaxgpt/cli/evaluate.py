@@ -1,0 +1,238 @@
+"""`python -m jaxgpt.evaluate MODEL …`: how good models are, in a table with a column for each."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from itertools import islice
+from pathlib import Path
+from typing import Any, Literal
+
+from jaxgpt import chat, evaluate
+from jaxgpt.data.record_files import read_records
+from jaxgpt.errors import UsageError
+from jaxgpt.flags import Count, Name, PathName, Rows, check_ranges, command, flag, parse
+from jaxgpt.model.config import VALUE
+from jaxgpt.notes import note
+from jaxgpt.stages import load_stage
+from jaxgpt.train.config import Context
+from jaxgpt.train.folder import read_record, write_json
+from jaxgpt.train.manifest import Which
+
+DESCRIPTION = "Measure how good models are: on texts, on tasks, on examples with a right answer."
+CHAT_FIELDS = ("messages", "conversations")
+Kind = Literal["auto", "text", "chat", "labels", "pairs"]
+
+
+@dataclass(frozen=True)
+class Options:
+    """The command's flags."""
+
+    models: tuple[PathName, ...] = flag(
+        help="runs' folders, folders of pretrained weights, or names on the Hugging Face hub", positional=True
+    )
+    dataset: PathName | None = flag(
+        None,
+        "a file or folder of text, records or .bin tokens, or a corpus by name, of which the validation part is taken; "
+        "none: the batches on which the run itself was evaluated",
+    )
+    kind: Kind = flag(
+        "auto",
+        "what the dataset is: text; chat: conversations, of which the assistant's tokens count; "
+        "labels: labelled texts; pairs: of answers; auto: what the model is made for, and chat where records hold that",
+    )
+    column: Name = flag("text", "the field of records that holds the text")
+    checkpoint: Which | None = flag(None, "of a run, the checkpoint of this step; none: the best")
+    block_size: Context | None = flag(None, "tokens that are read at once; none: the model's context")
+    stride: Count | None = flag(
+        None, "tokens by which windows begin one after another, each scoring what is new; none: windows side by side"
+    )
+    prefix: bool = flag(False, "read the end-of-text token before each text, so that its first token is scored, too")
+    limit: Count | None = flag(None, "how many texts or examples to take, from the first on; none: all")
+    batch_size: Rows | None = flag(None, "rows at a time, over all devices; none: 8 a device")
+    dtype: Literal["auto", "float32", "bfloat16"] = flag("auto", "of activations; auto: bfloat16 on GPU and TPU")
+    quantize: Literal["int8", "int4"] | None = flag(None, "bits of weights, as in decoding")
+    fsdp: Rows = flag(1, "devices that share one copy of the weights")
+    tensor: Rows = flag(1, "devices that share each layer's heads")
+    device: Literal["auto", "cpu", "cuda", "tpu"] = flag("auto", "where to run")
+    json: PathName | None = flag(None, "also write all figures to this file")
+    cache_dir: PathName | None = flag(None, "where corpora and downloads are kept; none: ~/.cache/jaxgpt")
+    allow_pickle: bool = flag(False, "also read pytorch_model.bin and ckpt.pt: tensors only, no code in them is run")
+    ignore_config_change: bool = flag(False, "take a run's config.json as it is, although it was changed by hand")
+
+    def __post_init__(self) -> None:
+        check_ranges(self)
+        if self.json is not None and not Path(self.json).parent.is_dir():
+            raise UsageError(f"--json {self.json}: there is no folder {Path(self.json).parent}")
+        if repeated := next((one for one in self.models if self.models.count(one) > 1), None):
+            raise UsageError(f"{repeated} is given twice; a column would stand there twice")
+        if self.quantize is not None and self.fsdp * self.tensor > 1:
+            raise UsageError(f"--quantize {self.quantize}: not with --fsdp or --tensor, which share weights out")
+        if self.dataset is None:
+            for name in ("column", "stride", "block_size", "prefix", "kind"):
+                if (value := getattr(self, name)) != getattr(Options, name):
+                    raise UsageError(f"--{name} {value}: only with --dataset")
+
+
+@command
+def main(argv: Sequence[str] | None = None) -> None:
+    """Measure, and print a table."""
+    options = parse(Options, argv, prog="python -m jaxgpt.evaluate", description=DESCRIPTION)
+    from jaxgpt.devices import start_devices
+
+    start_devices(options.device)
+    results: dict[str, Mapping[str, Any]] = {}
+    seen: list[tuple[str, int]] = []
+    for model in options.models:
+        scorer = open_scorer(options, model)
+        seen.append((scorer.tokenizer.fingerprint, scorer.config.n_positions))
+        score = measure(options, model, scorer)
+        results[model] = score.metrics()
+        if isinstance(score, evaluate.LabelScore):
+            print(f"{model}: texts by label (rows) and by what they are taken for (columns):\n{score.table()}\n")
+    if any("loss" in found for found in results.values()):
+        note_differences(*map(set, zip(*seen, strict=True)), given=options.block_size is not None)
+    print(table(results))
+    if options.json is not None:
+        write_json(Path(options.json), {"flags": asdict(options), "results": finite(results)})
+
+
+def note_differences(tokenizers: set[str], contexts: set[int], *, given: bool) -> None:
+    """Say which figures of several models can't be compared."""
+    if len(tokenizers) > 1:
+        note(
+            "these models have different tokenizers, so loss and perplexity, which are per token, can't be compared; "
+            "bits_per_byte can"
+        )
+    if len(contexts) > 1 and not given:
+        note(
+            f"these models read contexts of {', '.join(map(str, sorted(contexts)))} tokens; --block_size makes them one"
+        )
+
+
+def open_scorer(options: Options, source: str) -> evaluate.Scorer:
+    """Open a model by path or name, on all devices, with weights of as many bits as `--quantize` says."""
+    from jaxgpt.devices import compute_dtype
+    from jaxgpt.hf import cut_padding
+    from jaxgpt.mesh import make_mesh
+    from jaxgpt.model.quantized import quantize
+    from jaxgpt.train import open_model
+
+    config, params, tokenizer = open_model(
+        source,
+        checkpoint=options.checkpoint,
+        allow_pickle=options.allow_pickle,
+        ignore_config_change=options.ignore_config_change,
+    )
+    config, params = cut_padding(config, params, tokenizer.vocab_size)
+    return evaluate.Scorer(
+        config,
+        params if options.quantize is None else quantize(params, options.quantize),
+        tokenizer,
+        batch_size=options.batch_size,
+        dtype=compute_dtype(options.dtype),
+        mesh=make_mesh(fsdp=options.fsdp, tensor=options.tensor),
+    )
+
+
+def measure(options: Options, model: str, scorer: evaluate.Scorer) -> Any:
+    """Return a model's score, of the type that belongs to the data."""
+    if options.dataset is None:
+        return measure_own(options, model, scorer)
+    dataset, tokenizer = options.dataset, scorer.tokenizer
+    kind = kind_of(options, scorer) if options.kind == "auto" else options.kind
+    labels, room = scorer.config.labels or (), options.block_size or scorer.config.n_positions
+    few = partial(_first, options.limit)
+    if kind in ("labels", "pairs") and (labels == VALUE or (len(labels) > 1) != (kind == "labels") or not labels):
+        raise UsageError(f"--kind {kind}: {model} has the labels {', '.join(labels) or 'none'}; it is made for others")
+    if kind != "text" and (options.stride is not None or options.prefix):
+        raise UsageError(f"--stride, --prefix: only for texts, but {dataset} is read as {kind}")
+    if kind == "labels":
+        texts = few(chat.read_labelled(dataset))
+        return evaluate.measure_labels(scorer, chat.encode_labelled(texts, tokenizer, labels=labels, length=room))
+    template = chat.ChatTemplate.of(tokenizer)
+    if kind == "pairs":
+        pairs = few(chat.read_pairs(dataset))
+        return evaluate.measure_pairs(scorer, chat.encode_pairs(pairs, tokenizer, template, length=room))
+    if kind == "chat":
+        if template is None:
+            raise UsageError(f"{dataset} holds conversations, but {model} has no chat template; train.py sft gives one")
+        found = chat.encode_conversations(few(chat.read_conversations(dataset)), tokenizer, template, length=room)
+        if found.cut or found.dropped:
+            note(f"{dataset}: {found.cut} conversations end with the last answer that fits into {room} tokens, "
+                 f"{found.dropped} are left out, as not even their first answer does")  # fmt: skip
+        return evaluate.measure_conversations(scorer, found.conversations)
+    documents = evaluate.read_documents(
+        dataset, tokenizer, column=options.column, prefix=options.prefix, cache_dir=options.cache_dir
+    )
+    documents = islice(documents, options.limit)
+    return evaluate.measure_texts(scorer, documents, context=options.block_size, stride=options.stride)
+
+
+def kind_of(options: Options, scorer: evaluate.Scorer) -> Kind:
+    """Return how a data set is read where nothing is said."""
+    labels = scorer.config.labels
+    if labels is not None and labels != VALUE:
+        return "labels" if len(labels) > 1 else "pairs"
+    dataset = Path(options.dataset or "")
+    if dataset.name.endswith((".jsonl", ".jsonl.gz", ".json", ".json.gz")) and dataset.exists():
+        _, first = next(read_records(dataset, (".jsonl", ".json")))
+        if options.column not in first and any(isinstance(first.get(field), list) for field in CHAT_FIELDS):
+            return "chat"
+    return "text"
+
+
+def measure_own(options: Options, model: str, scorer: evaluate.Scorer) -> Any:
+    """Return the score on the batches on which a run was evaluated: its loss is that of the run's metrics."""
+    folder, missing = Path(model), "--dataset is missing"
+    if not (folder / "checkpoints").is_dir():
+        raise UsageError(f"{missing}: {model} is no run's folder, which would have data of its own")
+    record = read_record(folder, ignore_change=options.ignore_config_change)
+    name, flags = record.get("stage"), record.get("flags")
+    if name not in ("pretrain", "sft", "classify", "reward") or flags is None:
+        raise UsageError(
+            f"{missing}: {model} is a run of {name or 'nothing, but weights'}, with no such data of its own"
+        )
+    made = load_stage(name)
+    stage: Any = made(made.Flags(**{**flags, "out_dir": model, "init_from": "resume", "overwrite": False}))
+    stage.open(folder, record)
+    few = partial(_first, options.limit)
+    if name == "classify":
+        return evaluate.measure_labels(scorer, few(stage.examples["val"]))
+    if name == "reward":
+        return evaluate.measure_pairs(scorer, few(stage.examples["val"]))
+    if name == "sft":
+        return evaluate.measure_conversations(scorer, few(stage.conversations["val"]))
+    return evaluate.measure_windows(scorer, islice(stage.eval_batches(), options.limit))
+
+
+def table(results: Mapping[str, Mapping[str, float | int]]) -> str:
+    """Return figures (rows) of models (columns), as a table in Markdown."""
+    names = dict.fromkeys(name for found in results.values() for name in found)
+    rows = [["", *results], *([name, *(_shown(found.get(name)) for found in results.values())] for name in names)]
+    first, *widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = [
+        " | ".join([name.ljust(first), *(cell.rjust(width) for cell, width in zip(cells, widths, strict=True))])
+        for name, *cells in rows
+    ]
+    rule = "|".join(["-" * (first + 2), *("-" * (width + 1) + ":" for width in widths)])
+    return "\n".join([f"| {lines[0]} |", f"|{rule}|", *(f"| {line} |" for line in lines[1:])])
+
+
+def finite(value: Any) -> Any:
+    """Return figures as JSON can hold them: null for what is not finite."""
+    if isinstance(value, Mapping):
+        return {key: finite(one) for key, one in value.items()}
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _shown(value: float | int | None) -> str:
+    if value is None:
+        return ""
+    return f"{value:,}" if isinstance(value, int) else f"{value:.4f}" if abs(value) < 1e6 else f"{value:.3e}"
+
+
+def _first(limit: int | None, examples: Sequence[Any]) -> Sequence[Any]:
+    return examples[:limit]

@@ -1,0 +1,48 @@
+"""A model and data come in; the figures by which models are compared go out.
+
+Texts: loss, perplexity, bits per byte. Examples: accuracies. `python -m jaxgpt.evaluate` is the command.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from jaxgpt.lazy import on_first_use
+
+if TYPE_CHECKING:
+    from jaxgpt.evaluate.examples import (
+        LabelScore,
+        PairScore,
+        measure_conversations,
+        measure_labels,
+        measure_pairs,
+    )
+    from jaxgpt.evaluate.scoring import Row, Scored, Scorer, score_tokens, windows
+    from jaxgpt.evaluate.texts import (
+        Document,
+        TextScore,
+        measure_batches,
+        measure_texts,
+        measure_windows,
+        read_documents,
+    )
+
+__all__ = [
+    "Document",
+    "LabelScore",
+    "PairScore",
+    "Row",
+    "Scored",
+    "Scorer",
+    "TextScore",
+    "measure_batches",
+    "measure_conversations",
+    "measure_labels",
+    "measure_pairs",
+    "measure_texts",
+    "measure_windows",
+    "read_documents",
+    "score_tokens",
+    "windows",
+]
+__getattr__, __dir__ = on_first_use(__name__)

@@ -1,0 +1,145 @@
+"""Examples with a right answer: labelled texts, pairs of answers, conversations and what the assistant says in them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import jax
+import numpy as np
+from jax import Array
+from jaxtyping import Float, Int
+
+from jaxgpt.chat.encoded import EncodedPair, LabelledIds
+from jaxgpt.chat.examples import labelled_batch, pairs_batch
+from jaxgpt.chat.template import Encoded
+from jaxgpt.evaluate.scoring import Row, Scorer
+from jaxgpt.evaluate.texts import TextScore, byte_sizes
+from jaxgpt.model.gpt import GPT
+from jaxgpt.objectives.classification import confusion
+from jaxgpt.objectives.outputs import last_scores
+
+
+@dataclass(frozen=True)
+class LabelScore:
+    """What texts of each label were taken for.
+
+    Attributes:
+        labels: their names.
+        counts: (N, N), of each label's texts (rows) how many were taken for which (columns).
+    """
+
+    labels: tuple[str, ...]
+    counts: Int[np.ndarray, "N N"]
+
+    def metrics(self) -> dict[str, float | int]:
+        """Return accuracy, and of each label precision, recall and F1; NaN where no text makes one."""
+        right, taken_for, of_label = (x.tolist() for x in (np.diag(self.counts), *map(self.counts.sum, (0, 1))))
+        found = {}
+        for i, label in enumerate(self.labels):
+            taken, there = taken_for[i], of_label[i]
+            found |= {
+                f"precision of {label}": _share(right[i], taken),
+                f"recall of {label}": _share(right[i], there),
+                f"F1 of {label}": _share(2 * right[i], taken + there),
+            }
+        return {"accuracy": _share(sum(right), sum(of_label)), **found, "texts": int(self.counts.sum())}
+
+    def table(self) -> str:
+        """Return the confusion matrix with its shares."""
+        pairs = [(i, j) for i, row in enumerate(self.counts) for j, count in enumerate(row) for _ in range(count)]
+        truth, predicted = np.array(pairs, int).reshape(-1, 2).T
+        return confusion(self.labels, truth, predicted)
+
+
+@dataclass(frozen=True)
+class PairScore:
+    """How a reward model judges pairs of answers.
+
+    Attributes:
+        rewards: (M, 2), of the chosen and of the rejected answer.
+    """
+
+    rewards: Float[np.ndarray, "M 2"]
+
+    def metrics(self) -> dict[str, float | int]:
+        """Return how often the chosen answer has the higher reward, and the means."""
+        chosen, rejected = self.rewards.astype(np.float64).T
+        return {
+            "accuracy": float((chosen > rejected).mean()),
+            "margin": float((chosen - rejected).mean()),
+            "reward_chosen": float(chosen.mean()),
+            "reward_rejected": float(rejected.mean()),
+            "pairs": len(chosen),
+        }
+
+
+def measure_labels(scorer: Scorer, texts: Sequence[LabelledIds]) -> LabelScore:
+    """Let a classifier label texts.
+
+    Args:
+        scorer: a model with labels.
+        texts: as `jaxgpt.chat.encode_labelled` makes them with these labels.
+    """
+    labels = scorer.config.labels or ()
+    length, counts = max(len(one.ids) for one in texts), np.zeros((len(labels), len(labels)), int)
+    for rows in _batches(scorer, len(texts)):
+        batch = labelled_batch(texts, rows, length=length, pad_id=0)
+        best = np.asarray(_scores(scorer.model, scorer.params, *scorer.put((batch.tokens, batch.last)))).argmax(-1)
+        np.add.at(counts, (batch.labels[rows >= 0], best[rows >= 0]), 1)
+    return LabelScore(labels, counts)
+
+
+def measure_pairs(scorer: Scorer, pairs: Sequence[EncodedPair]) -> PairScore:
+    """Let a reward model judge pairs.
+
+    Args:
+        scorer: a model with one label.
+        pairs: as `jaxgpt.chat.encode_pairs` makes them.
+    """
+    length = max(len(answer.ids) for pair in pairs for answer in (pair.chosen, pair.rejected))
+    rewards = []
+    for rows in _batches(scorer, len(pairs)):
+        batch = pairs_batch(pairs, rows, length=length, pad_id=0)
+        # Half of the rows at a time, as each pair is two.
+        sides = [
+            np.asarray(_scores(scorer.model, scorer.params, *scorer.put((batch.tokens[:, side], batch.last[:, side]))))
+            for side in (0, 1)
+        ]
+        rewards.append(np.concatenate(sides, axis=1)[rows >= 0])
+    return PairScore(np.concatenate(rewards))
+
+
+def measure_conversations(scorer: Scorer, conversations: Sequence[Encoded]) -> TextScore:
+    """Score the assistant's tokens, and the ends of its turns, given all that stands before them.
+
+    Args:
+        scorer: the model.
+        conversations: as `jaxgpt.chat.encode_conversations` makes them.
+    """
+    rows = [Row(np.array(one.ids, np.int32)) for one in conversations]
+    sizes, nats, tokens, total = byte_sizes(scorer.tokenizer), 0.0, 0, 0
+    for one, scored in zip(conversations, scorer.score(rows), strict=True):
+        learnt = np.array(one.weights[1:]) > 0
+        nats -= float(scored.log_probs[learnt].sum(dtype=np.float64))
+        tokens += int(learnt.sum())
+        total += int(sizes[scored.ids[learnt]].sum())
+    return TextScore(nats, tokens, total, None, len(rows))
+
+
+@partial(jax.jit, static_argnames="model")
+def _scores(model: GPT, params: Any, tokens: Int[Array, "B T"], last: Int[Array, " B"]) -> Float[Array, "B N"]:
+    return last_scores(model, params, tokens, last)
+
+
+def _batches(scorer: Scorer, count: int) -> Iterator[np.ndarray]:
+    """Yield the numbers of examples, batch by batch; -1 fills the last up."""
+    for start in range(0, count, scorer.batch_size):
+        rows = np.arange(start, start + scorer.batch_size)
+        yield np.where(rows < count, rows, -1)
+
+
+def _share(part: int, whole: int) -> float:
+    return part / whole if whole else float("nan")

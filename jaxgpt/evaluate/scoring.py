@@ -1,0 +1,211 @@
+"""Log-probabilities of tokens, many rows at a time: what every figure of this room is made of."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import islice
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.sharding import Mesh
+from jax.typing import DTypeLike
+from jaxtyping import Bool, Float, Int, Integer
+from tqdm import tqdm
+
+from jaxgpt.data.token_files import TokenFile
+from jaxgpt.decode.rows import bucket
+from jaxgpt.errors import RunError, UsageError, out_of_memory
+from jaxgpt.mesh import batch_divisor, make_mesh, parameter_shardings, put_batch, replicated
+from jaxgpt.model.atlas import parameters
+from jaxgpt.model.config import GPTConfig
+from jaxgpt.model.gpt import GPT, applied
+from jaxgpt.model.quantized import DecodingMatrix, check_params
+from jaxgpt.objectives.cross_entropy import map_logits
+from jaxgpt.objectives.outputs import token_log_probs
+from jaxgpt.tokenizers import Tokenizer
+
+# Batches that are sorted by length, and computed while the host goes on, before the first is read.
+AHEAD = 16
+ROWS = 8
+
+
+@dataclass(frozen=True)
+class Row:
+    """Tokens to read at once.
+
+    Attributes:
+        ids: (N,) of at least 2; each but the last is read, each but the first can be scored.
+        first: the place of the first that is scored, from 1.
+    """
+
+    ids: Integer[np.ndarray, " N"]
+    first: int = 1
+
+
+@dataclass(frozen=True)
+class Scored:
+    """What a model says of a row's tokens from `first` on.
+
+    Attributes:
+        ids: these tokens.
+        log_probs: each one's log-probability, in nats.
+        likeliest: whether it is the one that greedy decoding would choose.
+    """
+
+    ids: Integer[np.ndarray, " M"]
+    log_probs: Float[np.ndarray, " M"]
+    likeliest: Bool[np.ndarray, " M"]
+
+
+class Scorer:
+    """A model on a mesh, and how many rows it reads at a time.
+
+    Attributes:
+        config, params, tokenizer: the model; its parameters may be quantized.
+        model: the module.
+        mesh: the devices.
+        batch_size: rows at a time, over all devices.
+        progress: whether to show bars.
+    """
+
+    def __init__(
+        self,
+        config: GPTConfig,
+        params: Any,
+        tokenizer: Tokenizer,
+        *,
+        batch_size: int | None = None,
+        dtype: DTypeLike = jnp.float32,
+        mesh: Mesh | None = None,
+        progress: bool | None = None,
+    ) -> None:
+        """Place the model on the devices.
+
+        Args:
+            config, params, tokenizer: see the class.
+            batch_size: None for 8 a device that has rows of its own.
+            dtype: of activations.
+            mesh: None for one on which all devices share the rows.
+            progress: None for where standard error is a terminal.
+
+        Raises:
+            UsageError: the parameters are not this config's, or the batch can't be divided among the devices.
+        """
+        check_params(config, params)
+        self.config, self.tokenizer = config, tokenizer
+        self.model = GPT(config, jnp.dtype(dtype))
+        self.mesh = make_mesh() if mesh is None else mesh
+        divisor = batch_divisor(self.mesh)
+        self.batch_size = ROWS * divisor if batch_size is None else batch_size
+        if over := self.batch_size % divisor:
+            near = sorted({max(divisor, self.batch_size - over), self.batch_size - over + divisor})
+            raise UsageError(
+                f"batch_size {self.batch_size} can't be divided among {divisor} devices; nearest are "
+                + " and ".join(map(str, near))
+            )
+        leaves = jax.tree.leaves(params, is_leaf=lambda x: isinstance(x, DecodingMatrix))
+        if any(isinstance(leaf, DecodingMatrix) for leaf in leaves):
+            if self.mesh.shape["fsdp"] * self.mesh.shape["tensor"] > 1:
+                raise UsageError("quantized weights lie whole on every device; leave out --fsdp and --tensor")
+            self.params = jax.device_put(params, replicated(self.mesh))
+        else:
+            self.params = jax.device_put(params, parameter_shardings(self.mesh, parameters(config)))
+        self.progress = sys.stderr.isatty() if progress is None else progress
+
+    def score(self, rows: Iterable[Row], *, total: int | None = None, what: str = "tokens") -> Iterator[Scored]:
+        """Yield what the model says of each row, in order; rows of about one length are read together.
+
+        Args:
+            rows: of at most n_positions + 1 ids.
+            total: tokens to score in all, if that is known.
+            what: what the bar says.
+
+        Raises:
+            RunError: the device's memory does not hold a batch.
+        """
+        waiting = iter(rows)
+        with tqdm(desc=what, total=total, unit=" tokens", unit_scale=True, disable=not self.progress) as bar:
+            while chunk := list(islice(waiting, AHEAD * self.batch_size)):
+                found = self._score(chunk)
+                bar.update(sum(len(one.log_probs) for one in found))
+                yield from found
+
+    def put(self, rows: Any) -> Any:
+        """Place a batch's arrays on the devices."""
+        return put_batch(self.mesh, rows)
+
+    def _score(self, rows: Sequence[Row]) -> list[Scored]:
+        by_length = sorted(range(len(rows)), key=lambda number: -len(rows[number].ids))
+        batches = [by_length[i : i + self.batch_size] for i in range(0, len(rows), self.batch_size)]
+        try:
+            # All are begun before the first is waited for.
+            begun = [self._begin([rows[number].ids for number in numbers]) for numbers in batches]
+            arrays = [jax.device_get(one) for one in begun]
+        except (jax.errors.JaxRuntimeError, MemoryError) as error:
+            if (reason := out_of_memory(error)) is None:
+                raise
+            raise RunError(f"{reason}; try a smaller --batch_size") from error
+        found: dict[int, Scored] = {}
+        for numbers, (log_probs, likeliest) in zip(batches, arrays, strict=True):
+            for place, number in enumerate(numbers):
+                row = rows[number]
+                part = slice(row.first - 1, len(row.ids) - 1)
+                found[number] = Scored(row.ids[row.first :], log_probs[place, part], likeliest[place, part])
+        return [found[number] for number in range(len(rows))]
+
+    def _begin(self, texts: Sequence[np.ndarray]) -> tuple[Array, Array]:
+        width = min(bucket(max(len(ids) for ids in texts) - 1), self.config.n_positions)
+        tokens, targets = (np.zeros((self.batch_size, width), np.int32) for _ in range(2))
+        for row, ids in enumerate(texts):
+            tokens[row, : len(ids) - 1], targets[row, : len(ids) - 1] = ids[:-1], ids[1:]
+        return score_tokens(self.model, self.params, *self.put((tokens, targets)))
+
+
+@partial(jax.jit, static_argnames="model")
+def score_tokens(
+    model: GPT, params: Any, tokens: Int[Array, "B T"], targets: Int[Array, "B T"]
+) -> tuple[Float[Array, "B T"], Bool[Array, "B T"]]:
+    """Return each target's log-probability in f32, and whether it is the likeliest; logits exist a part at a time.
+
+    Args:
+        model: the module.
+        params: its parameters, quantized or not.
+        tokens: ids, padded on the right.
+        targets: the id that follows each.
+    """
+    apply = applied(model, params)
+    hidden, _ = apply(tokens, method="hidden")
+    head = apply(method="head")
+    matrix = head.dense() if isinstance(head, DecodingMatrix) else head
+    return map_logits(_of_targets, hidden, matrix, targets)
+
+
+def _of_targets(logits: Float[Array, "B P V"], targets: Int[Array, "B P"]) -> tuple[Array, Array]:
+    return token_log_probs(logits, targets), logits.argmax(-1) == targets
+
+
+def windows(ids: np.ndarray | TokenFile, *, context: int, stride: int | None = None, first: int = 1) -> Iterator[Row]:
+    """Yield rows in which each of a text's tokens from `first` on is scored once.
+
+    Without a stride, windows of `context` tokens stand side by side, and each predicts the token behind it, as in
+    training. With one, they begin every `stride` tokens, and each scores what those before it have not: of `context`
+    tokens, the last of which is only a target, as in Hugging Face's recipe for "perplexity of fixed-length models".
+
+    Args:
+        ids: the text's tokens.
+        context: the longest row to read.
+        stride: from 1 to context - 1, or None.
+        first: the place of the first token to score; what stands before is context.
+    """
+    length = context if stride is None else context - 1
+    start, scored = 0, first
+    while scored < len(ids):
+        end = min(start + length + 1, len(ids))
+        yield Row(ids[start:end], scored - start)
+        start, scored = start + (length if stride is None else stride), end

@@ -1,0 +1,248 @@
+"""Texts come in, from files or by name; loss, perplexity and bits per byte go out."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import sys
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import cache
+from itertools import chain
+from pathlib import Path
+
+import numpy as np
+
+from jaxgpt.data.batches import Batch
+from jaxgpt.data.corpus import load_corpus
+from jaxgpt.data.download import DOWNLOADS
+from jaxgpt.data.record_files import read_records
+from jaxgpt.data.sources import ParquetFiles, files_below, read_text
+from jaxgpt.data.token_files import TokenFile
+from jaxgpt.errors import UsageError, did_you_mean
+from jaxgpt.evaluate.scoring import Row, Scorer, windows
+from jaxgpt.tokenizers import Tokenizer
+from jaxgpt.tokenizers.tokenizer import BPETokenizer
+
+RECORDS = (".jsonl", ".json", ".csv")
+NAMES = ("plays", *DOWNLOADS)
+
+
+@dataclass(frozen=True)
+class Document:
+    """A text in tokens.
+
+    Attributes:
+        ids: (N,) its tokens, with those that begin a text.
+        first: the place of the first that is scored: before it stands nothing but what begins every text, or, where
+            there is nothing of that, the one token that can't be predicted.
+        words: how many the text has between white space; None where the text is not at hand.
+    """
+
+    ids: np.ndarray | TokenFile
+    first: int
+    words: int | None
+
+
+@dataclass(frozen=True)
+class TextScore:
+    """How well a model predicts texts.
+
+    Attributes:
+        nats: the sum of -log p of all tokens that were scored.
+        tokens: how many those are.
+        bytes: how many bytes of UTF-8 they stand for; a special token stands for none.
+        words: words of the texts, between white space; None where that is not known.
+        texts: how many there are.
+        unscored: how many of them have no token to score.
+    """
+
+    nats: float
+    tokens: int
+    bytes: int
+    words: int | None
+    texts: int
+    unscored: int = 0
+
+    @property
+    def loss(self) -> float:
+        """Mean cross-entropy, in nats a token."""
+        return self.nats / self.tokens
+
+    def metrics(self) -> dict[str, float | int]:
+        """Return the figures by their names.
+
+        bits_per_byte compares models of different tokenizers, the others, but for word_perplexity, do not.
+        """
+        per_word = None if not self.words else self.nats / self.words
+        found = {
+            "loss": self.loss,
+            "perplexity": _exp(self.loss),
+            "bits_per_byte": self.nats / math.log(2) / self.bytes if self.bytes else math.nan,
+            "tokens_per_byte": self.tokens / self.bytes if self.bytes else math.nan,
+            **({} if per_word is None else {"word_perplexity": _exp(per_word)}),
+            "tokens": self.tokens,
+            "bytes": self.bytes,
+            "texts": self.texts,
+        }
+        return {**found, **({"texts_without_a_token_to_score": self.unscored} if self.unscored else {})}
+
+
+def measure_texts(
+    scorer: Scorer, documents: Iterable[Document], *, context: int | None = None, stride: int | None = None
+) -> TextScore:
+    """Score texts by `windows`, none of which reaches from one text into another.
+
+    Args:
+        scorer: the model.
+        documents: the texts.
+        context: tokens that are read at once; None for the model's context.
+        stride: tokens by which the next window begins later; None for as many as the context has.
+
+    Raises:
+        UsageError: the context is not the model's or shorter, the stride is no shorter step, or nothing can be scored.
+    """
+    most = scorer.config.n_positions
+    context = most if context is None else context
+    if not 1 <= context <= most:
+        raise UsageError(f"block_size {context}: the model's context is {most}; it must be from 1 to that")
+    stride = None if stride == context else stride
+    if stride is not None and not 1 <= stride < context:
+        raise UsageError(f"stride {stride}: it must be from 1 to {context}, the tokens that are read at once")
+    documents = list(documents)
+    rows = chain.from_iterable(windows(one.ids, context=context, stride=stride, first=one.first) for one in documents)
+    total = sum(max(len(one.ids) - one.first, 0) for one in documents)
+    nats, tokens, size = _sums(scorer, rows, total)
+    if not tokens:
+        raise UsageError(f"none of the {len(documents)} texts has a token to score: the first of each is only context")
+    words = sum(one.words or 0 for one in documents)
+    unscored = sum(one.first >= len(one.ids) for one in documents)
+    return TextScore(nats, tokens, size, words or None, len(documents), unscored)
+
+
+def measure_windows(scorer: Scorer, batches: Iterable[Batch]) -> TextScore:
+    """Score the rows of batches in which every token counts, as pretraining is evaluated on them."""
+    rows = []
+    for batch in batches:
+        rows += [Row(ids) for ids in np.concatenate([batch.tokens, batch.targets[:, -1:]], axis=1)]
+    nats, tokens, size = _sums(scorer, rows, sum(len(row.ids) - 1 for row in rows))
+    return TextScore(nats, tokens, size, None, len(rows))
+
+
+def _sums(scorer: Scorer, rows: Iterable[Row], total: int) -> tuple[float, int, int]:
+    """Return the sum of -log p over all tokens that are scored, how many there are, and of how many bytes."""
+    sizes, nats, tokens, size = byte_sizes(scorer.tokenizer), 0.0, 0, 0
+    for scored in scorer.score(rows, total=total):
+        nats -= float(scored.log_probs.sum(dtype=np.float64))
+        tokens += len(scored.ids)
+        size += int(sizes[scored.ids].sum())
+    return nats, tokens, size
+
+
+def measure_batches(loss: float, batches: Iterable[Batch], tokenizer: Tokenizer) -> TextScore:
+    """Return the figures of a mean loss over the weighted targets of batches, as objectives have it."""
+    sizes = byte_sizes(tokenizer)
+    tokens = total = 0.0
+    for batch in batches:
+        weights = np.asarray(batch.weights, np.float64)
+        tokens += weights.sum()
+        total += (sizes[np.asarray(batch.targets)] * weights).sum()
+    return TextScore(loss * tokens, round(tokens), round(total), None, 1)
+
+
+@cache
+def byte_sizes(tokenizer: Tokenizer) -> np.ndarray:
+    """Return (V,) bytes of text that each id stands for: none for special tokens."""
+    sizes = np.zeros(tokenizer.vocab_size, np.int64)
+    for token in range(tokenizer.vocab_size):
+        with contextlib.suppress(UsageError):  # a hole in the vocabulary
+            sizes[token] = len(tokenizer.decode_bytes([token]))
+    if isinstance(tokenizer, BPETokenizer):
+        sizes[[tokenizer.added_tokens[text].id for text in tokenizer.special_tokens]] = 0
+    return sizes
+
+
+def read_documents(
+    dataset: str, tokenizer: Tokenizer, *, column: str = "text", prefix: bool = False, cache_dir: str | None = None
+) -> Iterator[Document]:
+    """Yield the texts of a data set, one after another.
+
+    Args:
+        dataset: a text file, or a folder of them or of parquet files, each file or row a text; a .jsonl, .json or .csv
+            file, each record a text; a .bin file of tokens, or a folder with `val.bin`, one text; or a corpus by name,
+            of which the part for validation is one text.
+        tokenizer: the model's.
+        column: the field of records that holds the text.
+        prefix: read the end-of-text token before each text, so that its first token is scored, too.
+        cache_dir: of corpora; None for the default.
+
+    Raises:
+        UsageError: naming file and line of what is wrong.
+    """
+    path = Path(dataset)
+    start = _start(tokenizer, prefix)
+    if (tokens := _token_file(path)) is not None:
+        yield _of_tokens(TokenFile(tokens, tokenizer.vocab_size), tokenizer)
+        return
+    if dataset in NAMES and not path.exists():
+        corpus = load_corpus(dataset, tokenizer, block_size=1, cache_dir=cache_dir)
+        yield _of_tokens(corpus.val, tokenizer)
+        return
+    if not path.exists():
+        hint = did_you_mean(dataset, NAMES)
+        raise UsageError(f"dataset {dataset!r}: no such file or folder, nor one of {', '.join(NAMES)}{hint}")
+    for where, text in _texts(path, column):
+        try:
+            ids = np.array([*start, *tokenizer.encode_part(text)], np.int32)
+        except UsageError as error:
+            raise UsageError(f"{where}: {error}") from None
+        yield Document(ids, max(len(start), 1), len(text.split()))
+
+
+def _texts(path: Path, column: str) -> Iterator[tuple[str, str]]:
+    """Yield texts, each with its place."""
+    if path.with_suffix("" if path.suffix.lower() == ".gz" else path.suffix).suffix.lower() in RECORDS:
+        for where, record in read_records(path, RECORDS):
+            text = record.get(column)
+            if not isinstance(text, str):
+                fields = ", ".join(map(repr, record))[:200]
+                raise UsageError(f"{where}: no text in the field {column!r} (--column); there are {fields}")
+            yield where, text
+        return
+    files, notes = files_below(path) if path.is_dir() else ([path], [])
+    if not files:
+        raise UsageError(f"{path}: no files in this folder")
+    if parquet := [file for file in files if file.suffix == ".parquet"]:
+        source = ParquetFiles(str(path), parquet, 0.5)
+        for split in ("val", "train"):  # together they are all
+            yield from ((str(path), "".join(pieces)) for pieces in source.documents(split))
+        return
+    for file in files:
+        yield str(file), "".join(read_text(file, notes))
+    for note in notes:
+        print(f"note: {note}", file=sys.stderr)
+
+
+def _start(tokenizer: Tokenizer, prefix: bool) -> tuple[int, ...]:
+    """Return what is read before each text and not scored."""
+    if tokenizer.ends.begin or not prefix:
+        return tokenizer.ends.begin
+    if tokenizer.eos_token_id is None:
+        raise UsageError(f"--prefix: this {tokenizer.name} tokenizer has no end-of-text token to begin texts with")
+    return (tokenizer.eos_token_id,)
+
+
+def _token_file(path: Path) -> Path | None:
+    if path.is_dir() and (path / "val.bin").exists():
+        return path / "val.bin"
+    return path if path.suffix == ".bin" and path.exists() else None
+
+
+def _of_tokens(file: TokenFile, tokenizer: Tokenizer) -> Document:
+    if file.sidecar and file.sidecar.tokenizer_fingerprint != tokenizer.fingerprint:
+        raise UsageError(f"{file.path}: made by tokenizer {file.sidecar.tokenizer!r}, another one than the model's")
+    return Document(file, 1, None)
+
+
+def _exp(value: float) -> float:
+    return math.exp(value) if value < 700 else math.inf

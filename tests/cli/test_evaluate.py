@@ -1,0 +1,133 @@
+import json
+import re
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from jaxgpt.chat import DEFAULT_TEMPLATE, add_template
+from jaxgpt.cli import convert, train
+from jaxgpt.cli.evaluate import main
+from jaxgpt.model.config import GPTConfig
+from jaxgpt.stages import Pretrain
+from jaxgpt.tokenizers.tokenizer import BPETokenizer
+from jaxgpt.train.weights import save_params
+
+TEXT = "the quick brown fox jumps over the lazy dog; " * 40
+FLAGS = {"n_layer": 1, "n_head": 2, "n_embd": 16, "block_size": 16, "batch_size": 4, "max_iters": 4, "eval_interval": 2}
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("runs")
+    (folder / "text.txt").write_text(TEXT)
+    flags = {**FLAGS, "save_interval": 2, "eval_iters": 3, "sample_tokens": 0, "tensorboard": False}
+    Pretrain(dataset=str(folder / "text.txt"), cache_dir=str(folder / "cache"), **flags).run(folder / "run")
+    return folder / "run"
+
+
+@pytest.fixture(scope="module")
+def bpe(tmp_path_factory, draw) -> Path:
+    """A model of another tokenizer and context, with a chat template."""
+    folder = tmp_path_factory.mktemp("bpe")
+    tokenizer = add_template(BPETokenizer.train([TEXT], 270), DEFAULT_TEMPLATE)
+    config = GPTConfig(tokenizer.vocab_size, 32, 16, 1, 2)
+    save_params(folder, config, draw(config))
+    tokenizer.save(folder)
+    return folder
+
+
+def call(capsys, *argv: object) -> SimpleNamespace:
+    """Return what a command line prints, and its exit code."""
+    code = 0
+    try:
+        main([str(word) for word in argv])
+    except SystemExit as end:
+        code = end.code
+    captured = capsys.readouterr()
+    return SimpleNamespace(code=code, out=captured.out, err=captured.err)
+
+
+def cells(table: str) -> dict[str, list[str]]:
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines() if "|" in line]
+    return {name: values for name, *values in rows}
+
+
+def test_without_a_dataset_a_run_gets_the_loss_of_its_metrics(run, capsys, tmp_path):
+    result = call(capsys, run, "--json", tmp_path / "out.json")
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    best = min(row["loss"] for row in rows if row["split"] == "val")
+    found = json.loads((tmp_path / "out.json").read_text())["results"][str(run)]
+    assert result.code == 0 and found["loss"] == pytest.approx(best, abs=2e-6)
+    assert found["tokens"] == 3 * 4 * 16 and cells(result.out)["loss"] == [f"{best:.4f}"]
+    train.main(["--out_dir", str(run), "--init_from", "resume", "--eval_only"])
+    line = capsys.readouterr().out.splitlines()[-1]
+    numbers = dict(re.findall(r"val (\w+) ([\d.]+)", line))
+    assert numbers == {name: f"{found[name]:.4f}" for name in ("loss", "perplexity", "bits_per_byte")}
+
+
+def test_models_stand_side_by_side_and_what_cannot_be_compared_is_said(run, bpe, capsys):
+    text = run.parent / "text.txt"
+    result = call(capsys, run, bpe, "--dataset", text)
+    table = cells(result.out)
+    assert table[""] == [str(run), str(bpe)] and len(table["bits_per_byte"]) == 2
+    assert "different tokenizers" in result.err and "contexts of 16, 32 tokens" in result.err
+    alone = [cells(call(capsys, model, "--dataset", text).out)["loss"][0] for model in (run, bpe)]
+    assert table["loss"] == alone
+    assert "contexts" not in call(capsys, run, bpe, "--dataset", text, "--block_size", 16).err
+
+
+def test_an_exported_model_gets_the_same_figures(run, capsys, tmp_path):
+    convert.main([str(run), str(tmp_path / "hf")])
+    convert.main([str(tmp_path / "hf"), str(tmp_path / "back")])
+    capsys.readouterr()
+    models = (run, tmp_path / "hf", tmp_path / "back")
+    result = call(capsys, *models, "--dataset", run.parent / "text.txt", "--json", tmp_path / "out.json")
+    assert result.code == 0 and result.err == ""
+    found = json.loads((tmp_path / "out.json").read_text())["results"]
+    assert len({json.dumps(found[str(model)]) for model in models}) == 1
+
+
+def test_conversations_are_known_by_their_records(bpe, capsys, tmp_path):
+    turns = [{"role": "user", "content": "the fox"}, {"role": "assistant", "content": "jumps"}]
+    (tmp_path / "chat.jsonl").write_text(json.dumps({"messages": turns}) + "\n")
+    table = cells(call(capsys, bpe, "--dataset", tmp_path / "chat.jsonl").out)
+    assert table["bytes"] == [str(len("jumps"))] and table["texts"] == ["1"]
+    turns[1]["content"] = "x" * 100
+    (tmp_path / "chat.jsonl").write_text(2 * (json.dumps({"messages": turns}) + "\n"))
+    result = call(capsys, bpe, "--dataset", tmp_path / "chat.jsonl")
+    assert result.code == 2 and "none of the 2 conversations has a turn" in result.err
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--dataset", "no/such"], "dataset 'no/such': no such file or folder, nor one of plays"),
+        (["--stride", "4"], "--stride 4: only with --dataset"),
+        (["--dataset", "TEXT", "--stride", "400"], "stride 400: it must be from 1 to 16"),
+        (["--dataset", "TEXT", "--block_size", "17"], "block_size 17: the model's context is 16"),
+        (["--dataset", "TEXT", "--kind", "labels"], "has the labels none"),
+        (["--dataset", "TEXT", "--kind", "chat"], "has no chat template"),
+        (["--dataset", "TEXT", "--quantize", "int8", "--fsdp", "2"], "not with --fsdp or --tensor"),
+        (["--dataset", "TEXT", "--json", "no/such/file.json"], "there is no folder no/such"),
+        (["RUN"], "is given twice"),
+        (["--datset", "x"], "did you mean '--dataset'?"),
+    ],
+)  # fmt: skip
+def test_bad_input_is_one_line_and_exit_code_2(run, capsys, flags, message):
+    places = {"TEXT": str(run.parent / "text.txt"), "RUN": str(run)}
+    result = call(capsys, run, *(places.get(word, word) for word in flags))
+    assert result.code == 2 and message in result.err and result.err.count("\n") == 1, result.err
+
+
+def test_a_model_that_is_no_run_needs_a_dataset(bpe, capsys):
+    assert "--dataset is missing" in call(capsys, bpe).err
+    result = call(capsys)
+    assert result.code == 2 and "MODELS is missing" in result.err
+
+
+def test_a_folder_without_a_tokenizer_is_refused(capsys, tmp_path, draw):
+    config = GPTConfig(19, 16, 16, 1, 2)
+    save_params(tmp_path / "bare", config, draw(config))
+    result = call(capsys, tmp_path / "bare", "--dataset", "plays")
+    assert result.code == 2 and "tokenizer" in result.err or "chars.json" in result.err

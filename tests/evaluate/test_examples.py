@@ -1,0 +1,73 @@
+from dataclasses import replace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxgpt.chat import DEFAULT_TEMPLATE, add_template, encode_conversations
+from jaxgpt.chat.encoded import EncodedPair, LabelledIds
+from jaxgpt.chat.records import Conversation, Message
+from jaxgpt.chat.template import Encoded
+from jaxgpt.evaluate import Row, Scorer, measure_conversations, measure_labels, measure_pairs
+from jaxgpt.model.config import GPTConfig
+from jaxgpt.model.gpt import GPT
+from jaxgpt.objectives.outputs import last_scores
+from jaxgpt.tokenizers import CharTokenizer
+from jaxgpt.tokenizers.tokenizer import BPETokenizer
+
+CONFIG = GPTConfig(16, 16, 16, 1, 2)
+CHARS = CharTokenizer("abcdefghijklmnop")
+
+
+def ids(length: int) -> tuple[int, ...]:
+    return tuple(np.random.default_rng(length).integers(16, size=length).tolist())
+
+
+def best(config: GPTConfig, params, text: tuple[int, ...]) -> np.ndarray:
+    last = jnp.array([len(text) - 1])
+    return np.asarray(last_scores(GPT(config), params, jnp.array([text]), last))[0]
+
+
+def test_a_classifier_gets_accuracy_and_what_is_taken_for_what(draw):
+    config = replace(CONFIG, labels=("no", "perhaps", "yes"))
+    params = jax.device_put(draw(config))
+    texts = [LabelledIds(ids(length), length % 3) for length in range(3, 14)]
+    score = measure_labels(Scorer(config, params, CHARS, batch_size=4), texts)
+    counts = np.zeros((3, 3), int)
+    for text in texts:
+        counts[text.label, best(config, params, text.ids).argmax()] += 1
+    assert (score.counts == counts).all()
+    found = score.metrics()
+    assert found["accuracy"] == counts.trace() / 11 and found["texts"] == 11
+    assert found["recall of yes"] == pytest.approx(counts[2, 2] / counts[2].sum())
+    assert "accuracy" in score.table() and "as perhaps" in score.table()
+
+
+def test_a_reward_model_gets_pair_accuracy(draw):
+    config = replace(CONFIG, labels=("reward",))
+    params = jax.device_put(draw(config))
+    answers = [[Encoded(ids(n + side), (0.0,) + (1.0,) * (n + side - 1)) for side in (0, 3)] for n in range(3, 12)]
+    pairs = [EncodedPair(chosen, rejected, 0.0) for chosen, rejected in answers]
+    score = measure_pairs(Scorer(config, params, CHARS, batch_size=4), pairs)
+    expected = np.array([[best(config, params, one.ids)[0] for one in pair] for pair in answers])
+    np.testing.assert_allclose(score.rewards, expected, atol=1e-5)
+    assert score.metrics()["accuracy"] == (expected[:, 0] > expected[:, 1]).mean()
+
+
+def test_of_a_conversation_the_assistants_tokens_alone_count(draw):
+    tokenizer = add_template(BPETokenizer.train(["hello there, what is it? it is nothing."], 260), DEFAULT_TEMPLATE)
+    config = GPTConfig(tokenizer.vocab_size, 32, 16, 1, 2)
+    messages = (
+        Message("user", "hello"),
+        Message("assistant", "it is"),
+        Message("user", "?"),
+        Message("assistant", "no"),
+    )
+    encoded = encode_conversations([Conversation(messages, "")], tokenizer, DEFAULT_TEMPLATE, length=31).conversations
+    scorer = Scorer(config, draw(config), tokenizer, batch_size=2)
+    score = measure_conversations(scorer, encoded)
+    learnt = np.array(encoded[0].weights[1:]) > 0
+    [whole] = scorer.score([Row(np.array(encoded[0].ids))])
+    assert score.nats == pytest.approx(-whole.log_probs[learnt].sum(), rel=1e-6)
+    assert score.tokens == learnt.sum() and score.bytes == len("it is" + "no")
