@@ -14,7 +14,7 @@ from jaxgpt.cli.train import read_stage
 from jaxgpt.data import load_corpus
 from jaxgpt.data.token_files import TokenFile
 from jaxgpt.errors import UsageError
-from jaxgpt.files import regular
+from jaxgpt.files import regular, sha256
 from jaxgpt.hf.convert import load_pretrained
 from jaxgpt.hf.peft import load_adapters
 from jaxgpt.model.config import GPTConfig
@@ -22,7 +22,7 @@ from jaxgpt.objectives.preferences import read_reference
 from jaxgpt.rl.reward_function import load_reward_function
 from jaxgpt.tokenizers import load_tokenizer
 from jaxgpt.train.folder import LOCK, lock, read_record
-from jaxgpt.train.manifest import read_manifest, sha256
+from jaxgpt.train.manifest import read_manifest
 from jaxgpt.train.metrics import read_rows
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -11,6 +10,7 @@ from typing import Any, Literal
 
 from jaxgpt.chat.template import ChatTemplate
 from jaxgpt.errors import RunError, UsageError
+from jaxgpt.files import free_name
 from jaxgpt.flags import Name, PathName, command, flag, parse
 from jaxgpt.model.config import VALUE, GPTConfig
 from jaxgpt.notes import note
@@ -206,6 +206,6 @@ def check(
 def make_room(dest: Path) -> None:
     """Move what DEST holds aside; nothing is ever deleted."""
     if dest.exists() and (not dest.is_dir() or any(dest.iterdir())):
-        aside = next(old for i in itertools.count(1) if not (old := Path(f"{dest}.old-{i}")).exists())
+        aside = free_name(dest)
         dest.rename(aside)
         print(f"note: what {dest} held is now in {aside}")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import tempfile
 import urllib.error
 import urllib.request
 from dataclasses import dataclass
@@ -14,7 +12,7 @@ from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
 from jaxgpt.data.sources import ParquetFiles, Source, TextFiles
 from jaxgpt.errors import UsageError
-from jaxgpt.files import regular
+from jaxgpt.files import replacing, sha256
 
 _TIMEOUT_S = 60
 
@@ -86,23 +84,21 @@ def download(name: str, cache_dir: Path, val_fraction: float | None) -> Source:
 
 def _fetch(name: str, origin: WebFile, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-        unfinished = Path(folder) / origin.file
+    with replacing(path) as part:
         try:
             with urllib.request.urlopen(origin.url, timeout=_TIMEOUT_S) as response:
-                unfinished.write_bytes(response.read())
+                part.write_bytes(response.read())
         except OSError as error:  # URLError and timeouts are OSErrors
             raise UsageError(
                 f"dataset {name!r}: {origin.url} cannot be downloaded ({_first_line(error)}); "
                 f"fetch it by hand and put it at {path}"
             ) from None
-        _check(origin, unfinished)
-        unfinished.replace(path)
+        _check(origin, part)
 
 
 def _check(origin: WebFile, path: Path) -> None:
     try:
-        found = hashlib.sha256(regular(path).read_bytes()).hexdigest()
+        found = sha256(path)
     except OSError as error:
         raise UsageError(f"{path}: cannot be read: {error.strerror}") from None
     if found != origin.sha256:

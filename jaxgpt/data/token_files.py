@@ -11,7 +11,6 @@ import codecs
 import contextlib
 import copy
 import hashlib
-import json
 import os
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, fields
@@ -21,8 +20,7 @@ from typing import Any
 import numpy as np
 
 from jaxgpt.errors import RunError, UsageError
-from jaxgpt.files import regular
-from jaxgpt.tokenizers.json_files import read_json
+from jaxgpt.files import read_json, regular, replacing, write_json
 from jaxgpt.tokenizers.tokenizer import Tokenizer
 
 _GPT2_VOCAB_SIZE = 50257
@@ -186,19 +184,16 @@ def write_token_file(path: Path, chunks: Iterable[np.ndarray], tokenizer: Tokeni
     """
     dtype = _dtype(tokenizer.vocab_size)
     digest, tokens = hashlib.sha256(), 0
-    unfinished = path.with_name(path.name + ".tmp")
-    with unfinished.open("wb") as file:
-        for chunk in chunks:
-            encoded = chunk.astype(dtype).tobytes()
-            digest.update(encoded)
-            tokens += len(chunk)
-            file.write(encoded)
-    sidecar = Sidecar(
-        tokenizer.vocab_size, dtype.name, tokens, digest.hexdigest(), tokenizer.name, tokenizer.fingerprint
-    )
-    text = json.dumps(asdict(sidecar), indent=2)
-    path.with_name(path.name + ".json").write_text(text + "\n", encoding="utf-8")
-    unfinished.replace(path)
+    with replacing(path) as part:
+        with part.open("wb") as file:
+            for chunk in chunks:
+                encoded = chunk.astype(dtype).tobytes()
+                digest.update(encoded)
+                tokens += len(chunk)
+                file.write(encoded)
+        name, fingerprint = tokenizer.name, tokenizer.fingerprint
+        sidecar = Sidecar(tokenizer.vocab_size, dtype.name, tokens, digest.hexdigest(), name, fingerprint)
+        write_json(path.with_name(path.name + ".json"), asdict(sidecar))
 
 
 def _dtype(vocab_size: int) -> np.dtype:

@@ -19,7 +19,8 @@ from jax.typing import DTypeLike
 
 from jaxgpt import checks
 from jaxgpt.errors import UsageError
-from jaxgpt.hf.files import open_weights, read_json, replace_files, writing
+from jaxgpt.files import read_json
+from jaxgpt.hf.files import open_weights, replace_files, writing
 from jaxgpt.hf.hub import locate
 from jaxgpt.hf.nanogpt import open_nanogpt
 from jaxgpt.hf.tensors import Tensor, by_name, fit, read_values

@@ -6,7 +6,6 @@ Nothing here knows a model. A file is someone else's data: whatever is wrong wit
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import shutil
 import zipfile
@@ -21,11 +20,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from jaxgpt.errors import RunError, UsageError
-from jaxgpt.files import regular
+from jaxgpt.files import read_json, regular, replacing, write_json
 from jaxgpt.hf.flax_files import open_flax
 from jaxgpt.hf.tensors import Tensor
 
-JSON_LIMIT, JSON_DEPTH = 2**24, 64
 TORCH_DTYPES = {"torch.float16": "F16", "torch.bfloat16": "BF16", "torch.float32": "F32", "torch.float64": "F64"}
 
 
@@ -146,42 +144,10 @@ def writing(folder: Path) -> Iterator[None]:
 
 def replace_files(weights: Path, tensors: dict[str, np.ndarray], settings: Path, values: Mapping[str, Any]) -> None:
     """Write tensors and a JSON object; neither file is ever there in part."""
-    _beside(settings).write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
-    save_file(tensors, _beside(weights), {"format": "pt"})
-    shutil.copymode(_beside(settings), _beside(weights))  # safetensors makes files for their owner only
-    os.replace(_beside(weights), weights)
-    os.replace(_beside(settings), settings)
-
-
-def read_json(file: Path) -> dict[str, Any]:
-    """Return a JSON file's object."""
-    try:
-        if (size := regular(file).stat().st_size) > JSON_LIMIT:
-            raise UsageError(f"{file}: {size} bytes; a JSON file here has at most {JSON_LIMIT}")
-        value = json.loads(file.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UsageError(f"{file}: {error.strerror}") from None
-    except (ValueError, RecursionError) as error:
-        if isinstance(error, UsageError):
-            raise
-        raise UsageError(f"{file}: not valid JSON: {error}") from None
-    if not isinstance(value, dict):
-        raise UsageError(f"{file}: holds a {type(value).__name__}; it must be an object")
-    if _deeper(value, JSON_DEPTH):  # what could be read may still be too deep to compare or to print
-        raise UsageError(f"{file}: lists and objects inside one another, more than {JSON_DEPTH} deep")
-    return value
-
-
-def _deeper(value: Any, depth: int) -> bool:
-    level = [value]
-    for _ in range(depth):
-        inside = [node.values() if isinstance(node, dict) else node for node in level if isinstance(node, dict | list)]
-        level = [node for nodes in inside for node in nodes]
-    return any(isinstance(node, dict | list) for node in level)
-
-
-def _beside(file: Path) -> Path:
-    return file.with_name(f".{file.name}.tmp")
+    with replacing(weights) as part:
+        save_file(tensors, part, {"format": "pt"})
+        write_json(settings, values)
+        shutil.copymode(settings, part)  # safetensors makes files for their owner only
 
 
 def _shards(index: Path) -> list[Path]:

@@ -12,8 +12,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxgpt.errors import UsageError, did_you_mean
+from jaxgpt.files import read_json
 from jaxgpt.hf.convert import full_name
-from jaxgpt.hf.files import open_safetensors, read_json, replace_files, writing
+from jaxgpt.hf.files import open_safetensors, replace_files, writing
 from jaxgpt.hf.tensors import by_name, fit, read_values, transposed
 from jaxgpt.model.atlas import Parameter, leaves_of, parameters, tree_of
 from jaxgpt.model.config import GPTConfig

@@ -16,7 +16,7 @@ from jaxtyping import Float
 
 from jaxgpt.chat.examples import Pairs
 from jaxgpt.errors import UsageError, did_you_mean
-from jaxgpt.files import regular
+from jaxgpt.files import regular, replacing
 from jaxgpt.model.gpt import GPT
 from jaxgpt.objectives.base import Objective, Params, Sums
 from jaxgpt.objectives.outputs import last_scores, sequence_log_probs
@@ -140,9 +140,8 @@ def write_reference(file: Path, reference: Mapping[str, np.ndarray], fingerprint
         reference: by the parts' names.
         fingerprint: of the pairs.
     """
-    unfinished = file.with_suffix(".part.npz")
-    np.savez(unfinished, pairs=fingerprint, **reference)  # pyright: ignore[reportArgumentType]
-    unfinished.replace(file)
+    with replacing(file) as part, open(part, "wb") as stream:
+        np.savez(stream, pairs=fingerprint, **reference)  # pyright: ignore[reportArgumentType]
 
 
 def read_reference(file: Path, sizes: Mapping[str, int], fingerprint: str) -> dict[str, np.ndarray]:

@@ -13,13 +13,13 @@ from jax.typing import DTypeLike
 from jaxgpt.chat.records import Prompt
 from jaxgpt.chat.template import ChatTemplate
 from jaxgpt.errors import UsageError
+from jaxgpt.files import sha256
 from jaxgpt.model.config import GPTConfig
 from jaxgpt.model.gpt import GPT
 from jaxgpt.objectives.outputs import last_scores
 from jaxgpt.rl.reward_function import load_reward_function
 from jaxgpt.rl.rollout import Scorer
 from jaxgpt.tokenizers.tokenizer import Tokenizer, load_tokenizer
-from jaxgpt.train.manifest import sha256
 from jaxgpt.train.weights import check_tokenizer, find_checkpoint, load_params
 
 

@@ -12,13 +12,14 @@ from typing import Any, Literal, TypeVar
 from jaxgpt import chat, decode, hf, model, objectives, tokenizers, train
 from jaxgpt.devices import is_first, process_count
 from jaxgpt.errors import UsageError
+from jaxgpt.files import sha256
 from jaxgpt.flags import Count, PathName, Positive, Rate, Rows, Share, flag
 from jaxgpt.model.atlas import Parameter, count, parameters
 from jaxgpt.model.lora_config import LoRA
 from jaxgpt.stages.base import Record, Stage
 from jaxgpt.train.config import Context, RunConfig
 from jaxgpt.train.folder import BASE
-from jaxgpt.train.manifest import latest, sha256
+from jaxgpt.train.manifest import latest
 from jaxgpt.train.resume import refuse_changed_flags
 
 VAL_FRACTION = 0.1

@@ -16,7 +16,7 @@ from typing import Any
 import regex
 
 from jaxgpt.errors import UsageError
-from jaxgpt.tokenizers.json_files import check_id, read_json, typed
+from jaxgpt.files import read_json, typed
 
 ROLES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 _MORE_SPECIAL = ("additional_special_tokens", "extra_special_tokens")
@@ -49,6 +49,8 @@ class AddedToken:
 
 
 FLAGS = tuple(field.name for field in fields(AddedToken) if field.name not in ("text", "id"))
+
+_MAX_IDS = 1 << 24
 
 
 class AddedTokens:
@@ -163,6 +165,16 @@ def special_texts(directory: Path) -> set[str]:
             values += more if isinstance(more, list) else more.values() if isinstance(more, dict) else []
         texts |= {text for value in values if isinstance(text := content(value), str)}
     return texts
+
+
+def check_id(token: str, i: Any, path: Path) -> None:
+    """Make sure that a token and its id are ones."""
+    if not token:
+        raise UsageError(f"{path}: id {i!r:.20} is that of a token without text, {token!r}")
+    if type(i) is not int or not 0 <= i < _MAX_IDS:
+        raise UsageError(
+            f"{path}: id of {token[:80]!r} is {repr(i)[:80]}; valid are whole numbers from 0 to {_MAX_IDS - 1}"
+        )
 
 
 def content(value: Any) -> Any:

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from jaxgpt.errors import UsageError
-from jaxgpt.tokenizers.added_tokens import AddedToken, read_added_tokens
-from jaxgpt.tokenizers.json_files import check_id, read_json, read_text, typed
+from jaxgpt.files import read_json, read_text, typed
+from jaxgpt.tokenizers.added_tokens import AddedToken, check_id, read_added_tokens
 
 Merges = list[tuple[bytes, bytes]]
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxgpt.errors import UsageError
-from jaxgpt.tokenizers.json_files import read_json, typed
+from jaxgpt.files import read_json, typed
 
 _FILE = "tokenizer.json"
 

@@ -20,11 +20,11 @@ import tiktoken
 
 from jaxgpt import checks
 from jaxgpt.errors import UsageError, did_you_mean
+from jaxgpt.files import read_json
 from jaxgpt.tokenizers.added_tokens import FLAGS, ROLES, AddedToken, content, read_added_tokens
 from jaxgpt.tokenizers.bpe import BPE, END_OF_TEXT, PATTERN, replace_surrogates
 from jaxgpt.tokenizers.bpe_files import printable, read_chat_template, write_chat_template
 from jaxgpt.tokenizers.ends import Ends, write_tokenizer_json
-from jaxgpt.tokenizers.json_files import read_json
 from jaxgpt.tokenizers.meta_pickle import META_FILE, read_alphabet
 
 _GPT2_FOLDER = Path(__file__).parent / "gpt2"

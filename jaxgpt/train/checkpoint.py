@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import itertools
 import logging
 import os
 import shutil
@@ -26,6 +25,7 @@ import jax
 import orbax.checkpoint as ocp
 
 from jaxgpt.errors import RunError, UsageError
+from jaxgpt.files import free_name
 from jaxgpt.train.folder import named_run
 from jaxgpt.train.manifest import TEMPORARY, Progress, read_manifest, step_of, steps, write_manifest
 from jaxgpt.train.state import TrainState, not_finite
@@ -252,6 +252,6 @@ def _check_shapes(folder: Path, stored: Any, wanted: Any) -> None:
 
 
 def _set_aside(path: Path, why: str) -> None:
-    aside = next(old for i in itertools.count(1) if not (old := Path(f"{path}.old-{i}")).exists())
+    aside = free_name(path)
     path.rename(aside)
     print(f"warning: {path} is now {aside}: {why}", file=sys.stderr)

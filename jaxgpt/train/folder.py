@@ -8,10 +8,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import fcntl
-import hashlib
 import importlib.metadata
-import itertools
-import json
 import os
 import platform
 import shutil
@@ -23,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxgpt.errors import UsageError, naming
-from jaxgpt.files import regular
+from jaxgpt.files import digest, free_name, read_json, regular, write_json
 from jaxgpt.model.config import GPTConfig
 from jaxgpt.signals import tidied
 
@@ -100,7 +97,7 @@ def move_aside(path: Path) -> None:
 
     What makes it a run goes last, so this can be cut short.
     """
-    aside = next(old for i in itertools.count(1) if not (old := Path(f"{path}.old-{i}")).exists())
+    aside = free_name(path)
     try:
         aside.mkdir()
         for entry in sorted(path.iterdir(), key=lambda entry: entry.name in RUN):
@@ -183,14 +180,9 @@ def read_record(path: Path, *, ignore_change: bool = False) -> dict[str, Any]:
         UsageError: it is missing, broken, changed, or of a format that this version does not know.
     """
     file = path / "config.json"
-    try:
-        record = json.loads(regular(file).read_text(encoding="utf-8"))
-        changed = isinstance(record, dict) and record.pop("sha256", None) != digest(record)
-    except OSError as error:
-        raise UsageError(f"{file}: {error.strerror}; a run's folder holds one") from None
-    except (ValueError, RecursionError) as error:
-        raise UsageError(f"{file} is not valid JSON: {error}") from None
-    if not isinstance(record, dict) or "format" not in record:
+    record = read_json(file)
+    changed = record.pop("sha256", None) != digest(record)
+    if "format" not in record:
         raise UsageError(f"{file} is not the record of a run of this project: it names no format")
     if record["format"] != FORMAT:
         raise UsageError(f"{file} has format {record['format']!r}; this version reads format {FORMAT}")
@@ -215,8 +207,8 @@ def named_run(file: Path) -> str | None:
     One that can't be read is reported where it is to be used.
     """
     try:
-        run = json.loads(regular(file).read_text(encoding="utf-8")).get("run")
-    except (OSError, ValueError, RecursionError, AttributeError):
+        run = read_json(file).get("run")
+    except UsageError:
         return None
     return run if isinstance(run, str) else None
 
@@ -226,11 +218,6 @@ def check_entries(file: Path, record: Mapping[str, Any]) -> None:
     for name in ENTRIES.keys() & record.keys():
         if not isinstance(record[name], ENTRIES[name]):
             raise UsageError(f"{file}: {name} is a {type(record[name]).__name__}, which it is in no run's record")
-
-
-def digest(value: Any) -> str:
-    """Return the hash of a value that JSON can hold."""
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
 def read_model(file: Path, fields: object) -> GPTConfig:
@@ -250,20 +237,6 @@ def read_model(file: Path, fields: object) -> GPTConfig:
         return GPTConfig(**values)
     except UsageError as error:
         raise UsageError(f"{file}: model: {error}") from None
-
-
-def write_json(file: Path, value: Any) -> None:
-    """Write a JSON file whole or not at all."""
-    part = file.with_name(file.name + ".part")
-    try:
-        with naming(file), open(part, "w", encoding="utf-8") as stream:
-            json.dump(value, stream, indent=2, allow_nan=False)
-            stream.write("\n")
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(part, file)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def versions() -> dict[str, str]:

@@ -6,8 +6,6 @@ A folder without a manifest, whatever its name, is not a checkpoint; one that do
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import json
 import sys
 from collections.abc import Collection
 from dataclasses import dataclass, field, replace
@@ -15,8 +13,8 @@ from pathlib import Path
 from typing import Literal
 
 from jaxgpt.errors import UsageError
-from jaxgpt.files import regular
-from jaxgpt.train.folder import FORMAT, digest, write_json
+from jaxgpt.files import digest, read_json, sha256, write_json
+from jaxgpt.train.folder import FORMAT
 
 Which = int | Literal["best", "last"]
 """A checkpoint of a run: by its step, the best by validation loss, or the newest."""
@@ -97,7 +95,7 @@ def read_manifest(folder: Path, items: Collection[str] = ITEMS) -> Progress:
     """
     damaged = f"checkpoint {folder} is damaged"
     try:
-        manifest = json.loads(regular(folder / "manifest.json").read_text(encoding="utf-8"))
+        manifest = read_json(folder / "manifest.json")
         if manifest["format"] != FORMAT:
             raise UsageError(f"{folder} has format {manifest['format']!r}; this version reads format {FORMAT}")
         whole = manifest.pop("sha256") == digest(manifest)
@@ -127,9 +125,3 @@ def read_manifest(folder: Path, items: Collection[str] = ITEMS) -> Progress:
 def step_of(path: Path) -> int | None:
     """Return the step that a checkpoint's folder is named after; None if its name is none that we give."""
     return int(path.name) if path.name.isdecimal() and str(int(path.name)) == path.name else None
-
-
-def sha256(file: Path) -> str:
-    """Return the hash of a file's bytes."""
-    with open(regular(file), "rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib
 import json
 import math
-import os
 import secrets
 import sys
 from collections.abc import Callable
@@ -13,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxgpt.errors import naming
-from jaxgpt.files import regular
+from jaxgpt.files import regular, replacing
 
 Row = dict[str, Any]
 STYLES: dict[str, Any] = {"train": {"linewidth": 0.8, "alpha": 0.6}, "val": {"linewidth": 2, "marker": "o"}}
@@ -35,10 +34,8 @@ class MetricsLog:
         """
         self.path = folder / "metrics.jsonl"
         rows = [row for row in read_rows(self.path) if row["step"] <= step] if step else []
-        part = self.path.with_suffix(".part")
-        with naming(self.path):
+        with replacing(self.path) as part:
             part.write_text("".join(_line(row) for row in rows), encoding="utf-8")
-        os.replace(part, self.path)
         self._file = open(self.path, "a", encoding="utf-8", buffering=1)
         self._sinks: dict[str, Any] = {}
         if tensorboard:

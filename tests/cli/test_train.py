@@ -11,12 +11,13 @@ import numpy as np
 import pytest
 
 from jaxgpt.cli import convert, generate, train
+from jaxgpt.files import digest
 from jaxgpt.mesh import make_mesh
 from jaxgpt.model.config import GPTConfig
 from jaxgpt.stages import SFT, Pretrain
 from jaxgpt.stages.pretrain import PretrainConfig
 from jaxgpt.stages.sft import SFTConfig
-from jaxgpt.train.folder import digest, read_record, write_record
+from jaxgpt.train.folder import read_record, write_record
 from jaxgpt.train.manifest import read_manifest
 from jaxgpt.train.metrics import read_rows
 from jaxgpt.train.optimizer import schedule

@@ -143,7 +143,7 @@ def test_special_tokens_first_is_as_good_an_order(bpe: BPE, tmp_path: Path, haml
     [
         ("vocab.json", "{broken", "vocab.json: not JSON"),
         ("vocab.json", "[" * 100_000, "vocab.json: not JSON"),
-        ("vocab.json", "[1, 2]", "vocab.json: contents must be of type dict"),
+        ("vocab.json", "[1, 2]", "vocab.json: holds a list; it must be an object"),
         ("vocab.json", '{"a": "1"}', "id of 'a' is '1'"),
         ("vocab.json", '{"a": -1}', "id of 'a' is -1"),
         ("vocab.json", '{"a": 1000000000}', "id of 'a' is 1000000000"),

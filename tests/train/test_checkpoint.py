@@ -12,11 +12,12 @@ import numpy as np
 import pytest
 
 from jaxgpt.errors import RunError, UsageError
+from jaxgpt.files import sha256
 from jaxgpt.train import manifest
 from jaxgpt.train.checkpoint import Checkpoints, gigabytes_at_once, sweep
 from jaxgpt.train.folder import FORMAT, write_record
 from jaxgpt.train.loop import run
-from jaxgpt.train.manifest import Progress, latest, read_manifest, sha256, steps
+from jaxgpt.train.manifest import Progress, latest, read_manifest, steps
 from jaxgpt.train.state import TrainState, not_finite
 from jaxgpt.train.weights import load_params, save_params
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from jaxgpt.errors import RunError, UsageError
+from jaxgpt.files import write_json
 from jaxgpt.model.config import PRESETS, GPTConfig
 from jaxgpt.train.folder import (
     FORMAT,
@@ -20,7 +21,6 @@ from jaxgpt.train.folder import (
     move_aside,
     named_run,
     read_record,
-    write_json,
     write_record,
 )
 from jaxgpt.train.manifest import Progress, write_manifest
@@ -132,7 +132,7 @@ def test_another_ones_folder_in_the_place_of_a_moved_one_is_left_alone(tmp_path)
 
 
 def test_a_full_disk_names_the_file_and_leaves_no_part_of_it(tmp_path):
-    (tmp_path / "config.json.part").symlink_to("/dev/full")
+    (tmp_path / ".config.json.part").symlink_to("/dev/full")
     with pytest.raises(OSError, match="No space left on device: .*/config.json'"):
         write_record(tmp_path, GPTConfig())
     assert list(tmp_path.iterdir()) == []
@@ -198,7 +198,7 @@ def change_model(**changes):
     [
         (change(format=FORMAT + 1), f"has format {FORMAT + 1}; this version reads format {FORMAT}"),
         (lambda record: {"vocab_size": 3}, "names no format"),
-        (lambda record: [record], "names no format"),
+        (lambda record: [record], "holds a list; it must be an object"),
         (change(model=None), "model: a table is missing"),
         (change_model(n_layer="absent"), r"model: \['n_layer'\]; it must have exactly the fields"),
         (change_model(n_layers=3), r"model: \['n_layers'\]; it must have exactly the fields"),
@@ -280,12 +280,12 @@ def test_entries_of_a_wrong_type_are_named(tmp_path, edit, complaint):
 @pytest.mark.parametrize("content", [b'{"format": 1, "mod', b"", b"\xff\xfe", b"[" * 10**5, b"9" * 5000])
 def test_a_broken_record_is_refused(tmp_path, content):
     (tmp_path / "config.json").write_bytes(content)
-    with pytest.raises(UsageError, match="config.json is not valid JSON"):
+    with pytest.raises(UsageError, match="config.json: not (JSON|UTF-8)"):
         read_record(tmp_path)
 
 
 def test_a_missing_record_is_refused(tmp_path):
-    with pytest.raises(UsageError, match="config.json: No such file"):
+    with pytest.raises(UsageError, match="config.json: cannot be read: No such file"):
         read_record(tmp_path)
 
 

@@ -52,7 +52,7 @@ def test_a_full_disk_names_the_file(tmp_path):
         log.write(1, "train", loss=1.0)
     with pytest.raises(OSError, match="metrics.jsonl"):
         log.close()
-    (tmp_path / "metrics.part").symlink_to("/dev/full")
+    (tmp_path / ".metrics.jsonl.part").symlink_to("/dev/full")
     (tmp_path / "metrics.jsonl").write_text('{"step": 1, "split": "train", "loss": 1.0}\n')
     with pytest.raises(OSError, match="No space left on device: .*/metrics.jsonl'"):
         MetricsLog(tmp_path, step=1)
