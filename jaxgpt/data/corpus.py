@@ -17,22 +17,28 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from tqdm import tqdm
 
 from jaxgpt import checks
+from jaxgpt.data.documents import DocumentFiles, suffix_of
 from jaxgpt.data.download import DOWNLOADS, download
 from jaxgpt.data.encoding import cut_between_words, encode_documents
-from jaxgpt.data.sources import PLAYS_FOLDER, ParquetFiles, Source, Split, TextFiles, open_path
+from jaxgpt.data.folders import open_path
+from jaxgpt.data.sources import PLAYS_FOLDER, Source, Split, TextFiles
+from jaxgpt.data.special_texts import SpecialTexts
 from jaxgpt.data.token_files import TokenFile, write_token_file
 from jaxgpt.errors import RunError, UsageError, did_you_mean
 from jaxgpt.files import regular
 from jaxgpt.signals import tidied
+from jaxgpt.tokenizers.bpe import END_OF_TEXT
 from jaxgpt.tokenizers.tokenizer import TOKENIZER_FILES, BPETokenizer, CharTokenizer, Tokenizer, load_tokenizer
 
 _FORMAT = 1  # part of the cache's key, to be raised when equal text gets other ids
 _SPLITS: tuple[Split, Split] = ("train", "val")
+_VAL_BINS = ("val.bin", "valid.bin", "validation.bin")
 _LEARN_FROM = 1 << 28  # characters
 _PARALLEL_FROM = 1 << 26  # bytes; below, starting processes takes longer than the work
 _UNFINISHED = ".unfinished-"
@@ -61,6 +67,16 @@ class Corpus:
     notes: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True)
+class _Encoding:
+    """How a text becomes tokens."""
+
+    bpe_vocab_size: int
+    allow_special: bool
+    workers: int | None
+    progress: bool
+
+
 def load_corpus(
     dataset: str | Path,
     tokenizer: str | Path | Tokenizer | None = None,
@@ -69,19 +85,24 @@ def load_corpus(
     block_size: int,
     val_fraction: float | None = None,
     bpe_vocab_size: int = 4096,
+    text_column: str | None = None,
+    document_separator: str | None = None,
+    allow_special: bool = False,
     workers: int | None = None,
     progress: bool | None = None,
 ) -> Corpus:
     """Return a corpus as token files, encoding it first if that was not done before.
 
     The first characters are for training and the last for validation, at whatever character the cut falls, as in
-    nanoGPT; where documents are rows of parquet files, every so-many-th is for validation. Several documents are
+    nanoGPT; where documents are rows of records, or divided by `document_separator`, every so-many-th is for
+    validation; and where a folder's files are named train and val, these are the splits. Several documents are
     separated by the end-of-text token, by a line end where the tokenizer has none.
 
     Args:
-        dataset: "plays" (bundled), "shakespeare", "openwebtext" or "fineweb" (downloaded), a text file, a folder of
-            text or parquet files, or tokens, ours or nanoGPT's, which are used as they are: a folder with `train.bin`
-            and `val.bin`, or a .bin file, whose last ids are for validation.
+        dataset: "plays" (bundled), "shakespeare", "openwebtext" or "fineweb" (downloaded), a text file, a file of
+            records (.parquet, .jsonl, .json, .csv, .tsv; but for parquet also .gz) with a text a row, a folder of
+            these, or tokens, ours or nanoGPT's, which are used as they are: a folder with `train.bin` and `val.bin`,
+            or a .bin file, whose last ids are for validation.
         tokenizer: "char", "bpe" (both made from the text), what `load_tokenizer` takes, or a tokenizer. None is the
             folder's own for token files (GPT-2's if it has none; nanoGPT's `meta.pkl` is one), "gpt2" for downloads
             from the hub, else "char".
@@ -89,6 +110,9 @@ def load_corpus(
         block_size: T; both splits must be longer.
         val_fraction: for validation; None is 0.1, and 0.0005 for downloads from the hub.
         bpe_vocab_size: of the vocabulary that "bpe" learns, from at most the first 268 million characters to train on.
+        text_column: of records, the column with the text; None is "text".
+        document_separator: a text that separates documents in text files, such as "<|endoftext|>".
+        allow_special: read a special token's text as that token.
         workers: processes that encode; None is one per core for large texts and none for small ones.
         progress: show bars; None is where stderr is a terminal.
 
@@ -104,16 +128,24 @@ def load_corpus(
         tokenizer = tokenizer if isinstance(tokenizer, str) else given
     block_size = checks.whole("block_size", block_size, 1)
     bpe_vocab_size = checks.whole("bpe_vocab_size", bpe_vocab_size, 257, MOST_BPE_IDS)
+    for name, value in (("text_column", text_column), ("document_separator", document_separator)):
+        if value is not None and not checks.text(name, value):
+            raise UsageError(f"{name} '': must be a text, or None")
+    allow_special = checks.flag("allow_special", allow_special)
     workers = None if workers is None else checks.whole("workers", workers, 0, MOST_WORKERS)
     cache = default_cache_dir() if cache_dir is None else checks.path("cache_dir", cache_dir)
     bars = sys.stderr.isatty() if progress is None else checks.flag("progress", progress)
     if (place / "train.bin").exists() or (place.suffix == ".bin" and place.is_file()):
-        corpus = _open_tokens(place, tokenizer, val_fraction or 0.1)
+        _refuse(place, "holds tokens", text_column, document_separator)
+        corpus = _open_tokens(place, tokenizer, val_fraction)
     else:
-        source = _open_source(dataset if isinstance(dataset, str) else str(place), cache, val_fraction)
+        name = dataset if isinstance(dataset, str) else str(place)
+        source = _open_source(name, cache, val_fraction, text_column, document_separator)
         if tokenizer is None:
-            tokenizer = "gpt2" if isinstance(source, ParquetFiles) else "char"
-        corpus = _open_cached(source, tokenizer, cache, bpe_vocab_size, workers, bars)
+            parquet = isinstance(source, DocumentFiles) and suffix_of(source.paths[0]) == ".parquet"
+            tokenizer = "gpt2" if parquet else "char"
+        encoding = _Encoding(bpe_vocab_size, allow_special, workers, bars)
+        corpus = _open_cached(source, tokenizer, cache, encoding)
     for ids in (corpus.train, corpus.val):
         if len(ids) <= block_size:
             raise UsageError(
@@ -128,7 +160,18 @@ def default_cache_dir() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "jaxgpt"
 
 
-def _open_source(dataset: str, cache: Path, val_fraction: float | None) -> Source:
+def _refuse(dataset: str | Path, why: str, text_column: str | None, document_separator: str | None) -> None:
+    """Refuse what says how files are read, where none are."""
+    for name, value in (("text_column", text_column), ("document_separator", document_separator)):
+        if value is not None:
+            raise UsageError(f"{name} {value!r}: of no use, as {dataset} {why}")
+
+
+def _open_source(
+    dataset: str, cache: Path, val_fraction: float | None, text_column: str | None, separator: str | None
+) -> Source:
+    if dataset in ("plays", *DOWNLOADS):
+        _refuse(dataset, "is read as it is", text_column, separator)
     if dataset == "plays":
         return TextFiles(dataset, sorted(PLAYS_FOLDER.glob("*.txt")), val_fraction or 0.1)
     if dataset in DOWNLOADS:
@@ -138,10 +181,10 @@ def _open_source(dataset: str, cache: Path, val_fraction: float | None) -> Sourc
         raise UsageError(
             f"dataset {dataset!r}: no such file or folder, nor one of {', '.join(names)}{did_you_mean(dataset, names)}"
         )
-    return open_path(Path(dataset), val_fraction or 0.1)
+    return open_path(Path(dataset), val_fraction, text_column=text_column, separator=separator)
 
 
-def _open_tokens(path: Path, tokenizer: str | Path | Tokenizer | None, val_fraction: float) -> Corpus:
+def _open_tokens(path: Path, tokenizer: str | Path | Tokenizer | None, val_fraction: float | None) -> Corpus:
     """Open a folder with token files, or one such file."""
     folder = path if path.is_dir() else path.parent
     has_own = any((folder / file).exists() for file in TOKENIZER_FILES)
@@ -151,35 +194,39 @@ def _open_tokens(path: Path, tokenizer: str | Path | Tokenizer | None, val_fract
     if isinstance(tokenizer, str | Path):
         tokenizer = own if tokenizer in ("char", "bpe") else load_tokenizer(tokenizer)
     tokenizer = own if tokenizer is None else tokenizer
-    names = [f"{split}.bin" for split in _SPLITS] if path.is_dir() else [path.name]
+    names, notes = [path.name], []
+    if path.is_dir():
+        if val_fraction is not None:
+            raise UsageError(f"val_fraction {val_fraction}: {path} has tokens to validate on, in a file of their own")
+        names = ["train.bin", next((name for name in _VAL_BINS if (path / name).exists()), _VAL_BINS[0])]
+        notes = [f"{path}: test.bin is left out"] if (path / "test.bin").exists() else []
     files = [TokenFile(folder / name, vocab_size=tokenizer.vocab_size) for name in names]
     for ids in files:
         if ids.sidecar and ids.sidecar.tokenizer_fingerprint != tokenizer.fingerprint:
             raise UsageError(f"{ids.path}: made by tokenizer {ids.sidecar.tokenizer!r}, another one than is asked for")
-    train, val = files if path.is_dir() else files[0].split(val_fraction)
-    return Corpus(str(path), train, val, tokenizer)
+    train, val = files if path.is_dir() else files[0].split(val_fraction or 0.1)
+    return Corpus(str(path), train, val, tokenizer, tuple(notes))
 
 
 def _open_cached(
     source: Source,
     tokenizer: str | Path | Tokenizer,
     cache: Path,
-    bpe_vocab_size: int,
-    workers: int | None,
-    progress: bool,
+    how: _Encoding,
 ) -> Corpus:
     """Return the corpus from the cache, where it is put first if need be, all of it or nothing."""
     if isinstance(tokenizer, str | Path) and tokenizer not in ("char", "bpe"):
         tokenizer = load_tokenizer(tokenizer)
     kind = tokenizer if isinstance(tokenizer, str | Path) else tokenizer.fingerprint
-    identity = [_FORMAT, source.fingerprint(), str(kind), bpe_vocab_size if kind == "bpe" else None]
+    identity: list[Any] = [_FORMAT, source.fingerprint(), str(kind), how.bpe_vocab_size if kind == "bpe" else None]
+    identity += ["special"] if how.allow_special else []
     key = hashlib.sha256(json.dumps(identity).encode()).hexdigest()
     folder = cache / "corpora" / f"{Path(source.name).name}-{key[:16]}"
     opening = list(source.notes)  # those of reading come later, or from the cache
     if not folder.exists():
         with _unfinished(folder.parent) as place:
             try:
-                _encode_into(place / "new", source, tokenizer, bpe_vocab_size, workers, progress)
+                _encode_into(place / "new", source, tokenizer, how)
                 (place / "new" / _NOTES).write_text(
                     "\n".join(source.notes[len(opening) :]), encoding="utf-8", errors="replace"
                 )
@@ -224,23 +271,28 @@ def _encode_into(
     folder: Path,
     source: Source,
     tokenizer: str | Path | Tokenizer,
-    bpe_vocab_size: int,
-    workers: int | None,
-    progress: bool,
+    how: _Encoding,
 ) -> None:
     if tokenizer == "char":
         tokenizer = CharTokenizer("".join(_alphabet(source)))
     elif tokenizer == "bpe":
-        tokenizer = BPETokenizer.train(_sample(source), bpe_vocab_size, progress=progress)
+        tokenizer = BPETokenizer.train(_sample(source), how.bpe_vocab_size, progress=how.progress)
     assert not isinstance(tokenizer, str | Path)
     tokenizer.save(folder)
+    workers = how.workers
     if workers is None:
         small = sum(path.stat().st_size for path in source.paths) < _PARALLEL_FROM
         workers = 0 if small else os.cpu_count() or 1
+    special = {END_OF_TEXT, *tokenizer.special_tokens}
+    seen = SpecialTexts(special.difference(tokenizer.special_tokens) if how.allow_special else special)
     for split in _SPLITS:
-        chunks = encode_documents(source.documents(split), tokenizer, folder=folder, processes=workers)
-        with tqdm(desc=f"{source.name}: {split}", unit=" tokens", unit_scale=True, disable=not progress) as bar:
+        documents = map(seen.watch, source.documents(split))
+        chunks = encode_documents(
+            documents, tokenizer, folder=folder, processes=workers, allow_special=how.allow_special
+        )  # fmt: skip
+        with tqdm(desc=f"{source.name}: {split}", unit=" tokens", unit_scale=True, disable=not how.progress) as bar:
             write_token_file(folder / f"{split}.bin", _counted(chunks, bar), tokenizer)
+    source.notes += seen.notes(source.name)
 
 
 def _alphabet(source: Source) -> set[str]:

@@ -10,7 +10,8 @@ from pathlib import Path
 import huggingface_hub
 from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
-from jaxgpt.data.sources import ParquetFiles, Source, TextFiles
+from jaxgpt.data.documents import DocumentFiles
+from jaxgpt.data.sources import Source, TextFiles
 from jaxgpt.errors import UsageError
 from jaxgpt.files import replacing, sha256
 
@@ -79,7 +80,7 @@ def download(name: str, cache_dir: Path, val_fraction: float | None) -> Source:
             f"dataset {name!r}: {origin.files} of the hub's data set {origin.repo} cannot be downloaded "
             f"({_first_line(error)}); put these files into a folder by hand and give the folder as the dataset"
         ) from None
-    return ParquetFiles(name, sorted(Path(folder).glob(origin.files)), val_fraction)
+    return DocumentFiles(name, sorted(Path(folder).glob(origin.files)), val_fraction)
 
 
 def _fetch(name: str, origin: WebFile, path: Path) -> None:

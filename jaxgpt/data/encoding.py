@@ -36,7 +36,12 @@ Task = list[str | None]
 
 
 def encode_documents(
-    documents: Iterable[Iterator[str]], tokenizer: Tokenizer, *, folder: Path, processes: int
+    documents: Iterable[Iterator[str]],
+    tokenizer: Tokenizer,
+    *,
+    folder: Path,
+    processes: int,
+    allow_special: bool = False,
 ) -> Iterator[np.ndarray]:
     """Yield the ids of `documents`, separated by the end-of-text token, or by a line end where there is none.
 
@@ -45,16 +50,19 @@ def encode_documents(
         tokenizer: encodes them.
         folder: has the tokenizer's files, from which other processes open it.
         processes: how many encode; with 0 this one does.
+        allow_special: read a special token's text as that token.
     """
-    tasks = _group(_separate(documents, tokenizer))
+    tasks = _group(_separate(documents, tokenizer, allow_special))
     yield np.array(tokenizer.ends.begin, np.uint32)
-    yield from _encode_tasks(tasks, tokenizer, folder, processes)
+    yield from _encode_tasks(tasks, tokenizer, folder, processes, allow_special)
     yield np.array(tokenizer.ends.end, np.uint32)
 
 
-def _encode_tasks(tasks: Iterable[Task], tokenizer: Tokenizer, folder: Path, processes: int) -> Iterator[np.ndarray]:
+def _encode_tasks(
+    tasks: Iterable[Task], tokenizer: Tokenizer, folder: Path, processes: int, allow_special: bool
+) -> Iterator[np.ndarray]:
     if processes == 0:
-        yield from (_encode(tokenizer, task) for task in tasks)
+        yield from (_encode(tokenizer, task, allow_special) for task in tasks)
         return
     # Not forked: JAX has threads, whose locks a forked child would wait for forever.
     context = multiprocessing.get_context("spawn")
@@ -62,7 +70,7 @@ def _encode_tasks(tasks: Iterable[Task], tokenizer: Tokenizer, folder: Path, pro
         pending: deque[Future[np.ndarray]] = deque()
         for task in tasks:
             with shielded():  # the first call starts the processes
-                pending.append(pool.submit(_encode_in_process, folder, task))
+                pending.append(pool.submit(_encode_in_process, folder, task, allow_special))
             if len(pending) > _IN_FLIGHT * processes:  # so that reading does not run ahead of encoding
                 yield pending.popleft().result()
         while pending:
@@ -92,17 +100,21 @@ def cut_between_words(pieces: Iterable[str], added: AddedTokens | None = None) -
 
 
 def _last_cut(text: str, added: AddedTokens | None) -> int:
-    if added is not None and added.in_plain_text:
+    if added is not None:
         return added.last_cut(text, _LAST_CUT)
     match = _LAST_CUT.match(text)
     return match.end() if match else 0
 
 
-def _separate(documents: Iterable[Iterator[str]], tokenizer: Tokenizer) -> Iterator[str | None]:
+def _separate(documents: Iterable[Iterator[str]], tokenizer: Tokenizer, allow_special: bool) -> Iterator[str | None]:
     for number, pieces in enumerate(documents):
         if number:
             yield None
-        yield from cut_between_words(pieces, tokenizer.added) if isinstance(tokenizer, BPE) else pieces
+        if isinstance(tokenizer, BPE):
+            found = tokenizer.added if allow_special or tokenizer.added.in_plain_text else None
+            yield from cut_between_words(pieces, found)
+        else:
+            yield from pieces
 
 
 def _group(texts: Iterable[str | None]) -> Iterator[Task]:
@@ -119,11 +131,11 @@ def _group(texts: Iterable[str | None]) -> Iterator[Task]:
         yield task
 
 
-def _encode(tokenizer: Tokenizer, task: Task) -> np.ndarray:
+def _encode(tokenizer: Tokenizer, task: Task, allow_special: bool) -> np.ndarray:
     separator = _separator(tokenizer) if None in task else []
     ids: list[int] = []
     for text in task:
-        ids.extend(separator if text is None else tokenizer.encode_part(text))
+        ids.extend(separator if text is None else tokenizer.encode_part(text, allow_special))
     return np.array(ids, np.uint32)
 
 
@@ -150,5 +162,5 @@ def _follow_parent() -> None:
 _open_once = functools.cache(load_tokenizer)
 
 
-def _encode_in_process(folder: Path, task: Task) -> np.ndarray:
-    return _encode(_open_once(folder), task)
+def _encode_in_process(folder: Path, task: Task, allow_special: bool) -> np.ndarray:
+    return _encode(_open_once(folder), task, allow_special)

@@ -1,4 +1,4 @@
-"""Files of records, one after another: .jsonl, .json, .csv and .txt, each also as .gz; each with the place it stands.
+"""Files of records, one after another: .jsonl, .json, .csv, .tsv and .txt, also as .gz; each with the place it stands.
 
 Whatever is wrong with a file is an error that begins with that place, FILE:LINE; nothing is repaired or passed over but
 blank lines, a byte order mark and carriage returns at line ends.
@@ -15,6 +15,7 @@ import re
 import sys
 import zlib
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -34,8 +35,8 @@ def read_records(path: str | Path, suffixes: tuple[str, ...], column: str = "") 
     """Yield the records of a file.
 
     Args:
-        path: a .jsonl file has an object a line, a .json file a list of objects, a .csv file a header and a record a
-            row, a .txt file a text a line.
+        path: a .jsonl file has an object a line, a .json file a list of objects, a .csv or .tsv file a header and
+            a record a row, a .txt file a text a line.
         suffixes: the formats among these that are welcome.
         column: name of the field that a .txt file's lines fill.
 
@@ -47,6 +48,7 @@ def read_records(path: str | Path, suffixes: tuple[str, ...], column: str = "") 
         ".jsonl": _jsonl,
         ".json": _json,
         ".csv": _csv,
+        ".tsv": partial(_csv, delimiter="\t"),
         ".txt": lambda path: ((f"{path}:{number}", {column: line}) for number, line in _lines(path) if line.strip()),
     }
     suffix = path.with_suffix("" if path.suffix.lower() == ".gz" else path.suffix).suffix.lower()
@@ -96,8 +98,8 @@ def _json(path: Path) -> Iterator[Record]:
         yield where, _object(entry, where)
 
 
-def _csv(path: Path) -> Iterator[Record]:
-    rows = csv.reader((f"{line}\n" for _, line in _lines(path)), strict=True)
+def _csv(path: Path, delimiter: str = ",") -> Iterator[Record]:
+    rows = csv.reader((f"{line}\n" for _, line in _lines(path)), strict=True, delimiter=delimiter)
     header, first = None, 1
     while True:
         try:

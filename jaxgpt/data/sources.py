@@ -1,4 +1,4 @@
-"""Sources of text: the bundled plays, files and folders, parquet files; each a sequence of documents.
+"""Sources of text, each a sequence of documents; and text files.
 
 Text is read in pieces, so a document may be larger than memory. It must be UTF-8 and hold no NUL: anything else is an
 error that names file and offset, never repaired. Two things are taken out, and reported in `notes`: a byte order mark,
@@ -9,13 +9,11 @@ from __future__ import annotations
 
 import codecs
 import hashlib
-import importlib
 import io
-import os
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Literal, Protocol, runtime_checkable
 
 from jaxgpt.errors import UsageError
 from jaxgpt.files import regular
@@ -66,7 +64,7 @@ class TextFiles:
     def fingerprint(self) -> str:
         digest = hashlib.sha256(f"text {self._val_fraction}\n".encode())
         for path in self.paths:
-            with _open(path) as file:
+            with open_file(path) as file:
                 digest.update(hashlib.file_digest(file, "sha256").digest())
         return digest.hexdigest()
 
@@ -96,93 +94,6 @@ class TextFiles:
         return lengths
 
 
-class ParquetFiles:
-    """Parquet files with a column `text`, each row a document, as data sets come from the Hugging Face hub.
-
-    Documents number 0, k, 2k, … are for validation, with k = 1 / val_fraction; so nothing needs to be counted before.
-
-    Args:
-        name: what messages call it.
-        paths: in the order in which they are read.
-        val_fraction: of the documents, for validation.
-    """
-
-    def __init__(self, name: str, paths: Sequence[Path], val_fraction: float):
-        self.name, self.paths = name, paths
-        self.notes: list[str] = []
-        self._every = max(2, round(1 / val_fraction))
-        self._parquet = _import_parquet(name)
-
-    def fingerprint(self) -> str:
-        """Hash names, sizes and footers, which hold each column's statistics, instead of some hundred GB."""
-        digest = hashlib.sha256(f"parquet {self._every}\n".encode())
-        for path in self.paths:
-            with _open(path) as file:
-                size = file.seek(0, io.SEEK_END)
-                file.seek(max(0, size - _READ_BYTES))
-                digest.update(f"{path.name} {size} {hashlib.sha256(file.read()).hexdigest()}\n".encode())
-        return digest.hexdigest()
-
-    def documents(self, split: Split) -> Iterator[Iterator[str]]:
-        number = 0
-        for path in self.paths:
-            try:
-                for rows in self._parquet.ParquetFile(path).iter_batches(columns=["text"]):
-                    for text in rows.column("text").to_pylist():
-                        if (number % self._every == 0) == (split == "val") and text:
-                            yield iter([text])
-                        number += 1
-            except (OSError, ValueError, KeyError) as error:
-                raise UsageError(f"{path}: not a parquet file with a column 'text': {error}") from None
-
-
-def open_path(path: Path, val_fraction: float) -> Source:
-    """Open a text file, or a folder: all files in it and below, sorted by path, but for hidden ones.
-
-    A folder with parquet files is a folder of those alone.
-    """
-    files, notes = files_below(path) if path.is_dir() else ([path], [])
-    if not files:
-        raise UsageError(f"{path}: no files in this folder")
-    parquet = [file for file in files if file.suffix == ".parquet"]
-    source = ParquetFiles(str(path), parquet, val_fraction) if parquet else TextFiles(str(path), files, val_fraction)
-    source.notes += notes
-    return source
-
-
-def files_below(folder: Path) -> tuple[list[Path], list[str]]:
-    """Return the files in a folder and below it, through links too, but for hidden ones; and what was left out.
-
-    Raises:
-        UsageError: a folder can't be read.
-    """
-    files: list[Path] = []
-    notes: list[str] = []
-    top = os.path.realpath(folder)
-    seen = {top}
-    for here, folders, names in os.walk(folder, onerror=_refuse, followlinks=True):
-        visible = sorted(name for name in folders if not name.startswith("."))
-        folders.clear()
-        for name in visible:
-            # What is reached again, as through a link to a folder above, would be read twice, or for ever.
-            real = os.path.realpath(os.path.join(here, name))
-            if real in seen or top.startswith(os.path.join(real, "")):
-                notes.append(f"{os.path.join(here, name)} is left out: it leads to {real}, once more")
-            else:
-                folders.append(name)
-            seen.add(real)
-        for file in (Path(here, name) for name in names if not name.startswith(".")):
-            if file.is_file():
-                files.append(file)
-            else:
-                notes.append(f"{file} is left out: {'a link to nothing' if file.is_symlink() else 'no file'}")
-    return sorted(files), sorted(notes)
-
-
-def _refuse(error: OSError) -> None:
-    raise UsageError(f"{error.filename}: cannot be read: {error.strerror}")
-
-
 def read_text(path: Path, notes: list[str]) -> Iterator[str]:
     """Yield a UTF-8 file's text in pieces, and add to `notes` what was taken out.
 
@@ -193,7 +104,7 @@ def read_text(path: Path, notes: list[str]) -> Iterator[str]:
     # Also turns a carriage return at the end of one piece and a line feed at the start of the next into one line end.
     newlines = io.IncrementalNewlineDecoder(None, translate=True)
     offset = returns = 0
-    with _open(path) as file:
+    with open_file(path) as file:
         data = file.read(_READ_BYTES)
         if data.startswith(codecs.BOM_UTF8):
             data, offset = data[len(codecs.BOM_UTF8) :], len(codecs.BOM_UTF8)
@@ -228,17 +139,13 @@ def _characters(pieces: Iterator[str], start: int, stop: int) -> Iterator[str]:
             return
 
 
-def _open(path: Path) -> io.BufferedReader:
+def open_file(path: Path) -> io.BufferedReader:
+    """Open a regular file to read its bytes.
+
+    Raises:
+        UsageError: it cannot be read.
+    """
     try:
         return regular(path).open("rb")
     except OSError as error:
         raise UsageError(f"{path}: cannot be read: {error.strerror}") from None
-
-
-def _import_parquet(name: str) -> Any:
-    try:
-        return importlib.import_module("pyarrow.parquet")
-    except ImportError:
-        raise UsageError(
-            f"dataset {name!r} is in parquet files, which need another package: pip install pyarrow"
-        ) from None

@@ -34,7 +34,8 @@ class PretrainConfig(RunConfig):
 
     dataset: PathName = flag(
         "plays",
-        "a file or folder of text or .bin tokens; or by name: plays, shakespeare, openwebtext, fineweb",
+        "a file or folder of text, records (parquet, jsonl, csv …) or .bin tokens; or a name: plays, shakespeare, "
+        "openwebtext, fineweb",
         per_host=True,
     )
     tokenizer: PathName | None = flag(
@@ -48,6 +49,11 @@ class PretrainConfig(RunConfig):
         "of the text, for validation; none: 0.1, of openwebtext and fineweb 0.0005",
         on_resume="fixed",
     )
+    text_column: Name | None = flag(None, "of records, the column with the text; none: text", on_resume="fixed")
+    document_separator: Name | None = flag(
+        None, "what separates documents in text files, such as <|endoftext|>; none: nothing", on_resume="fixed"
+    )
+    allow_special: bool = flag(False, "read special tokens that the texts spell as such", on_resume="fixed")
     cache_dir: PathName | None = flag(
         None, "where token files and downloads are kept; none: ~/.cache/jaxgpt", per_host=True
     )
@@ -157,6 +163,9 @@ class Pretrain(Stage[PretrainConfig]):
             block_size=length,
             val_fraction=flags.val_fraction,
             bpe_vocab_size=flags.bpe_vocab_size or BPE_VOCAB_SIZE,
+            text_column=flags.text_column,
+            document_separator=flags.document_separator,
+            allow_special=flags.allow_special,
         )
 
     @property

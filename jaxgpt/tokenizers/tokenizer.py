@@ -58,6 +58,8 @@ class Tokenizer(Protocol):
     @property
     def ends(self) -> Ends: ...
     @property
+    def special_tokens(self) -> Mapping[str, int]: ...
+    @property
     def fingerprint(self) -> str: ...
     def encode(self, text: str, allow_special: bool = False) -> list[int]: ...
     def encode_part(self, text: str, allow_special: bool = False) -> list[int]: ...
@@ -114,6 +116,7 @@ class CharTokenizer:
     name = "char"
     eos_token_id = None
     ends = Ends()
+    special_tokens: Mapping[str, int] = {}
 
     def __init__(self, text: str):
         """Give an id to each distinct character of `text`."""

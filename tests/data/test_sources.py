@@ -1,7 +1,6 @@
 """Text is read strictly, in pieces, and splits into what it was made of."""
 
 import io
-import os
 import urllib.error
 import urllib.request
 from pathlib import Path
@@ -12,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jaxgpt.data import download, sources
-from jaxgpt.data.sources import TextFiles, open_path, read_text
+from jaxgpt.data.sources import TextFiles, read_text
 from jaxgpt.errors import UsageError
 
 
@@ -72,53 +71,6 @@ def test_splits_add_up_to_the_text(tmp_path_factory: pytest.TempPathFactory, tex
     assert train + val == whole and len(train) == int(len(whole) * (1 - fraction))
 
 
-def test_a_folder_is_read_in_order_without_hidden_files(tmp_path: Path):
-    for name in ("b.txt", "a/z.txt", "a/.hidden", ".git/x", "c 漢.md"):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).write_text(f"<{name}>")
-    texts = ["".join(d) for d in open_path(tmp_path, 0.001).documents("train")]
-    assert "".join(texts) == "<a/z.txt><b.txt><c 漢.md>"[:-1]
-    (tmp_path / "empty").mkdir()
-    with pytest.raises(UsageError, match="no files in this folder"):
-        open_path(tmp_path / "empty", 0.1)
-
-
-def test_links_are_followed_but_never_twice_and_what_is_left_out_is_said(tmp_path: Path):
-    for name in ("data/a.txt", "data/sub/b.txt", "elsewhere/c.txt", "elsewhere/deep/d.txt"):
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).write_text(f"<{name}>")
-    links = {
-        "link": "../elsewhere",
-        "sub/up": "..",
-        "sub/twice": "../../elsewhere/deep",
-        "sub/top": "/",
-        "e.txt": "sub/b.txt",
-    }
-    for name, target in {**links, "gone": "nowhere", ".hidden": "nowhere"}.items():
-        (tmp_path / "data" / name).symlink_to(target)
-    os.mkfifo(tmp_path / "data" / "pipe")
-    source = open_path(tmp_path / "data", 0.1)
-    names = [str(path.relative_to(tmp_path / "data")) for path in source.paths]
-    assert names == ["a.txt", "e.txt", "link/c.txt", "link/deep/d.txt", "sub/b.txt"]
-    left_out = {note.partition(" is left out: ")[0]: note.partition(" is left out: ")[2] for note in source.notes}
-    assert {str(Path(name).relative_to(tmp_path / "data")): why for name, why in left_out.items()} == {
-        "gone": "a link to nothing",
-        "pipe": "no file",
-        "sub/top": "it leads to /, once more",
-        "sub/twice": f"it leads to {tmp_path}/elsewhere/deep, once more",
-        "sub/up": f"it leads to {tmp_path}/data, once more",
-    }
-
-
-def test_a_folder_that_can_not_be_read_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    def scandir(path: str) -> None:
-        raise PermissionError(13, "Permission denied", path)
-
-    monkeypatch.setattr(os, "scandir", scandir)
-    with pytest.raises(UsageError, match=f"{tmp_path}: cannot be read: Permission denied"):
-        open_path(tmp_path, 0.1)
-
-
 def test_fingerprints_tell_documents_apart(tmp_path: Path):
     def fingerprint(*texts: str, fraction: float = 0.1) -> str:
         paths = [tmp_path / str(i) for i in range(len(texts))]
@@ -159,26 +111,3 @@ def test_a_file_put_by_hand_is_used_if_it_is_the_right_one(tmp_path: Path):
     path.write_text("wrong")
     with pytest.raises(UsageError, match="take it away to download"):
         download.download("shakespeare", tmp_path, None)
-
-
-def test_parquet_rows_are_documents(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    pa = pytest.importorskip("pyarrow")
-    parquet = pytest.importorskip("pyarrow.parquet")
-    (tmp_path / "plain_text").mkdir()
-    for i in range(2):
-        texts = [f"document {n}" for n in range(5 * i, 5 * i + 5)]
-        parquet.write_table(pa.table({"text": texts, "id": texts}), tmp_path / f"plain_text/{i}.parquet")
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda *_, **__: str(tmp_path))
-    for source in (download.download("openwebtext", tmp_path, 0.25), open_path(tmp_path, 0.25)):
-        val = ["".join(d) for d in source.documents("val")]
-        assert val == ["document 0", "document 4", "document 8"]
-        assert len(list(source.documents("train"))) == 7
-    assert source.fingerprint() == open_path(tmp_path, 0.25).fingerprint() != open_path(tmp_path, 0.5).fingerprint()
-
-
-def test_parquet_without_pyarrow_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setitem(__import__("sys").modules, "pyarrow", None)
-    monkeypatch.delitem(__import__("sys").modules, "pyarrow.parquet", raising=False)
-    (tmp_path / "x.parquet").touch()
-    with pytest.raises(UsageError, match="pip install pyarrow"):
-        open_path(tmp_path, 0.1)

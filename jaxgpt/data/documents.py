@@ -1,0 +1,162 @@
+"""Files of many documents: rows of parquet, JSON lines, CSV and the like, and texts that a separator divides.
+
+Documents are read one after another, so files may be larger than memory.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import io
+import itertools
+import re
+from collections.abc import Iterator, Sequence
+from operator import itemgetter
+from pathlib import Path
+from typing import Any
+
+from jaxgpt.data.record_files import read_records
+from jaxgpt.data.sources import Split, open_file, read_text
+from jaxgpt.errors import UsageError
+
+TEXT_COLUMN = "text"
+SUFFIXES = (".parquet", ".jsonl", ".json", ".csv", ".tsv")
+"""Of files of records; all but parquet also as .gz."""
+
+_FOOTER_BYTES = 1 << 20
+
+
+class DocumentFiles:
+    """Files of documents, some for training and some for validation.
+
+    Documents number 0, k, 2k, … are for validation, with k = 1 / val_fraction, so that nothing needs to be counted
+    before; where files to validate on are given, all documents of the others are for training.
+
+    Args:
+        name: what messages call it.
+        paths: in the order in which they are read.
+        val_fraction: of the documents, for validation.
+        val_paths: files to validate on, in the place of a fraction.
+        text_column: of records, the column with the text.
+        separator: what separates documents in text files; None where each file is one.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        paths: Sequence[Path],
+        val_fraction: float,
+        *,
+        val_paths: Sequence[Path] = (),
+        text_column: str = TEXT_COLUMN,
+        separator: str | None = None,
+    ):
+        self.name = name
+        self.paths: Sequence[Path] = [*paths, *val_paths]
+        self.notes: list[str] = []
+        self._train_paths, self._val_paths = paths, val_paths
+        self._every = max(2, round(1 / val_fraction))
+        self._column, self._separator = text_column, separator
+        if any(suffix_of(path) == ".parquet" for path in self.paths):
+            self._parquet = _import_parquet(name)
+
+    def fingerprint(self) -> str:
+        """Hash what the files hold; of parquet names, sizes and footers, which hold each column's statistics."""
+        kind = ["documents", self._every, len(self._val_paths), self._column, self._separator]
+        digest = hashlib.sha256(f"{kind}\n".encode(errors="surrogatepass"))
+        for path in self.paths:
+            with open_file(path) as file:
+                if suffix_of(path) == ".parquet":
+                    size = file.seek(0, io.SEEK_END)
+                    file.seek(max(0, size - _FOOTER_BYTES))
+                    digest.update(f"{path.name} {size} {hashlib.sha256(file.read()).hexdigest()}\n".encode())
+                else:
+                    digest.update(suffix_of(path).encode() + hashlib.file_digest(file, "sha256").digest())
+        return digest.hexdigest()
+
+    def documents(self, split: Split) -> Iterator[Iterator[str]]:
+        number = found = 0
+        for path in self._val_paths if self._val_paths and split == "val" else self._train_paths:
+            for pieces in self._read(path):
+                if (first := next(filter(None, pieces), None)) is None:
+                    continue
+                if self._val_paths or (number % self._every == 0) == (split == "val"):
+                    found += 1
+                    yield itertools.chain([first], pieces)
+                number += 1
+        if not found:
+            what = "train" if split == "train" else "validate"
+            raise UsageError(f"dataset {self.name}: {number} documents in it, of which there is none to {what} on")
+
+    def _read(self, path: Path) -> Iterator[Iterator[str]]:
+        """Yield a file's documents, each as an iterator over its pieces, to be used up before the next."""
+        if (suffix := suffix_of(path)) == ".parquet":
+            yield from (iter([text]) for text in self._rows_of_parquet(path))
+        elif suffix in SUFFIXES:
+            for where, record in read_records(path, SUFFIXES[1:]):
+                if self._column not in record:
+                    raise self._missing(where, list(record))
+                if (text := record[self._column]) is not None and not isinstance(text, str):
+                    raise UsageError(f"{where}: {self._column!r} is {text!r:.80}; it must be a text")
+                yield iter([text or ""])
+        else:
+            notes: list[str] = []
+            pieces = read_text(path, notes)
+            yield from [pieces] if self._separator is None else separated(pieces, self._separator)
+            self.notes += [note for note in notes if note not in self.notes]
+
+    def _rows_of_parquet(self, path: Path) -> Iterator[str]:
+        try:
+            file = self._parquet.ParquetFile(path)
+            if self._column not in file.schema_arrow.names:
+                raise self._missing(str(path), file.schema_arrow.names)
+            if (kind := str(file.schema_arrow.field(self._column).type)) not in ("string", "large_string"):
+                raise UsageError(f"{path}: column {self._column!r} is of type {kind}; it must be a text")
+            for rows in file.iter_batches(columns=[self._column]):
+                yield from (text or "" for text in rows.column(self._column).to_pylist())
+        except (OSError, ValueError) as error:
+            if isinstance(error, UsageError):
+                raise
+            raise UsageError(f"{path}: not a parquet file: {error}") from None
+
+    def _missing(self, where: str, columns: list[str]) -> UsageError:
+        there = ", ".join(map(repr, columns)) or "none"
+        return UsageError(f"{where}: no column {self._column!r}; text_column must be one of its columns: {there}")
+
+
+def suffix_of(path: Path) -> str:
+    """Return a file's suffix in small letters, without that of gzip behind it."""
+    return path.with_suffix("" if path.suffix.lower() == ".gz" else path.suffix).suffix.lower()
+
+
+def separated(pieces: Iterator[str], separator: str) -> Iterator[Iterator[str]]:
+    """Yield what a separator divides, without it and a line end on each of its sides, as iterators over pieces."""
+    return (map(itemgetter(1), parts) for _, parts in itertools.groupby(_numbered(pieces, separator), itemgetter(0)))
+
+
+def _numbered(pieces: Iterator[str], separator: str) -> Iterator[tuple[int, str]]:
+    """Yield the parts of a text, each with the number of its document."""
+    pattern = re.compile(f"\n?{re.escape(separator)}\n?")
+    number, held = 0, ""
+    for piece in pieces:
+        held, done = held + piece, 0
+        for match in pattern.finditer(held):
+            if match.end() == len(held):  # a line end may follow
+                break
+            yield number, held[done : match.start()]
+            number, done = number + 1, match.end()
+        kept = max(done, len(held) - len(separator) - 2)
+        yield number, held[done:kept]
+        held = held[kept:]
+    for text in pattern.split(held):
+        yield number, text
+        number += 1
+
+
+def _import_parquet(name: str) -> Any:
+    try:
+        return importlib.import_module("pyarrow.parquet")
+    except ImportError:
+        raise UsageError(
+            f"dataset {name!r} is in parquet files, which need another package: pip install pyarrow"
+        ) from None
