@@ -10,7 +10,7 @@ import importlib
 import io
 import itertools
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from operator import itemgetter
 from pathlib import Path
 from typing import Any
@@ -54,7 +54,7 @@ class DocumentFiles:
         self.name = name
         self.paths: Sequence[Path] = [*paths, *val_paths]
         self.notes: list[str] = []
-        self._train_paths, self._val_paths = paths, val_paths
+        self._train_paths, self._val_paths = paths, val_paths or paths
         self._every = max(2, round(1 / val_fraction))
         self._column, self._separator = text_column, separator
         if any(suffix_of(path) == ".parquet" for path in self.paths):
@@ -62,7 +62,7 @@ class DocumentFiles:
 
     def fingerprint(self) -> str:
         """Hash what the files hold; of parquet names, sizes and footers, which hold each column's statistics."""
-        kind = ["documents", self._every, len(self._val_paths), self._column, self._separator]
+        kind = ["documents", self._every, len(self._train_paths), len(self._val_paths), self._column, self._separator]
         digest = hashlib.sha256(f"{kind}\n".encode(errors="surrogatepass"))
         for path in self.paths:
             with open_file(path) as file:
@@ -75,18 +75,21 @@ class DocumentFiles:
         return digest.hexdigest()
 
     def documents(self, split: Split) -> Iterator[Iterator[str]]:
-        number = found = 0
-        for path in self._val_paths if self._val_paths and split == "val" else self._train_paths:
-            for pieces in self._read(path):
-                if (first := next(filter(None, pieces), None)) is None:
-                    continue
-                if self._val_paths or (number % self._every == 0) == (split == "val"):
-                    found += 1
-                    yield itertools.chain([first], pieces)
-                number += 1
+        number, found = -1, 0
+        for number, pieces in enumerate(self.read(self._val_paths if split == "val" else self._train_paths)):
+            if self._val_paths != self._train_paths or (number % self._every == 0) == (split == "val"):
+                found += 1
+                yield pieces
         if not found:
             what = "train" if split == "train" else "validate"
-            raise UsageError(f"dataset {self.name}: {number} documents in it, of which there is none to {what} on")
+            raise UsageError(f"dataset {self.name}: {number + 1} documents in it, of which there is none to {what} on")
+
+    def read(self, paths: Iterable[Path]) -> Iterator[Iterator[str]]:
+        """Yield the documents of some of the files that are not empty."""
+        for path in paths:
+            for pieces in self._read(path):
+                if (first := next(filter(None, pieces), None)) is not None:
+                    yield itertools.chain([first], pieces)
 
     def _read(self, path: Path) -> Iterator[Iterator[str]]:
         """Yield a file's documents, each as an iterator over its pieces, to be used up before the next."""

@@ -15,16 +15,18 @@ import numpy as np
 
 from jaxgpt.data.batches import Batch
 from jaxgpt.data.corpus import load_corpus
+from jaxgpt.data.documents import DocumentFiles, suffix_of
 from jaxgpt.data.download import DOWNLOADS
+from jaxgpt.data.folders import files_below
 from jaxgpt.data.record_files import read_records
-from jaxgpt.data.sources import ParquetFiles, files_below, read_text
+from jaxgpt.data.sources import read_text
 from jaxgpt.data.token_files import TokenFile
 from jaxgpt.errors import UsageError, did_you_mean
 from jaxgpt.evaluate.scoring import Row, Scorer, windows
 from jaxgpt.tokenizers import Tokenizer
 from jaxgpt.tokenizers.tokenizer import BPETokenizer
 
-RECORDS = (".jsonl", ".json", ".csv")
+RECORDS = (".jsonl", ".json", ".csv", ".tsv")
 NAMES = ("plays", *DOWNLOADS)
 
 
@@ -168,9 +170,9 @@ def read_documents(
     """Yield the texts of a data set, one after another.
 
     Args:
-        dataset: a text file, or a folder of them or of parquet files, each file or row a text; a .jsonl, .json or .csv
-            file, each record a text; a .bin file of tokens, or a folder with `val.bin`, one text; or a corpus by name,
-            of which the part for validation is one text.
+        dataset: a text file, or a folder of them or of parquet files, each file or row a text; a .jsonl, .json, .csv or
+            .tsv file, each record a text; a .bin file of tokens, or a folder with `val.bin`, one text; or a corpus by
+            name, of which the part for validation is one text.
         tokenizer: the model's.
         column: the field of records that holds the text.
         prefix: read the end-of-text token before each text, so that its first token is scored, too.
@@ -201,7 +203,7 @@ def read_documents(
 
 def _texts(path: Path, column: str) -> Iterator[tuple[str, str]]:
     """Yield texts, each with its place."""
-    if path.with_suffix("" if path.suffix.lower() == ".gz" else path.suffix).suffix.lower() in RECORDS:
+    if suffix_of(path) in RECORDS:
         for where, record in read_records(path, RECORDS):
             text = record.get(column)
             if not isinstance(text, str):
@@ -213,9 +215,8 @@ def _texts(path: Path, column: str) -> Iterator[tuple[str, str]]:
     if not files:
         raise UsageError(f"{path}: no files in this folder")
     if parquet := [file for file in files if file.suffix == ".parquet"]:
-        source = ParquetFiles(str(path), parquet, 0.5)
-        for split in ("val", "train"):  # together they are all
-            yield from ((str(path), "".join(pieces)) for pieces in source.documents(split))
+        source = DocumentFiles(str(path), parquet, 0.5, text_column=column)
+        yield from ((str(path), "".join(pieces)) for pieces in source.read(parquet))
         return
     for file in files:
         yield str(file), "".join(read_text(file, notes))
