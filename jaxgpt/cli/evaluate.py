@@ -23,6 +23,7 @@ from jaxgpt.train.manifest import Which
 
 DESCRIPTION = "Measure how good models are: on texts, on tasks, on examples with a right answer."
 CHAT_FIELDS = ("messages", "conversations")
+Task = Literal["hellaswag", "lambada", "multiple_choice"]
 Kind = Literal["auto", "text", "chat", "labels", "pairs"]
 
 
@@ -37,6 +38,11 @@ class Options:
         None,
         "a file or folder of text, records or .bin tokens, or a corpus by name, of which the validation part is taken; "
         "none: the batches on which the run itself was evaluated",
+    )
+    task: Task | None = flag(
+        None,
+        "complete texts: hellaswag and lambada, from the dataset or, without one, downloaded; multiple_choice: records "
+        "with context, choices and answer, the number of the right one",
     )
     kind: Kind = flag(
         "auto",
@@ -70,10 +76,13 @@ class Options:
             raise UsageError(f"{repeated} is given twice; a column would stand there twice")
         if self.quantize is not None and self.fsdp * self.tensor > 1:
             raise UsageError(f"--quantize {self.quantize}: not with --fsdp or --tensor, which share weights out")
-        if self.dataset is None:
+        if self.task == "multiple_choice" and self.dataset is None:
+            raise UsageError("--task multiple_choice: --dataset is missing, a file of its examples")
+        if self.dataset is None or self.task is not None:
+            only = "only with --dataset" if self.task is None else f"not with --task {self.task}"
             for name in ("column", "stride", "block_size", "prefix", "kind"):
                 if (value := getattr(self, name)) != getattr(Options, name):
-                    raise UsageError(f"--{name} {value}: only with --dataset")
+                    raise UsageError(f"--{name} {value}: {only}")
 
 
 @command
@@ -82,13 +91,19 @@ def main(argv: Sequence[str] | None = None) -> None:
     options = parse(Options, argv, prog="python -m jaxgpt.evaluate", description=DESCRIPTION)
     from jaxgpt.devices import start_devices
 
+    examples = None
+    if options.task is not None:
+        examples = evaluate.read_task(options.task, options.dataset, cache_dir=options.cache_dir)[: options.limit]
     start_devices(options.device)
     results: dict[str, Mapping[str, Any]] = {}
     seen: list[tuple[str, int]] = []
     for model in options.models:
         scorer = open_scorer(options, model)
         seen.append((scorer.tokenizer.fingerprint, scorer.config.n_positions))
-        score = measure(options, model, scorer)
+        if options.task is not None and examples is not None:
+            score = evaluate.measure_task(scorer, options.task, examples)
+        else:
+            score = measure(options, model, scorer)
         results[model] = score.metrics()
         if isinstance(score, evaluate.LabelScore):
             print(f"{model}: texts by label (rows) and by what they are taken for (columns):\n{score.table()}\n")

@@ -25,7 +25,7 @@ class WebFile:
     url: str
     file: str
     sha256: str
-    val_fraction: float
+    val_fraction: float = 0.1
 
 
 @dataclass(frozen=True)
@@ -63,11 +63,7 @@ def download(name: str, cache_dir: Path, val_fraction: float | None) -> Source:
     origin = DOWNLOADS[name]
     val_fraction = origin.val_fraction if val_fraction is None else val_fraction
     if isinstance(origin, WebFile):
-        path = cache_dir / "downloads" / origin.file
-        if not path.exists():
-            _fetch(name, origin, path)
-        _check(origin, path)
-        return TextFiles(name, [path], val_fraction)
+        return TextFiles(name, [web_file(name, origin, cache_dir)], val_fraction)
     try:
         folder = huggingface_hub.snapshot_download(
             origin.repo,
@@ -81,6 +77,15 @@ def download(name: str, cache_dir: Path, val_fraction: float | None) -> Source:
             f"({_first_line(error)}); put these files into a folder by hand and give the folder as the dataset"
         ) from None
     return DocumentFiles(name, sorted(Path(folder).glob(origin.files)), val_fraction)
+
+
+def web_file(name: str, origin: WebFile, cache_dir: Path) -> Path:
+    """Return a file from the web that has its checksum, from `cache_dir` if it is there; errors as of `download`."""
+    path = cache_dir / "downloads" / origin.file
+    if not path.exists():
+        _fetch(name, origin, path)
+    _check(origin, path)
+    return path
 
 
 def _fetch(name: str, origin: WebFile, path: Path) -> None:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
         measure_pairs,
     )
     from jaxgpt.evaluate.scoring import Row, Scored, Scorer, score_tokens, windows
+    from jaxgpt.evaluate.tasks import ChoiceScore, Example, WordScore, measure_task, read_task
     from jaxgpt.evaluate.texts import (
         Document,
         TextScore,
@@ -28,20 +29,25 @@ if TYPE_CHECKING:
     )
 
 __all__ = [
+    "ChoiceScore",
     "Document",
+    "Example",
     "LabelScore",
     "PairScore",
     "Row",
     "Scored",
     "Scorer",
     "TextScore",
+    "WordScore",
     "measure_batches",
     "measure_conversations",
     "measure_labels",
     "measure_pairs",
+    "measure_task",
     "measure_texts",
     "measure_windows",
     "read_documents",
+    "read_task",
     "score_tokens",
     "windows",
 ]

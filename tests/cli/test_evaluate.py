@@ -131,3 +131,18 @@ def test_a_folder_without_a_tokenizer_is_refused(capsys, tmp_path, draw):
     save_params(tmp_path / "bare", config, draw(config))
     result = call(capsys, tmp_path / "bare", "--dataset", "plays")
     assert result.code == 2 and "tokenizer" in result.err or "chars.json" in result.err
+
+
+def test_a_task_is_measured_from_a_file(run, bpe, capsys, tmp_path):
+    lines = [{"context": "the quick", "choices": ["brown fox", "lazy dog"], "answer": n % 2} for n in range(4)]
+    (tmp_path / "task.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    flags = ("--task", "multiple_choice", "--dataset", tmp_path / "task.jsonl")
+    table = cells(call(capsys, run, bpe, *flags).out)
+    assert table["acc"] == ["0.5000"] * 2 and table["examples"] == ["4"] * 2
+    assert cells(call(capsys, bpe, *flags, "--limit", 1).out)["examples"] == ["1"]
+    result = call(capsys, bpe, *flags, "--stride", 4)
+    assert result.code == 2 and "--stride 4: not with --task multiple_choice" in result.err
+    result = call(capsys, bpe, *flags[:2])
+    assert result.code == 2 and "--dataset is missing" in result.err
+    result = call(capsys, bpe, "--task", "hellaswig")
+    assert result.code == 2 and "did you mean 'hellaswag'" in result.err
