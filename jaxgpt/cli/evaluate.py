@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from jaxgpt import chat, evaluate
+from jaxgpt.chat.fitting import TooLong
 from jaxgpt.data.record_files import read_records
 from jaxgpt.errors import UsageError
 from jaxgpt.flags import Count, Name, PathName, Rows, check_ranges, command, flag, parse
@@ -56,6 +57,7 @@ class Options:
         None, "tokens by which windows begin one after another, each scoring what is new; none: windows side by side"
     )
     prefix: bool = flag(False, "read the end-of-text token before each text, so that its first token is scored, too")
+    too_long: TooLong = flag("cut", "an example beyond block_size: cut as in training, left out, or an error; counted")
     limit: Count | None = flag(None, "how many texts or examples to take, from the first on; none: all")
     batch_size: Rows | None = flag(None, "rows at a time, over all devices; none: 8 a device")
     dtype: Literal["auto", "float32", "bfloat16"] = flag("auto", "of activations; auto: bfloat16 on GPU and TPU")
@@ -158,7 +160,8 @@ def measure(options: Options, model: str, scorer: evaluate.Scorer) -> Any:
         return measure_own(options, model, scorer)
     dataset, tokenizer = options.dataset, scorer.tokenizer
     kind = kind_of(options, scorer) if options.kind == "auto" else options.kind
-    labels, room = scorer.config.labels or (), options.block_size or scorer.config.n_positions
+    labels = scorer.config.labels or ()
+    fit: Any = {"length": options.block_size or scorer.config.n_positions, "too_long": options.too_long}
     few = partial(_first, options.limit)
     if kind in ("labels", "pairs") and (labels == VALUE or (len(labels) > 1) != (kind == "labels") or not labels):
         raise UsageError(f"--kind {kind}: {model} has the labels {', '.join(labels) or 'none'}; it is made for others")
@@ -166,19 +169,16 @@ def measure(options: Options, model: str, scorer: evaluate.Scorer) -> Any:
         raise UsageError(f"--stride, --prefix: only for texts, but {dataset} is read as {kind}")
     if kind == "labels":
         texts = few(chat.read_labelled(dataset))
-        return evaluate.measure_labels(scorer, chat.encode_labelled(texts, tokenizer, labels=labels, length=room))
+        return evaluate.measure_labels(scorer, chat.encode_labelled(texts, tokenizer, labels=labels, **fit))
     template = chat.ChatTemplate.of(tokenizer)
     if kind == "pairs":
         pairs = few(chat.read_pairs(dataset))
-        return evaluate.measure_pairs(scorer, chat.encode_pairs(pairs, tokenizer, template, length=room))
+        return evaluate.measure_pairs(scorer, chat.encode_pairs(pairs, tokenizer, template, **fit))
     if kind == "chat":
         if template is None:
             raise UsageError(f"{dataset} holds conversations, but {model} has no chat template; train.py sft gives one")
-        found = chat.encode_conversations(few(chat.read_conversations(dataset)), tokenizer, template, length=room)
-        if found.cut or found.dropped:
-            note(f"{dataset}: {found.cut} conversations end with the last answer that fits into {room} tokens, "
-                 f"{found.dropped} are left out, as not even their first answer does")  # fmt: skip
-        return evaluate.measure_conversations(scorer, found.conversations)
+        found = chat.encode_conversations(few(chat.read_conversations(dataset)), tokenizer, template, **fit)
+        return evaluate.measure_conversations(scorer, found)
     documents = evaluate.read_documents(
         dataset, tokenizer, column=options.column, prefix=options.prefix, cache_dir=options.cache_dir
     )

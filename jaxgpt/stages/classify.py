@@ -42,16 +42,18 @@ class Classify(FineTune[ClassifyConfig]):
             self.add_labels(names)
         labels = self.config.labels
         assert labels is not None
+        too_long = self.flags.too_long
         encoded = {
-            part: chat.encode_labelled(records, self.tokenizer, labels=labels, length=self.room)
+            part: chat.encode_labelled(records, self.tokenizer, labels=labels, length=self.room, too_long=too_long)
             for part, records in (("train", texts), ("val", val_texts))
         }
         self.examples = encoded
+        train, val = encoded["train"], encoded["val"]
+        balance = Counter(one.label for one in train)
+        shares = ", ".join(f"{label} {balance[number] / len(train):.0%}" for number, label in enumerate(labels))
+        sizes = f"{len(train):,} texts to train on ({shares}), {len(val):,} to validate on"
         # Of one length, so that one program serves all; what stands behind a text does not matter.
-        self.length = max(len(one.ids) for one in (*encoded["train"], *encoded["val"]))
-        balance = Counter(one.label for one in texts)
-        shares = ", ".join(f"{label} {balance[label] / len(texts):.0%}" for label in labels)
-        sizes = f"{len(texts):,} texts to train on ({shares}), {len(val_texts):,} to validate on"
+        self.length = max(len(one.ids) for one in (*train, *val))
         self.finish_opening([f"data:  {self.flags.dataset}, {sizes};", f"       of up to {self.length} tokens"])
 
     def make_objective(self, model: Any) -> objectives.Objective:

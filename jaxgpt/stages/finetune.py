@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from jaxgpt import chat, decode, hf, model, objectives, tokenizers, train
+from jaxgpt.chat.fitting import TooLong
 from jaxgpt.devices import is_first, process_count
 from jaxgpt.errors import UsageError
 from jaxgpt.files import sha256
@@ -56,6 +57,12 @@ class FineTuneConfig(RunConfig):
     )
     bad_records: Literal["drop", "error"] = flag(
         "drop", "what becomes of a record that can't be used: left out and counted, unless most are bad, or an error"
+    )
+    too_long: TooLong = flag(
+        "cut",
+        "what becomes of an example beyond block_size, counted at the start: cut, as by TRL (a conversation behind an "
+        "answer, a text at its end, a prompt at its beginning, then the answers at their ends), left out, or an error",
+        on_resume="fixed",
     )
     block_size: Context | None = flag(None, "tokens in a row of a batch; none: the model's context", on_resume="fixed")
 

@@ -79,12 +79,12 @@ class PPO(FineTune[PPOStageConfig]):
         limit = self.room - flags.max_new_tokens
         if limit < 1:
             raise UsageError(f"max_new_tokens {flags.max_new_tokens} leaves no room for prompts in {self.room} tokens")
-        given = dict(zip(("train", "val"), self.read(chat.read_prompts), strict=True))
-        self.examples = {
-            part: chat.encode_prompts(prompts, self.tokenizer, self.template, length=limit)
-            for part, prompts in given.items()
+        encoded = {
+            part: chat.encode_prompts(prompts, self.tokenizer, self.template, length=limit, too_long=flags.too_long)
+            for part, prompts in zip(("train", "val"), self.read(chat.read_prompts), strict=True)
         }
-        prompts = {ids: prompt for part in given for ids, prompt in zip(self.examples[part], given[part], strict=True)}
+        self.examples = {part: [ids for ids, _ in found] for part, found in encoded.items()}
+        prompts = {ids: prompt for found in encoded.values() for ids, prompt in found}
         self.length = max(map(len, prompts))
         self.scorer = self._open_scorer(prompts)
         self.updates_per_iteration = flags.updates

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxgpt import chat, objectives
+from jaxgpt.chat.fitting import TooLong
 from jaxgpt.flags import PathName, Positive, Rate, flag
 from jaxgpt.stages.base import Record, next_command, show_curve
 from jaxgpt.stages.finetune import FineTune, FineTuneConfig, FineTuneFlags
@@ -21,6 +22,12 @@ class RewardConfig(FineTuneConfig):
 
     out_dir: PathName = flag("out-reward", "the run's folder", on_resume="of the command", per_host=True)
     dataset: PathName | None = flag(None, PAIR_FILE, per_host=True)
+    too_long: TooLong = flag(
+        "drop",
+        "what becomes of a pair beyond block_size, counted at the start: left out, as TRL does, for the score of an "
+        "answer stands at its end; cut (the prompt at its beginning, then the answers at their ends); or an error",
+        on_resume="fixed",
+    )
     dropout: Rate | None = flag(0.0, "all three dropout rates; none: the model's own, but 0 of attention weights")
     centring: Positive | None = flag(None, "coefficient that holds rewards around 0, such as 0.01; none: nothing does")
 
@@ -36,8 +43,9 @@ class FromPairs(FineTune[FineTuneFlags]):
 
     def open_pairs(self) -> None:
         """Read the pairs."""
+        too_long = self.flags.too_long
         self.examples = {
-            part: chat.encode_pairs(records, self.tokenizer, self.template, length=self.room)
+            part: chat.encode_pairs(records, self.tokenizer, self.template, length=self.room, too_long=too_long)
             for part, records in zip(("train", "val"), self.read(chat.read_pairs), strict=True)
         }
         pairs = [pair for part in self.examples.values() for pair in part]

@@ -44,29 +44,26 @@ class SFT(FineTune[SFTConfig]):
             self._add_template()
         template = self.template
         assert template is not None
-        found = {
-            part: chat.encode_conversations(records, self.tokenizer, template, length=self.room)
+        how = {"length": self.room, "too_long": self.flags.too_long}
+        self.conversations = {
+            part: chat.encode_conversations(records, self.tokenizer, template, **how)
             for part, records in zip(("train", "val"), self.read(chat.read_conversations), strict=True)
         }
-        self.conversations = {part: one.conversations for part, one in found.items()}
-        longest = max(len(one.ids) for part in found.values() for one in part.conversations)
+        longest = max(len(one.ids) for part in self.conversations.values() for one in part)
         length = self.room if self.flags.packing else longest - 1  # the last token is only a target
         self.rows = {
-            part: chat.conversation_rows(one.conversations, length=length, packing=self.flags.packing)
-            for part, one in found.items()
+            part: chat.conversation_rows(one, length=length, packing=self.flags.packing)
+            for part, one in self.conversations.items()
         }
         self.examples = {part: batch.tokens for part, batch in self.rows.items()}
         # Of different beginnings: many conversations may have the same.
-        begun = [one.ids[: one.turns()[0][0]] for one in found["val"].conversations]
+        begun = [one.ids[: one.turns()[0][0]] for one in self.conversations["val"]]
         self.prompts = [ids for ids in dict.fromkeys(begun) if ids][:SHOWN_PROMPTS]
-        counts = [f"{len(part.conversations):,}" for part in found.values()]
+        counts = [f"{len(part):,}" for part in self.conversations.values()]
         rows = [f"{len(part):,}" for part in self.examples.values()]
-        cut, dropped = (sum(getattr(part, name) for part in found.values()) for name in ("cut", "dropped"))
         self.finish_opening([
             f"data:  {self.flags.dataset}, {counts[0]} conversations to train on, {counts[1]} to validate on;",
             f"       in {rows[0]} and {rows[1]} rows of {length} tokens",
-            *([f"note: {cut} were too long and end with the last answer that fits"] if cut else []),
-            *([f"note: {dropped} are left out, as not even their first answer fits"] if dropped else []),
         ])  # fmt: skip
 
     def _add_template(self) -> None:

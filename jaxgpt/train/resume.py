@@ -87,9 +87,11 @@ def is_shown(folder: Path, step: int) -> bool:
 
 def refuse_changed_flags(flags: RunConfig, folder: Path, record: Mapping[str, Any]) -> None:
     """Raise a UsageError that lists the flags which may not change when a run goes on, and did."""
-    fixed = flags_where(flags, "on_resume", "fixed")
-    begun = {name: record["flags"].get(name) for name in fixed}
-    refuse_differences(folder, begun, {name: getattr(flags, name) for name in fixed})
+    # A record may be older than a flag.
+    begun = {
+        name: record["flags"][name] for name in flags_where(flags, "on_resume", "fixed") if name in record["flags"]
+    }
+    refuse_differences(folder, begun, {name: getattr(flags, name) for name in begun})
     refuse_differences(folder, record["model"], flags.model(record["model"]))
 
 

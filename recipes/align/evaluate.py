@@ -96,7 +96,7 @@ def answers(run: Path, prompts: Path, *, seed: int, reference: Path | None = Non
         # A model that has only read plays knows no turns: a prompt is a paragraph, and so is the answer.
         ids = [tuple(tokenizer.encode(f"{text}{PARAGRAPH}")) for text in texts]
     else:
-        ids = encode_prompts(told, tokenizer, template, length=config.n_positions - ANSWER)
+        ids = [ids for ids, _ in encode_prompts(told, tokenizer, template, length=config.n_positions - ANSWER)]
     rows = [list(prompt) for prompt in ids for _ in range(SAMPLES)]
     new: list[list[int]] = []
     for i in range(0, len(rows), TOGETHER):

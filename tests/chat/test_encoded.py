@@ -1,6 +1,8 @@
 """Data sets become ids: cut only between turns, counted; what doesn't fit is named by file and line."""
 
 import re
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -13,12 +15,12 @@ from jaxgpt.chat.encoded import (
     encode_labelled,
     encode_pairs,
     encode_prompts,
-    fit,
     label_names,
 )
 from jaxgpt.chat.records import Conversation, Message, Preference, Prompt, Text
 from jaxgpt.chat.template import DEFAULT_TEMPLATE, ChatTemplate, Encoded, add_template
 from jaxgpt.errors import UsageError
+from jaxgpt.tokenizers.ends import Ends
 from jaxgpt.tokenizers.tokenizer import BPETokenizer, CharTokenizer
 
 HAMLET = (Path(__file__).parents[2] / "jaxgpt/data/plays/hamlet.txt").read_text()[:20_000]
@@ -56,38 +58,24 @@ def test_labels_are_numbered_by_name():
         assert message in str(caught.value)
 
 
-# Ids are places; 1 in the weights is what the assistant says.
-TURNS = Encoded(tuple(range(10)), tuple(map(float, (0, 0, 1, 1, 0, 0, 0, 1, 1, 0))))
-
-
-@pytest.mark.parametrize(("length", "kept"), [(9, 10), (20, 10), (8, 9), (7, 4), (4, 4), (3, 4), (2, None), (1, None)])
-def test_long_conversations_are_cut_at_the_end_of_a_turn(length: int, kept: int | None):
-    expected = None if kept is None else Encoded(TURNS.ids[:kept], TURNS.weights[:kept])
-    assert fit(TURNS, length) == expected
-
-
-@given(weights=st.lists(st.sampled_from([0.0, 1.0]), min_size=2, max_size=30), length=st.integers(1, 30))
-def test_what_is_kept_fits_and_is_the_most_there_is(weights: list[float], length: int):
-    whole = Encoded(tuple(range(len(weights))), tuple(weights))
-    part = fit(whole, length)
-    ends = [end for _, end in whole.turns() if end <= length + 1]
-    if len(weights) <= length + 1:
-        assert part is whole
-    elif part is None:
-        assert not ends
-    else:
-        assert len(part.ids) == max(ends) and part.weights[-1] == 1
-
-
-def test_cut_and_dropped_conversations_are_counted(bpe: BPETokenizer):
+def test_cut_and_dropped_conversations_are_counted(bpe: BPETokenizer, capsys):
     talk = [Conversation((user("a"), says("b")) * turns, f"f:{turns}") for turns in (1, 2, 3)]
     long = Conversation((user("a" * 50), says("b")), "f:4")
-    fitted = encode_conversations([*talk, long], bpe, DEFAULT_TEMPLATE, length=11)  # a turn and its answer are 6 tokens
-    assert [len(conversation.ids) for conversation in fitted.conversations] == [6, 12, 12]
-    assert (fitted.cut, fitted.dropped) == (1, 1)
-    assert fitted.conversations[0] == DEFAULT_TEMPLATE.encode(bpe, talk[0].messages)
-    with pytest.raises(UsageError, match="none of the 1 conversations has a turn of the assistant's within 11 tokens"):
-        encode_conversations([long], bpe, DEFAULT_TEMPLATE, length=11)
+    whole = {"tokenizer": bpe, "template": DEFAULT_TEMPLATE, "length": 11}  # a turn and its answer are 6 tokens
+    found = encode_conversations([*talk, long], **whole, too_long="cut")
+    assert [len(conversation.ids) for conversation in found] == [6, 12, 12]
+    assert found[0] == DEFAULT_TEMPLATE.encode(bpe, talk[0].messages)
+    more = "have more than 12 tokens and are"
+    assert capsys.readouterr().err.splitlines() == [
+        f"note: 1 of 4 conversations {more} cut: f:3 (--too_long)",
+        f"note: 1 of 4 conversations {more} left out: f:4 (--too_long)",
+    ]
+    assert encode_conversations([*talk, long], **whole, too_long="drop") == found[:2]
+    assert capsys.readouterr().err == f"note: 2 of 4 conversations {more} left out: f:3, f:4 (--too_long)\n"
+    with pytest.raises(UsageError, match="none of the 1 conversations fits into 12 tokens; the first is f:4"):
+        encode_conversations([long], **whole, too_long="cut")
+    with pytest.raises(UsageError, match="^f:3: 18 tokens, but there is room for 12$"):
+        encode_conversations(talk, **whole)
 
 
 def test_what_a_template_refuses_is_named_by_file_and_line(bpe: BPETokenizer):
@@ -135,7 +123,8 @@ def test_a_pair_ends_with_its_answers_last_token(bpe: BPETokenizer):
 def test_prompts_end_with_what_an_answer_begins_with(bpe: BPETokenizer):
     prompts = [Prompt("To be", "f:1"), Prompt((user("a"),), "f:2")]
     asked = DEFAULT_TEMPLATE.encode(bpe, (user("a"),), add_generation_prompt=True).ids
-    assert encode_prompts(prompts, bpe, DEFAULT_TEMPLATE, length=20) == [tuple(bpe.encode("To be")), asked]
+    both = [tuple(bpe.encode("To be")), asked]
+    assert encode_prompts(prompts, bpe, DEFAULT_TEMPLATE, length=20) == list(zip(both, prompts, strict=True))
     assert asked[-1] == bpe.special_tokens["<|assistant|>"]
 
 
@@ -159,3 +148,65 @@ def test_what_is_too_long_or_lacks_a_template_is_named(bpe: BPETokenizer):
     pair = Preference((user("a"), says("b"), user("c")), (says("b"),), (says("c"),), 0.0, "f:6")
     with pytest.raises(UsageError, match="f:6: t.jinja: leaves the answer out"):
         encode_pairs([pair], bpe, silent, length=20)
+
+
+def test_a_text_beyond_the_room_loses_its_end_but_not_what_ends_every_text(capsys):
+    tokenizer = CharTokenizer("ab")
+    texts = [Text("ab", "x", "g:1"), Text("abba", "y", "g:2")]
+    cut = encode_labelled(texts, tokenizer, labels=("x", "y"), length=3, too_long="cut")
+    assert cut == [LabelledIds((0, 1), 0), LabelledIds((0, 1, 1), 1)]
+    assert encode_labelled(texts, tokenizer, labels=("x", "y"), length=3, too_long="drop") == cut[:1]
+    said = "1 of 2 texts have more than 3 tokens and are"
+    assert capsys.readouterr().err == f"note: {said} cut: g:2 (--too_long)\nnote: {said} left out: g:2 (--too_long)\n"
+    with pytest.raises(UsageError, match="none of the 1 texts fits into 3 tokens; the first is g:2"):
+        encode_labelled(texts[1:], tokenizer, labels=("x", "y"), length=3, too_long="drop")
+    ends = BPETokenizer.train([HAMLET], 300)
+    ends.ends = Ends((7,), (8, 9))
+    [one] = encode_labelled([Text("abcabc", "x", "g:3")], ends, labels=("x",), length=5, too_long="cut")
+    assert one.ids == tuple(ends.encode("abcabc")[:3]) + (8, 9)
+
+
+def test_a_pair_loses_the_prompts_beginning_and_then_the_answers_ends():
+    tokenizer = CharTokenizer("abcdefgh")
+    cut = partial(encode_pairs, tokenizer=tokenizer, template=None, length=6, too_long="cut")
+    [pair] = cut([Preference("abcdefgh", "ab", "c", 0.0, "h:1")])
+    assert (pair.chosen.ids, pair.rejected.ids) == ((4, 5, 6, 7, 0, 1), (4, 5, 6, 7, 2))
+    assert pair.chosen.weights == (0, 0, 0, 0, 1, 1)
+    [pair] = cut([Preference("abcdefgh", "abcdabcd", "c", 0.0, "h:2")])
+    assert (pair.chosen.ids, pair.rejected.ids) == ((5, 6, 7, 0, 1, 2), (5, 6, 7, 2))
+    [pair] = cut([Preference("a", "abcdabcd", "c", 0.0, "h:3")])
+    assert (pair.chosen.ids, pair.rejected.ids) == ((0, 0, 1, 2, 3, 0), (0, 2))
+    same = Preference("abcdefgh", "aaaab", "aaaac", 0.0, "h:4")
+    with pytest.raises(UsageError, match="none of the 1 pairs fits into 6 tokens; the first is h:4"):
+        cut([same])
+    assert len(cut([same, Preference("a", "b", "c", 0.0, "h:5")])) == 1
+
+
+def test_a_pair_of_messages_is_cut_between_messages_and_inside_of_the_last_one(bpe: BPETokenizer):
+    history = (Message("system", "s"), user("abc" * 9), says("b"), user("c"))
+    pair = Preference(history, (says("de"),), (says("x"),), 0.0, "i:1")
+    fewer = encode_pairs([replace(pair, prompt=(history[0], history[3]))], bpe, DEFAULT_TEMPLATE, length=99)
+    assert encode_pairs([pair], bpe, DEFAULT_TEMPLATE, length=20, too_long="cut") == fewer
+    alone = replace(pair, prompt=(user("abc" * 9),))
+    [cut] = encode_pairs([alone], bpe, DEFAULT_TEMPLATE, length=12, too_long="cut")
+    assert len(cut.chosen.ids) == 12 and cut.rejected.ids[-1] == DEFAULT_TEMPLATE.stop_id(bpe)
+    assert re.fullmatch(r"<\|user\|>[abc]+abc<\|end\|><\|assistant\|>de<\|end\|>", bpe.decode(cut.chosen.ids))
+    [short] = encode_pairs(
+        [replace(alone, chosen=(says("de" * 30),))], bpe, DEFAULT_TEMPLATE, length=12, too_long="cut"
+    )
+    assert len(short.chosen.ids) == 12 and short.chosen.ids[-1] != DEFAULT_TEMPLATE.stop_id(bpe)
+    assert short.chosen.turns() == [(short.rejected.turns()[0][0], 12)]
+    assert short.rejected.ids[-1] == DEFAULT_TEMPLATE.stop_id(bpe), "an answer that fits keeps its end"
+
+
+@given(text=st.text(st.characters(exclude_categories=("Cs",)), min_size=1, max_size=30), length=st.integers(1, 20))
+def test_a_prompt_that_is_cut_keeps_its_end_and_its_role_tokens(bpe: BPETokenizer, text: str, length: int):
+    prompts = [Prompt("x", "j:1"), Prompt(text, "j:2")]
+    *_, (ids, of) = encode_prompts(prompts, bpe, DEFAULT_TEMPLATE, length=length, too_long="cut")
+    assert of == prompts[1] and ids == tuple(bpe.encode(text)[-length:])
+    asked = [Prompt((user("x"),), "j:1"), Prompt((user("y"), says("z"), user(text)), "j:2")]
+    found = encode_prompts(asked, bpe, DEFAULT_TEMPLATE, length=length + 5, too_long="cut")
+    for ids, _ in found:
+        assert len(ids) <= length + 5 and bpe.decode(ids[:1]) == "<|user|>"
+        assert bpe.decode(ids[-2:]) == "<|end|><|assistant|>"
+        assert (text or "").endswith(bpe.decode(ids[1:-2]).rpartition("<|user|>")[2]) or ids == found[0][0]

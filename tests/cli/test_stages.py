@@ -290,6 +290,7 @@ def test_a_dataset_is_asked_for(capsys):
         (["reward", "--dataset", "sft.jsonl"], "sft.jsonl:1: no field 'chosen'"),
         (["sft", "--out_dir", "reward", "--init_from", "resume"], "--out_dir reward holds a run of reward, not of sft"),
         (["sft", "--block_size", "4"], "none of the 11 conversations"),
+        (["classify", "--block_size", "2", "--too_long", "error"], " tokens, but there is room for 2"),
         (["sft", "--base", "sft"], "--base sft: only with --init_from auto"),
         (["sft", "--val_dataset", "sft.jsonl", "--val_fraction", "0.5"], "--val_fraction 0.5: not with --val_dataset"),
         (["ppo", *PPO, *FUNCTION, *LORA], "lora_dropout is 0.1; ppo compares probabilities"),

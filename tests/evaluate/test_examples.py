@@ -64,7 +64,7 @@ def test_of_a_conversation_the_assistants_tokens_alone_count(draw):
         Message("user", "?"),
         Message("assistant", "no"),
     )
-    encoded = encode_conversations([Conversation(messages, "")], tokenizer, DEFAULT_TEMPLATE, length=31).conversations
+    encoded = encode_conversations([Conversation(messages, "")], tokenizer, DEFAULT_TEMPLATE, length=31)
     scorer = Scorer(config, draw(config), tokenizer, batch_size=2)
     score = measure_conversations(scorer, encoded)
     learnt = np.array(encoded[0].weights[1:]) > 0
