@@ -146,7 +146,8 @@ def refused(*argv: str) -> str:
 @given(text=st.text(max_size=12) | st.text("-=a b", max_size=8) | st.from_regex(r"--[a-z]-[a-z ]{0,3}", fullmatch=True))
 def test_a_value_keeps_every_character(text: str):
     assert values(f"--start={text}").start == text
-    assert values("--stop", "x", f"--stop={text}").stop == ("x", text) or text.lower() == "none"
+    if text.lower() != "none":
+        assert values("--stop", "x", f"--stop={text}").stop == ("x", text)
     if text.startswith("-") and text not in ("-h", "--"):
         assert values("--start", text, "--bias") == Values(start=text, bias=True)
         assert values("--batch-size=3", "--stop", text, text).stop == (text, text)

@@ -96,7 +96,7 @@ def test_conversations_are_known_by_their_records(bpe, capsys, tmp_path):
     turns[1]["content"] = "x" * 100
     (tmp_path / "chat.jsonl").write_text(2 * (json.dumps({"messages": turns}) + "\n"))
     result = call(capsys, bpe, "--dataset", tmp_path / "chat.jsonl")
-    assert result.code == 2 and "none of the 2 conversations has a turn" in result.err
+    assert result.code == 2 and "none of the 2 conversations fits into" in result.err
 
 
 @pytest.mark.parametrize(
