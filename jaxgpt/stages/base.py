@@ -20,6 +20,7 @@ from jaxgpt.model.config import GPTConfig
 from jaxgpt.train.config import RunConfig
 from jaxgpt.train.folder import holds_run, move_aside, read_record, versions, write_record
 from jaxgpt.train.manifest import Progress
+from jaxgpt.train.metrics import described
 from jaxgpt.train.resume import is_shown, refuse_differences, use_folder
 
 if TYPE_CHECKING:
@@ -195,7 +196,7 @@ class Stage(Generic[FlagsT]):
                         score = evaluate.measure_batches(found["loss"], self.eval_batches(), self.tokenizer).metrics()
                         found |= {name: score[name] for name in ("perplexity", "bits_per_byte")}
                     where = "new" if progress is None else f"step {progress.step}"
-                    print(f"{where}: " + ", ".join(f"val {name} {value:.4f}" for name, value in found.items()))
+                    print(f"{where}: {described(found)}")
                     return
                 checkpoints = saved or train.Checkpoints(folder, keep=flags.keep)
                 state, progress = self.fit(trainer, folder, state, progress or Progress(0), checkpoints)

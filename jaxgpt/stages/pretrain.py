@@ -194,10 +194,19 @@ class Pretrain(Stage[PretrainConfig]):
         )
 
     def eval_batches(self, *, shard: int = 0, num_shards: int = 1) -> Iterator[data.Batch]:
+        return self._spread(self.corpus.val, shard=shard, num_shards=num_shards)
+
+    def evaluate(self, trainer: train.Trainer, params: Any) -> dict[str, float]:
+        """Return the loss on fixed windows of the text to train on, as many as to validate on, and on those."""
+        fixed = self._spread(self.corpus.train, **trainer.shard)
+        return {"train_loss": trainer.evaluate(params, fixed)["loss"], **super().evaluate(trainer, params)}
+
+    def _spread(self, part: data.TokenFile, *, shard: int = 0, num_shards: int = 1) -> Iterator[data.Batch]:
+        """Yield fixed batches of windows spread over a part of the corpus."""
         for index in range(self.flags.eval_iters):
-            self.corpus.val.check_unchanged()
+            part.check_unchanged()
             yield data.eval_batch(
-                self.corpus.val,
+                part,
                 index=index,
                 count=self.flags.eval_iters,
                 batch_size=self.flags.batch_size,

@@ -7,7 +7,7 @@ import json
 import math
 import secrets
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -97,6 +97,12 @@ def read_rows(path: Path) -> list[Row]:
     if others:
         print(f"warning: {path}:{others[0]}: no row of metrics; left out, as {len(others)} in all", file=sys.stderr)
     return rows
+
+
+def described(found: Mapping[str, float]) -> str:
+    """Return what an evaluation found as words: of the data to validate on, where a name doesn't begin with train."""
+    names = {name: name.replace("_", " ") if name.startswith("train_") else f"val {name}" for name in found}
+    return ", ".join(f"{names[name]} {value:.4f}" for name, value in found.items())
 
 
 def is_row(row: object) -> bool:

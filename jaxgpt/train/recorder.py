@@ -17,7 +17,7 @@ from jaxgpt.train.checkpoint import Checkpoints
 from jaxgpt.train.config import RunConfig
 from jaxgpt.train.manifest import Progress, steps
 from jaxgpt.train.meter import Meter, duration
-from jaxgpt.train.metrics import MetricsLog, NoMetrics
+from jaxgpt.train.metrics import MetricsLog, NoMetrics, described
 from jaxgpt.train.state import TrainState
 from jaxgpt.train.step import StepMetrics
 from jaxgpt.train.trainer import clear_errors
@@ -116,7 +116,7 @@ class Recorder:
             found = self._evaluate(state.whole)
         step = self.progress.step
         self._log.write(step, "val", **found)
-        self._meter.say(f"step {step}: " + ", ".join(f"val {name} {value:.4f}" for name, value in found.items()))
+        self._meter.say(f"step {step}: {described(found)}")
         self.progress = self.progress.evaluated(found["loss"])
 
     def save(self, state: TrainState) -> None:

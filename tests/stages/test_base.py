@@ -6,9 +6,11 @@ import optax
 import pytest
 
 from jaxgpt.cli import train as command
+from jaxgpt.data.batches import eval_batch
 from jaxgpt.model.gpt import GPT
 from jaxgpt.objectives.base import Objective, Sums, pretrain
 from jaxgpt.stages import Pretrain
+from jaxgpt.train.loop import make_evaluate
 from jaxgpt.train.metrics import read_rows
 from jaxgpt.train.weights import load_params
 
@@ -50,3 +52,14 @@ def test_an_optimizer_and_an_objective_that_are_handed_over_are_the_runs(given, 
     for a, b in zip(*rows, strict=True):
         np.testing.assert_allclose(a["loss"], 2 * b["loss"], rtol=1e-5)
     assert all(row["lr"] is None for row in rows[0] if row["split"] == "train"), "the flags' schedule was not followed"
+
+
+def test_an_evaluation_has_the_loss_on_fixed_windows_of_the_text_to_train_on(given, tmp_path):
+    stage = Pretrain(**{**given, "dropout": 0.5, "eval_interval": 2})
+    stage.run(tmp_path / "run")
+    rows = [row for row in read_rows(tmp_path / "run" / "metrics.jsonl") if row["split"] == "val"]
+    assert [row["step"] for row in rows] == [0, 2, 4] and all({"train_loss", "loss"} < row.keys() for row in rows)
+    _, params = load_params(tmp_path / "run", 4)
+    windows = eval_batch(stage.corpus.train, index=0, count=1, batch_size=4, block_size=16)
+    loss = make_evaluate(stage.objective())(params, [windows])["loss"]
+    np.testing.assert_allclose(rows[-1]["train_loss"], loss, rtol=1e-6)
