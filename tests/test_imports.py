@@ -24,7 +24,7 @@ ROOMS = {
     "decode": {"tokenizers", "model"},
     "hf": {"tokenizers", "model"},
     "train": {"tokenizers", "data", "model", "objectives", "hf", "mesh"},
-    "evaluate": {"tokenizers", "data", "chat", "mesh", "model", "objectives", "decode"},
+    "evaluate": {"tokenizers", "data", "chat", "mesh", "model", "objectives", "decode", "hf", "train"},
     "rl": {"tokenizers", "data", "chat", "model", "objectives", "decode", "train"},
     "stages": {"tokenizers", "data", "chat", "model", "objectives", "decode", "hf", "mesh", "train", "evaluate", "rl"},
     "cli": {"tokenizers", "data", "chat", "model", "decode", "hf", "mesh", "train", "evaluate", "stages"},

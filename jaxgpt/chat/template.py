@@ -102,6 +102,16 @@ class ChatTemplate:
         """Return the tokens of a conversation, as `encode_all` does of many."""
         return next(self.encode_all(tokenizer, [messages], add_generation_prompt))
 
+    def render(self, tokenizer: Tokenizer, messages: Iterable[Message], add_generation_prompt: bool = False) -> str:
+        """Return a conversation as a text, for who takes nothing but texts: a message may spell special tokens in it.
+
+        Arguments and errors are those of `encode_all`.
+        """
+        given = self._variables(self._check(tokenizer), add_generation_prompt)
+        given["messages"] = [{"role": message.role, "content": message.content} for message in messages]
+        [(text, _)] = self._template.render([given])
+        return text
+
     def encode_all(
         self, tokenizer: Tokenizer, conversations: Iterable[Iterable[Message]], add_generation_prompt: bool = False
     ) -> Iterator[Encoded]:
@@ -123,8 +133,7 @@ class ChatTemplate:
         letters = sorted({token[0] for token in tokenizer.special_tokens})
         stand_ins = dict(zip(letters, map(chr, _SURROGATES), strict=False))
         restored = dict.fromkeys(_SURROGATES, "\ufffd") | {ord(mark): letter for letter, mark in stand_ins.items()}
-        variables: dict[str, Any] = {"add_generation_prompt": add_generation_prompt}
-        variables |= {role: text for role, text in tokenizer.roles.items() if text is not None}
+        variables = self._variables(tokenizer, add_generation_prompt)
         given = (variables | {"messages": _plain(messages, tokenizer, stand_ins)} for messages in conversations)
         for text, spans in self._template.render(given):
             ids: list[int] = []
@@ -136,6 +145,10 @@ class ChatTemplate:
                 # An added token may have taken white space with it.
                 sizes.extend(map(tokenizer.size, own) if token is None else [len(part.encode())])
             yield Encoded(tuple(ids), _covered(text.translate(restored), sizes, spans))
+
+    def _variables(self, tokenizer: BPETokenizer, add_generation_prompt: bool) -> dict[str, Any]:
+        roles = {role: text for role, text in tokenizer.roles.items() if text is not None}
+        return {"add_generation_prompt": add_generation_prompt, **roles}
 
     def stop_id(self, tokenizer: Tokenizer) -> int:
         """Return the id that ends an assistant's turn.

@@ -37,6 +37,11 @@ def evaluate() -> None:
     run("jaxgpt.cli.evaluate")
 
 
+def harness() -> None:
+    """Be `jaxgpt-eval`."""
+    run("jaxgpt.cli.harness")
+
+
 def run(module: str) -> None:
     """Import a command's module and call its `main`."""
     open_streams()  # before anything takes a closed one's number

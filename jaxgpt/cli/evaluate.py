@@ -91,7 +91,7 @@ class Options:
 def main(argv: Sequence[str] | None = None) -> None:
     """Measure, and print a table."""
     options = parse(Options, argv, prog="python -m jaxgpt.evaluate", description=DESCRIPTION)
-    from jaxgpt.devices import start_devices
+    from jaxgpt.devices import compute_dtype, start_devices
 
     examples = None
     if options.task is not None:
@@ -100,7 +100,17 @@ def main(argv: Sequence[str] | None = None) -> None:
     results: dict[str, Mapping[str, Any]] = {}
     seen: list[tuple[str, int]] = []
     for model in options.models:
-        scorer = open_scorer(options, model)
+        scorer = evaluate.open_scorer(
+            model,
+            checkpoint=options.checkpoint,
+            allow_pickle=options.allow_pickle,
+            ignore_config_change=options.ignore_config_change,
+            quantize=options.quantize,
+            batch_size=options.batch_size,
+            dtype=compute_dtype(options.dtype),
+            fsdp=options.fsdp,
+            tensor=options.tensor,
+        )
         seen.append((scorer.tokenizer.fingerprint, scorer.config.n_positions))
         if options.task is not None and examples is not None:
             score = evaluate.measure_task(scorer, options.task, examples)
@@ -127,31 +137,6 @@ def note_differences(tokenizers: set[str], contexts: set[int], *, given: bool) -
         note(
             f"these models read contexts of {', '.join(map(str, sorted(contexts)))} tokens; --block_size makes them one"
         )
-
-
-def open_scorer(options: Options, source: str) -> evaluate.Scorer:
-    """Open a model by path or name, on all devices, with weights of as many bits as `--quantize` says."""
-    from jaxgpt.devices import compute_dtype
-    from jaxgpt.hf import cut_padding
-    from jaxgpt.mesh import make_mesh
-    from jaxgpt.model.quantized import quantize
-    from jaxgpt.train import open_model
-
-    config, params, tokenizer = open_model(
-        source,
-        checkpoint=options.checkpoint,
-        allow_pickle=options.allow_pickle,
-        ignore_config_change=options.ignore_config_change,
-    )
-    config, params = cut_padding(config, params, tokenizer.vocab_size)
-    return evaluate.Scorer(
-        config,
-        params if options.quantize is None else quantize(params, options.quantize),
-        tokenizer,
-        batch_size=options.batch_size,
-        dtype=compute_dtype(options.dtype),
-        mesh=make_mesh(fsdp=options.fsdp, tensor=options.tensor),
-    )
 
 
 def measure(options: Options, model: str, scorer: evaluate.Scorer) -> Any:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
         measure_labels,
         measure_pairs,
     )
+    from jaxgpt.evaluate.opening import open_scorer
     from jaxgpt.evaluate.scoring import Row, Scored, Scorer, score_tokens, windows
     from jaxgpt.evaluate.tasks import ChoiceScore, Example, WordScore, measure_task, read_task
     from jaxgpt.evaluate.texts import (
@@ -46,6 +47,7 @@ __all__ = [
     "measure_task",
     "measure_texts",
     "measure_windows",
+    "open_scorer",
     "read_documents",
     "read_task",
     "score_tokens",

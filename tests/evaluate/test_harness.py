@@ -1,0 +1,208 @@
+"""lm-evaluation-harness itself, its own `hf` model on the same weights beside ours: no stub of either."""
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from jaxgpt.chat import DEFAULT_TEMPLATE, add_template
+from jaxgpt.cli import harness
+from jaxgpt.errors import UsageError
+from jaxgpt.hf.convert import save_pretrained
+from jaxgpt.model.config import GPTConfig
+from jaxgpt.tokenizers import CharTokenizer
+from jaxgpt.tokenizers.tokenizer import BPETokenizer
+from jaxgpt.train.weights import save_params
+
+ROOT = Path(__file__).parents[2]
+installed = pytest.mark.skipif(importlib.util.find_spec("lm_eval") is None, reason="lm-eval is not installed ([eval])")
+WORDS = "the a quick slow brown red fox dog cat jumps runs over under lazy tired wall house man sees finds it".split()
+TASK = """\
+task: {name}
+dataset_path: json
+dataset_kwargs: {{data_files: {{test: {file}}}}}
+test_split: test
+output_type: {kind}
+{rest}
+metadata: {{version: 1.0}}
+"""
+TASKS = {
+    "local_choice": (
+        "multiple_choice",
+        'doc_to_text: "{{question}}"\ndoc_to_choice: "{{choices}}"\ndoc_to_target: "{{answer}}"\n'
+        "metric_list: [{metric: acc}, {metric: acc_norm}]",
+    ),
+    "local_text": (
+        "loglikelihood_rolling",
+        'doc_to_text: ""\ndoc_to_target: "{{text}}"\n'
+        "metric_list: [{metric: word_perplexity}, {metric: byte_perplexity}, {metric: bits_per_byte}]",
+    ),
+    "local_word": (
+        "loglikelihood",
+        "doc_to_text: \"{{text.split(' ')[:-1]|join(' ')}}\"\ndoc_to_target: \"{{' '+text.split(' ')[-1]}}\"\n"
+        "metric_list: [{metric: perplexity}, {metric: acc}]",
+    ),
+    "local_answer": (
+        "generate_until",
+        'doc_to_text: "it {{question}}"\ndoc_to_target: "{{choices[0]}}"\n'
+        'generation_kwargs: {until: ["he", "wall"], max_gen_toks: 12}\nmetric_list: [{metric: exact_match}]',
+    ),
+}
+
+
+def sentence(rng: np.random.Generator, low: int, high: int) -> str:
+    return " ".join(rng.choice(WORDS, rng.integers(low, high)))
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory, draw) -> Path:
+    """A model as a run and exported, and tasks with data, some of them longer than the context."""
+    folder, rng = tmp_path_factory.mktemp("harness"), np.random.default_rng(0)
+    tokenizer = add_template(BPETokenizer.train([sentence(rng, 400, 401)], 300), DEFAULT_TEMPLATE)
+    config = GPTConfig(tokenizer.vocab_size, 48, 16, 2, 2)
+    eos = tokenizer.eos_token_id
+    config = GPTConfig(tokenizer.vocab_size, 48, 16, 2, 2, bos_token_id=eos, eos_token_id=eos)
+    save_params(folder / "run", config, draw(config))
+    tokenizer.save(folder / "run")
+    save_pretrained(folder / "hf", config, draw(config), tokenizer=tokenizer)
+    lines = []
+    for number in range(20):
+        question = "" if number == 3 else sentence(rng, 1, 90 if number % 5 == 4 else 12)
+        choices = [sentence(rng, 1, 7) for _ in range(3)]
+        text = sentence(rng, 2, 150)
+        lines.append({"question": question, "choices": choices, "answer": number % 3, "text": text})
+    (folder / "data.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    for name, (kind, rest) in TASKS.items():
+        text = TASK.format(name=name, file=folder / "data.jsonl", kind=kind, rest=rest)
+        (folder / f"{name}.yaml").write_text(text)
+    return folder
+
+
+def call(place: Path, *words: str, tasks: str = ",".join(TASKS)) -> subprocess.CompletedProcess[str]:
+    """Run `jaxgpt-eval`."""
+    env = {**os.environ, "HF_HOME": str(place / "cache"), "HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
+    env |= {"JAX_PLATFORMS": "cpu", "TOKENIZERS_PARALLELISM": "false"}
+    code = "from jaxgpt.cli.entry import harness; harness()"
+    command = [sys.executable, "-c", code, "--include_path", str(place), "--tasks", tasks, *words]
+    return subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True)
+
+
+def measured(place: Path, model: str, path: str, *flags: str) -> SimpleNamespace:
+    """Return the harness's results and, by task, its samples."""
+    out = place / f"out-{model}{len(flags)}"
+    result = call(place, "--model", model, "--model_args", path, "--output_path", str(out), "--log_samples", *flags)
+    assert result.returncode == 0, result.stderr[-3000:]
+    [results] = out.rglob("results_*.json")
+    samples = {
+        name: [json.loads(line) for line in next(out.rglob(f"samples_{name}_*.jsonl")).read_text().splitlines()]
+        for name in TASKS
+        if list(out.rglob(f"samples_{name}_*.jsonl"))
+    }
+    return SimpleNamespace(results=json.loads(results.read_text())["results"], samples=samples)
+
+
+@installed
+@pytest.mark.slow
+def test_the_harness_gets_from_us_what_its_own_model_says(place):
+    ours = measured(place, "jaxgpt", f"path={place / 'run'}", "--batch_size", "8")
+    theirs = measured(place, "hf", f"pretrained={place / 'hf'},dtype=float32", "--device", "cpu")
+    assert ours.samples.keys() == theirs.samples.keys() == TASKS.keys()
+    for name in TASKS:
+        for one, other in zip(ours.samples[name], theirs.samples[name], strict=True):
+            assert one["doc_id"] == other["doc_id"] and one["arguments"] == other["arguments"]
+            for mine, its in zip(one["resps"], other["resps"], strict=True):
+                if name == "local_answer":
+                    assert mine == its
+                    continue
+                (mine, *greedy), (its, *also) = np.ravel(mine[0]), np.ravel(its[0])
+                assert float(mine) == pytest.approx(float(its), abs=1e-3) and greedy == also
+        for figure, value in ours.results[name].items():
+            if isinstance(value, float):
+                exact = figure.startswith(("acc", "exact_match"))
+                assert value == pytest.approx(theirs.results[name][figure], rel=0 if exact else 1e-4, abs=0), figure
+    assert len({text for sample in ours.samples["local_answer"] for text in sample["resps"][0]}) > 5
+
+
+@installed
+@pytest.mark.slow
+def test_a_chat_template_is_rendered_as_by_transformers(place):
+    flags = ("--apply_chat_template", "--batch_size", "auto")
+    both = [
+        measured(place, model, path, *flags, *more)
+        for model, path, *more in (
+            ("jaxgpt", f"path={place / 'hf'}", "--limit", "6"),
+            ("hf", f"pretrained={place / 'hf'},dtype=float32", "--limit", "6", "--device", "cpu"),
+        )
+    ]
+    for one, other in zip(both[0].samples["local_answer"], both[1].samples["local_answer"], strict=True):
+        assert "<|assistant|>" in str(one["arguments"]) and one["arguments"] == other["arguments"]
+        assert one["resps"] == other["resps"]
+
+
+@installed
+@pytest.mark.slow
+def test_a_bad_argument_is_one_line_and_exit_code_2(place):
+    result = call(place, "--model", "jaxgpt", "--model_args", "path=no-such-run", tasks="local_answer")
+    assert result.returncode == 2 and "no-such-run: no such folder" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+@installed
+def test_what_cannot_be_done_is_refused(place):
+    from jaxgpt.evaluate.harness import HarnessModel
+
+    run = str(place / "run")
+    for args, message in (
+        ({"lenght": 3}, "there is no 'lenght'; valid are path, checkpoint"),
+        ({"max_length": 600}, "max_length is 600; the model's context is 48"),
+        ({"quantize": "int5"}, "quantize is 'int5'; it must be int8 or int4"),
+        ({"dtype": "float16"}, "dtype is 'float16'; it must be auto, float32 or bfloat16"),
+    ):
+        with pytest.raises(UsageError, match=message):
+            HarnessModel(run, **args)
+    model = HarnessModel(run, batch_size="auto", quantize="int8")
+    for how, message in (
+        ({"until": ["x"], "max_gen_toks": 48}, "48 tokens to generate leave no room for a prompt in a context of 48"),
+        ({"until": ["x"], "max_gen_toks": 4, "num_beams": 2}, "num_beams is not supported; valid are until"),
+    ):
+        with pytest.raises(UsageError, match=message):
+            model.generate_until([SimpleNamespace(args=("the fox", how))])
+
+
+@installed
+def test_characters_begin_with_a_line_end(draw, tmp_path):
+    from jaxgpt.evaluate.harness import HarnessModel
+
+    for text, name in (("\nabc", "line"), ("abc", "none")):
+        tokenizer = CharTokenizer(text)
+        config = GPTConfig(tokenizer.vocab_size, 8, 16, 1, 2, bos_token_id=None, eos_token_id=None)
+        save_params(tmp_path / name, config, draw(config))
+        tokenizer.save(tmp_path / name)
+    model, request = HarnessModel(str(tmp_path / "line")), SimpleNamespace(args=("abcabcabcabcab",))
+    [whole] = model.loglikelihood_rolling([request])
+    parts = model.loglikelihood([SimpleNamespace(args=pair) for pair in (("", "abcabcab"), ("bcabcab", "cabc"))])
+    assert whole < parts[0][0] < 0 and model.prefix_token_id == tokenizer.encode("a")[0] == 0
+    with pytest.raises(UsageError, match="its tokenizer has no end-of-text token, and no line end"):
+        HarnessModel(str(tmp_path / "none")).loglikelihood_rolling([request])
+
+
+def test_without_the_harness_the_command_says_what_is_missing(monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "lm_eval", None)
+    monkeypatch.delitem(sys.modules, "jaxgpt.evaluate.harness", raising=False)
+    with pytest.raises(SystemExit) as end:
+        harness.main([])
+    assert end.value.code == 2
+    assert "lm_eval is missing: pip install 'jaxgpt[eval]'" in capsys.readouterr().err
+
+
+def test_a_conversation_is_a_text_too():
+    tokenizer = add_template(BPETokenizer.train(["hello"], 257), DEFAULT_TEMPLATE)
+    with pytest.raises(UsageError, match="special tokens"):
+        DEFAULT_TEMPLATE.render(BPETokenizer.train(["hello"], 257), [])
+    assert DEFAULT_TEMPLATE.render(tokenizer, [], True) == "<|assistant|>"
