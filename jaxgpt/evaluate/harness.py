@@ -184,7 +184,7 @@ class HarnessModel(TemplateLM):
         answers = [""] * len(requests)
         with tqdm(total=len(requests), desc="generate_until", disable=disable_tqdm or not self.scorer.progress) as bar:
             for numbers in groups.values():
-                how = normalize_gen_kwargs(requests[numbers[0]].args[1], self.max_gen_toks)
+                how: dict[str, Any] = {**normalize_gen_kwargs(requests[numbers[0]].args[1], self.max_gen_toks)}
                 contexts = {number: self._context(requests[number].args[0], how["max_gen_toks"]) for number in numbers}
                 numbers.sort(key=lambda number: -len(contexts[number]))
                 for start in range(0, len(numbers), self.scorer.batch_size):
@@ -204,7 +204,7 @@ class HarnessModel(TemplateLM):
             )
         return (self.tok_encode(text) or [self.eot_token_id])[-room:]
 
-    def _generate(self, contexts: list[list[int]], how: Any) -> list[str]:
+    def _generate(self, contexts: list[list[int]], how: dict[str, Any]) -> list[str]:
         """Return continuations of contexts in one batch, which ends with the last row that has come to its end."""
         if unknown := [name for name in how if name not in GENERATION]:
             raise UsageError(f"--gen_kwargs: {unknown[0]} is not supported; valid are {', '.join(GENERATION)}")
