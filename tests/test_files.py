@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from jaxgpt.chat.records import read_conversations
+from jaxgpt.chat.reading import read_conversations
 from jaxgpt.chat.template import ChatTemplate
 from jaxgpt.cli.generate import read_prompt
 from jaxgpt.cli.train import read_stage

@@ -62,7 +62,7 @@ def test_flags_tokenizers_and_help_do_not_wait_for_jax():
     code = (
         "import sys, jaxgpt, jaxgpt.cli.train, jaxgpt.cli.generate, jaxgpt.cli.convert, jaxgpt.cli.evaluate\n"
         "import jaxgpt.flags\n"
-        "import jaxgpt.data.corpus, jaxgpt.chat.records, jaxgpt.model.lora_config\n"
+        "import jaxgpt.data.corpus, jaxgpt.chat.reading, jaxgpt.model.lora_config\n"
         "import jaxgpt.rl.config, jaxgpt.rl.reward_function\n"
         "import jaxgpt.stages.classify, jaxgpt.stages.dpo, jaxgpt.stages.ppo, jaxgpt.stages.sft\n"
         "sys.exit(' '.join(sorted({'jax', 'jaxlib', 'flax', 'optax', 'torch'} & set(sys.modules))) or None)"

@@ -1,6 +1,6 @@
 """Files of what post-training learns from come in: labelled texts, conversations, pairs of answers; batches go out.
 
-`records` reads a file, `template` and `encoded` make ids of its records, `examples` draws batches from them. Nothing
+`reading` makes records of a file, `template` and `encoded` ids of those, `examples` draws batches from them. Nothing
 here but `examples` waits for JAX.
 """
 
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
         encode_labelled,
         encode_pairs,
         encode_prompts,
-        label_names,
     )
     from jaxgpt.chat.examples import (
         Labelled,
@@ -31,7 +30,9 @@ if TYPE_CHECKING:
         pairs_batch,
         take_rows,
     )
-    from jaxgpt.chat.records import Prompt, read_conversations, read_labelled, read_pairs, read_prompts, split
+    from jaxgpt.chat.labels import label_names, name_labels, note_odd_labels
+    from jaxgpt.chat.reading import read_conversations, read_labelled, read_pairs, read_prompts
+    from jaxgpt.chat.records import Prompt, split
     from jaxgpt.chat.template import DEFAULT_TEMPLATE, ChatTemplate, add_template
 
 __all__ = [
@@ -53,6 +54,8 @@ __all__ = [
     "eval_sample",
     "label_names",
     "labelled_batch",
+    "name_labels",
+    "note_odd_labels",
     "pairs_batch",
     "read_conversations",
     "read_labelled",

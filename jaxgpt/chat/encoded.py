@@ -39,12 +39,6 @@ class EncodedPair:
     margin: float
 
 
-def label_names(texts: Iterable[Text]) -> tuple[str, ...]:
-    """Return the names of the labels in order: of numbers, if all are numbers."""
-    names = {text.label for text in texts}
-    return tuple(sorted(names, key=int if all(name.isdecimal() for name in names) else None))
-
-
 def encode_labelled(
     texts: Iterable[Text],
     tokenizer: Tokenizer,

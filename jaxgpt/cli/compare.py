@@ -7,7 +7,8 @@ import textwrap
 from collections.abc import Iterator, Sequence
 from itertools import zip_longest
 
-from jaxgpt.chat.records import Prompt, read_prompts
+from jaxgpt.chat.reading import read_prompts
+from jaxgpt.chat.records import Prompt
 from jaxgpt.cli.generate import Options, chat_template, fit, how, open_quantized, prompt_ids
 from jaxgpt.decode.continuous import generate_many
 from jaxgpt.decode.text import TextStream

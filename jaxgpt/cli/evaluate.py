@@ -153,7 +153,7 @@ def measure(options: Options, model: str, scorer: evaluate.Scorer) -> Any:
     if kind != "text" and (options.stride is not None or options.prefix):
         raise UsageError(f"--stride, --prefix: only for texts, but {dataset} is read as {kind}")
     if kind == "labels":
-        texts = few(chat.read_labelled(dataset))
+        texts = chat.name_labels(few(chat.read_labelled(dataset)), labels)
         return evaluate.measure_labels(scorer, chat.encode_labelled(texts, tokenizer, labels=labels, **fit))
     template = chat.ChatTemplate.of(tokenizer)
     if kind == "pairs":

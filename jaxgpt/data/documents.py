@@ -6,16 +6,14 @@ Documents are read one after another, so files may be larger than memory.
 from __future__ import annotations
 
 import hashlib
-import importlib
 import io
 import itertools
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from operator import itemgetter
 from pathlib import Path
-from typing import Any
 
-from jaxgpt.data.record_files import read_records
+from jaxgpt.data.record_files import import_parquet, read_records
 from jaxgpt.data.sources import Split, open_file, read_text
 from jaxgpt.errors import UsageError
 
@@ -58,7 +56,7 @@ class DocumentFiles:
         self._every = max(2, round(1 / val_fraction))
         self._column, self._separator = text_column, separator
         if any(suffix_of(path) == ".parquet" for path in self.paths):
-            self._parquet = _import_parquet(name)
+            self._parquet = import_parquet(f"dataset {name!r}")
 
     def fingerprint(self) -> str:
         """Hash what the files hold; of parquet names, sizes and footers, which hold each column's statistics."""
@@ -154,12 +152,3 @@ def _numbered(pieces: Iterator[str], separator: str) -> Iterator[tuple[int, str]
     for text in pattern.split(held):
         yield number, text
         number += 1
-
-
-def _import_parquet(name: str) -> Any:
-    try:
-        return importlib.import_module("pyarrow.parquet")
-    except ImportError:
-        raise UsageError(
-            f"dataset {name!r} is in parquet files, which need another package: pip install pyarrow"
-        ) from None

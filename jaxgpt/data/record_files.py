@@ -1,4 +1,4 @@
-"""Files of records, one after another: .jsonl, .json, .csv, .tsv and .txt, also as .gz; each with the place it stands.
+"""Files of records, one after another, each with its place: .jsonl, .json, .csv, .tsv and .txt, also as .gz; .parquet.
 
 Whatever is wrong with a file is an error that begins with that place, FILE:LINE; nothing is repaired or passed over but
 blank lines, a byte order mark and carriage returns at line ends.
@@ -9,6 +9,7 @@ from __future__ import annotations
 import codecs
 import csv
 import gzip
+import importlib
 import io
 import json
 import re
@@ -36,7 +37,7 @@ def read_records(path: str | Path, suffixes: tuple[str, ...], column: str = "") 
 
     Args:
         path: a .jsonl file has an object a line, a .json file a list of objects, a .csv or .tsv file a header and
-            a record a row, a .txt file a text a line.
+            a record a row, a .txt file a text a line; of a .parquet file, values that are null are left out.
         suffixes: the formats among these that are welcome.
         column: name of the field that a .txt file's lines fill.
 
@@ -49,6 +50,7 @@ def read_records(path: str | Path, suffixes: tuple[str, ...], column: str = "") 
         ".json": _json,
         ".csv": _csv,
         ".tsv": partial(_csv, delimiter="\t"),
+        ".parquet": _parquet,
         ".txt": lambda path: ((f"{path}:{number}", {column: line}) for number, line in _lines(path) if line.strip()),
     }
     suffix = path.with_suffix("" if path.suffix.lower() == ".gz" else path.suffix).suffix.lower()
@@ -117,6 +119,32 @@ def _csv(path: Path, delimiter: str = ",") -> Iterator[Record]:
             if len(row) != len(header):
                 raise UsageError(f"{where}: {len(row)} fields, but the header has {len(header)}: {', '.join(header)}")
             yield where, dict(zip(header, row, strict=True))
+
+
+def _parquet(path: Path) -> Iterator[Record]:
+    parquet = import_parquet(path)
+    try:
+        number = 0
+        for batch in parquet.ParquetFile(path).iter_batches():
+            for row in batch.to_pylist():
+                number += 1
+                yield f"{path}: row {number}", {name: value for name, value in row.items() if value is not None}
+    except (OSError, ValueError) as error:
+        if isinstance(error, UsageError):
+            raise
+        raise UsageError(f"{path}: not a parquet file, or damaged: {' '.join(str(error).split())[:200]}") from None
+
+
+def import_parquet(name: str | Path) -> Any:
+    """Return `pyarrow.parquet`.
+
+    Raises:
+        UsageError: it is not installed.
+    """
+    try:
+        return importlib.import_module("pyarrow.parquet")
+    except ImportError:
+        raise UsageError(f"{name}: parquet files need another package: pip install pyarrow") from None
 
 
 def _lines(path: Path) -> Iterator[tuple[int, str]]:

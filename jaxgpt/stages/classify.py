@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from jaxgpt import chat, objectives
 from jaxgpt.devices import is_first
 from jaxgpt.errors import UsageError
-from jaxgpt.flags import PathName, flag
+from jaxgpt.flags import Name, PathName, flag
 from jaxgpt.stages.base import Record, next_command, show_curve
 from jaxgpt.stages.finetune import FineTune, FineTuneConfig
 
@@ -21,7 +22,17 @@ class ClassifyConfig(FineTuneConfig):
 
     out_dir: PathName = flag("out-classify", "the run's folder", on_resume="of the command", per_host=True)
     dataset: PathName | None = flag(
-        None, "the file with the examples: .jsonl, .json or .csv, with text and label", per_host=True
+        None,
+        "the examples, a text and a label each: .jsonl, .json, .parquet, .csv or .tsv",
+        per_host=True,
+    )
+    text_column: Name = flag(
+        "text", "the column with the text; where it is absent, sentence and the like", on_resume="fixed"
+    )
+    label_column: Name = flag(
+        "label",
+        "the column with the label, a text or, from 0, the number of one of the model's own labels",
+        on_resume="fixed",
     )
 
 
@@ -32,8 +43,14 @@ class Classify(FineTune[ClassifyConfig]):
     Flags = ClassifyConfig
 
     def open(self, folder: Path, record: Record | None) -> None:
-        texts, val_texts = self.read(chat.read_labelled)
+        columns = {"text_column": self.flags.text_column, "label_column": self.flags.label_column}
+        texts, val_texts = self.read(partial(chat.read_labelled, **columns))
         self.open_base(folder, record)
+        own, count = self.config.labels or (), len(texts)
+        if record is not None or len(chat.label_names((*texts, *val_texts))) == len(own):
+            named = chat.name_labels([*texts, *val_texts], own)
+            texts, val_texts = named[:count], named[count:]
+        chat.note_odd_labels(texts, () if self.flags.val_dataset else val_texts)
         if record is None:
             # Where validation is a part of one file, a label may have come there alone.
             names = chat.label_names(texts if self.flags.val_dataset else (*texts, *val_texts))

@@ -46,7 +46,7 @@ class FineTuneConfig(RunConfig):
     base: PathName = flag(
         "out", "with auto, the model to begin with: a run's folder, a folder of weights, a hub name", per_host=True
     )
-    dataset: PathName | None = flag(None, "the file with the examples: .jsonl or .json", per_host=True)
+    dataset: PathName | None = flag(None, "the file with the examples: .jsonl, .json or .parquet", per_host=True)
     val_dataset: PathName | None = flag(
         None, "a file with examples to validate on; none: a part of the dataset", per_host=True
     )

@@ -27,7 +27,7 @@ class PPOStageConfig(PPOConfig, FineTuneConfig):
 
     out_dir: PathName = flag("out-ppo", "the run's folder", on_resume="of the command", per_host=True)
     dataset: PathName | None = flag(
-        None, "the file with the prompts: .jsonl or .json, or .txt with one a line", per_host=True
+        None, "the file with the prompts: .jsonl, .json or .parquet, or .txt with one a line", per_host=True
     )
     reward_model: PathName | None = flag(
         None, "a run's folder of train.py reward, which scores the answers", per_host=True

@@ -13,7 +13,7 @@ from jaxgpt.stages.base import Record, next_command, show_curve
 from jaxgpt.stages.finetune import FineTune, FineTuneConfig, FineTuneFlags
 
 LABEL = ("reward",)
-PAIR_FILE = "the file with the examples: .jsonl or .json, with prompt, chosen and rejected"
+PAIR_FILE = "the file with the examples: .jsonl, .json or .parquet, with prompt, chosen and rejected"
 
 
 @dataclass(frozen=True)

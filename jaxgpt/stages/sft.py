@@ -18,7 +18,7 @@ class SFTConfig(FineTuneConfig):
 
     out_dir: PathName = flag("out-sft", "the run's folder", on_resume="of the command", per_host=True)
     dataset: PathName | None = flag(
-        None, "the file with the examples: .jsonl or .json, of messages or Alpaca's fields", per_host=True
+        None, "the file with the examples: .jsonl, .json or .parquet, of messages or Alpaca's fields", per_host=True
     )
     template: PathName | None = flag(
         None, "a chat template in Jinja; none: the model's own, or ours", on_resume="fixed", per_host=True

@@ -13,7 +13,7 @@ import jax
 import numpy as np
 
 from jaxgpt.chat.encoded import encode_pairs, encode_prompts
-from jaxgpt.chat.records import read_pairs, read_prompts
+from jaxgpt.chat.reading import read_pairs, read_prompts
 from jaxgpt.chat.template import ChatTemplate
 from jaxgpt.data.batches import Batch, pad_batch
 from jaxgpt.decode.engine import generate

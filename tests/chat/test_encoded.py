@@ -15,8 +15,8 @@ from jaxgpt.chat.encoded import (
     encode_labelled,
     encode_pairs,
     encode_prompts,
-    label_names,
 )
+from jaxgpt.chat.labels import label_names
 from jaxgpt.chat.records import Conversation, Message, Preference, Prompt, Text
 from jaxgpt.chat.template import DEFAULT_TEMPLATE, ChatTemplate, Encoded, add_template
 from jaxgpt.errors import UsageError

@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import jax
@@ -13,9 +14,11 @@ import numpy as np
 import pytest
 
 from benchmarks.soak import ENVIRONMENT, ROOT, differences
+from jaxgpt import save_pretrained
 from jaxgpt.chat.template import DEFAULT_TEMPLATE, add_special_tokens
 from jaxgpt.cli import convert, generate, train
 from jaxgpt.signals import Stop
+from jaxgpt.stages.classify import Classify
 from jaxgpt.tokenizers import load_tokenizer
 from jaxgpt.train.folder import read_record
 from jaxgpt.train.metrics import read_rows
@@ -250,6 +253,23 @@ def test_a_label_that_was_not_trained_on_is_named(here, capsys):
     argv = ["classify", "--init_from", "pretrained", "--dataset", "classify.jsonl", "--val_dataset", "val.csv"]
     error = errors_of(capsys, lambda: train.main([*argv, "--out_dir", "none"]))
     assert error.startswith("error: val.csv:3: label 'why' is none of 'what', 'who'")
+
+
+@pytest.mark.parametrize(("labels", "kept"), [("01", True), (["LABEL_0", "LABEL_1"], True), ("ab", False)], ids=str)
+def test_a_classifier_keeps_its_trained_head_for_the_numbers_of_its_labels(here, capsys, labels, kept):
+    """As `GPT2ForSequenceClassification` has them where nobody has named them."""
+    if not Path("classifier").exists():
+        config, params = load_params("pretrained")
+        head = np.full((2, config.n_embd), 0.5, np.float32)
+        save_pretrained("classifier", replace(config, labels=("LABEL_0", "LABEL_1")), {**params, "score": head})
+        load_tokenizer("pretrained").save("classifier")
+    rows = [f"{q}\t{labels[i % 2]}" for i, (q, _) in enumerate(ASKED * 4)]
+    Path("numbers.tsv").write_text("\n".join(["sentence\ttarget", *rows, ""]))
+    stage = Classify(init_from="classifier", dataset="numbers.tsv", text_column="sentence", label_column="target")
+    stage.open(Path("none"), None)
+    assert (stage.config.labels == ("LABEL_0", "LABEL_1")) == kept
+    assert bool((np.asarray(stage.params["score"]) == 0.5).all()) == kept
+    assert ("makes way for one for a, b" in capsys.readouterr().out) != kept
 
 
 def test_a_file_that_is_sorted_by_label_is_evaluated_as_a_whole(here, capsys):

@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from jaxgpt.chat.records import Prompt, read_conversations, read_prompts
+from jaxgpt.chat.reading import read_conversations, read_prompts
+from jaxgpt.chat.records import Prompt
 from jaxgpt.cli.train import read_stage
 from jaxgpt.errors import RunError
 from jaxgpt.model.config import GPTConfig
