@@ -11,38 +11,55 @@ import sys
 from collections.abc import Iterable, Iterator, Set
 from pathlib import Path
 
-# Names that other tools have for what is called otherwise here; of several, the one that the command knows.
 ELSEWHERE = {
-    "data": ("dataset",),
+    "adam_beta1": ("beta1",),
+    "adam_beta2": ("beta2",),
     "dataset_name": ("dataset",),
     "eval_steps": ("eval_interval",),
-    "hidden_size": ("n_embd",),
-    "length": ("max_new_tokens", "block_size"),
+    "gradient_checkpointing": ("remat",),
+    "length": ("max_new_tokens",),
     "logging_steps": ("log_interval",),
+    "lora_r": ("lora_rank",),
+    "loss_type": ("loss",),
     "lr": ("learning_rate",),
+    "max_completion_length": ("max_new_tokens",),
     "max_grad_norm": ("grad_clip",),
-    "max_length": ("max_new_tokens", "block_size"),
+    "max_length": ("block_size",),
     "max_seq_length": ("block_size",),
     "max_steps": ("max_iters",),
     "max_tokens": ("max_new_tokens",),
+    "model_name_or_path": ("base", "init_from"),
+    "num_return_sequences": ("num_samples",),
+    "output_dir": ("out_dir",),
+    "overwrite_output_dir": ("overwrite",),
+    "per_device_train_batch_size": ("batch_size",),
+    "prompt": ("start",),
+    "response_length": ("max_new_tokens",),
+    "save_steps": ("save_interval",),
+    "save_total_limit": ("keep",),
+    "torch_dtype": ("dtype",),
+    "train_file": ("dataset",),
+    "validation_file": ("val_dataset",),
+    "warmup_steps": ("warmup_iters",),
+}
+"""What other tools call our flags, which command lines may too; of several, the first that the command knows."""
+ALIKE = {
+    "data": ("dataset",),
+    "epochs": ("max_iters",),
+    "hidden_size": ("n_embd",),
+    "max_length": ("max_new_tokens",),
     "model": ("init_from",),
-    "model_name_or_path": ("init_from",),
     "n_ctx": ("block_size",),
     "num_attention_heads": ("n_head",),
     "num_hidden_layers": ("n_layer",),
     "num_layers": ("n_layer",),
     "num_train_epochs": ("max_iters",),
     "output": ("out_dir",),
-    "output_dir": ("out_dir",),
-    "per_device_train_batch_size": ("batch_size",),
-    "prompt": ("start",),
-    "save_steps": ("save_interval",),
     "seq_len": ("block_size",),
     "steps": ("max_iters",),
-    "train_file": ("dataset",),
-    "validation_file": ("val_dataset",),
-    "warmup_steps": ("warmup_iters",),
+    "warmup_ratio": ("warmup_iters",),
 }
+"""What others call something that ours are near to, without meaning the same: these are suggested."""
 
 MESSAGE_LIMIT, NAME_LIMIT = 2000, 100
 
@@ -105,7 +122,7 @@ def did_you_mean(name: str, valid: Iterable[str], prefix: str = "") -> str:
     What another tool calls so comes first. The cutoff lets a typo pass and a name that only looks alike not.
     """
     valid = list(valid)
-    called = [ours for ours in ELSEWHERE.get(name, ()) if ours in valid]
+    called = [ours for ours in (*ELSEWHERE.get(name, ()), *ALIKE.get(name, ())) if ours in valid]
     nearest = called or difflib.get_close_matches(name[:NAME_LIMIT], valid, n=1, cutoff=0.7)
     return f"; did you mean {prefix + nearest[0]!r}?" if nearest else ""
 

@@ -94,6 +94,11 @@ def flags_where(record: Any, key: str, value: Any) -> tuple[str, ...]:
     return tuple(field.name for field in dataclasses.fields(record) if field.metadata.get(key) == value)
 
 
+def switches(record: type) -> set[str]:
+    """Return the names of a dataclass's flags that may stand alone, as their values are true and false."""
+    return {name for name, hint in _hints(record).items() if bool in _kinds(hint)}
+
+
 def check_ranges(record: object) -> None:
     """Make a record's numbers and truth values plain; raise a UsageError unless each is one that its type allows."""
     for name, hint in _hints(type(record)).items():

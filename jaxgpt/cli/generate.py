@@ -16,7 +16,7 @@ from typing import Any, Literal
 from jaxgpt.chat.encoded import begun
 from jaxgpt.chat.records import Message
 from jaxgpt.chat.template import ChatTemplate
-from jaxgpt.cli.nanogpt import translate
+from jaxgpt.cli.dialects import translate
 from jaxgpt.decode.rows import Overflow
 from jaxgpt.decode.sampling import Sampling
 from jaxgpt.decode.text import TextStream

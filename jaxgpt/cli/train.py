@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from functools import partial
 
-from jaxgpt.cli.nanogpt import translate
+from jaxgpt.cli.dialects import translate
 from jaxgpt.errors import UsageError, did_you_mean
 from jaxgpt.flags import command, parse
 from jaxgpt.stages import STAGES, Stage, load_stage

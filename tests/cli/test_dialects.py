@@ -1,4 +1,4 @@
-"""What users of nanoGPT type, as they type it."""
+"""What users of other tools type, as they type it."""
 
 import pickle
 import re
@@ -8,9 +8,10 @@ import pytest
 
 from jaxgpt import notes
 from jaxgpt.cli import generate, train
-from jaxgpt.cli.nanogpt import translate
+from jaxgpt.cli.dialects import translate
 from jaxgpt.errors import UsageError
 from jaxgpt.stages.pretrain import PretrainConfig
+from jaxgpt.stages.sft import SFTConfig
 from jaxgpt.train.config import OptimizerConfig
 from jaxgpt.train.optimizer import schedule
 
@@ -83,11 +84,45 @@ def test_evaluation_of_a_new_model_leaves_nothing(home, capsys):
         (["--backend=nccl", "--compile"], []),
         (["--grad_clip=0.5"], ["--grad_clip=0.5"]),
         (["--dataset", "--compile"], ["--dataset", "--compile"]),
+        (["--grad_clip", "0.0", "--compile", "False", "--seed", "2"], ["--grad_clip=none", "--seed", "2"]),
+        (["--eval_only", "True"], ["--eval_only", "True"]),
+        (["--lr=1e-3", "--max-steps", "5"], ["--learning_rate=1e-3", "--max_iters", "5"]),
+        (["--warmup_steps", "0", "--output_dir", "x"], ["--warmup_iters", "0", "--out_dir", "x"]),
+        (["--bf16", "--report_to", "none"], ["--tensorboard=False", "--dtype=bfloat16"]),
+        (["--lr_scheduler_type", "constant", "--optim", "adamw_torch"], ["--decay_lr=false"]),
+        (["--lr_scheduler_type=linear", "--optim", "sgd"], ["--lr_scheduler_type=linear", "--optim=sgd"]),
+        (["--", "--lr"], ["--", "--lr"]),
         (["run.toml", "--seed=1"], ["--config", "run.toml", "--seed=1"]),
     ],
 )
-def test_flags_of_nanogpt_are_ours(words, ours):
+def test_flags_of_others_are_ours(words, ours):
     assert translate(words, PretrainConfig) == ours
+
+
+def test_names_of_others_are_told_in_one_note(capsys):
+    notes.note.cache_clear()
+    translate(["--model_name_or_path", "gpt2", "--dataset_name=x", "--use_peft", "--lora_r", "4"], SFTConfig)
+    assert capsys.readouterr().err == (
+        "note: by our names --model_name_or_path is --base, --dataset_name is --dataset, --lora_r is --lora_rank\n"
+    )
+    assert translate(["--use_peft"], SFTConfig) == ["--lora_rank=16"]
+
+
+@pytest.mark.parametrize(
+    ("words", "hint"),
+    [
+        (["--num_train_epochs", "3"], "did you mean '--max_iters'?"),
+        (["--learning_rat", "1"], "did you mean '--learning_rate'?"),
+        (["--hidden_size=3"], "did you mean '--n_embd'?"),
+        (["--push_to_hub"], "unknown flag --push_to_hub"),
+        (["--optim=sgd"], "unknown flag --optim"),
+    ],
+)
+def test_suggestions_lead_to_what_is_meant(capsys, words, hint):
+    with pytest.raises(SystemExit, match="2"):
+        train.main(words)
+    error = capsys.readouterr().err
+    assert hint in error and (hint.startswith("did") or "did you mean" not in error)
 
 
 @pytest.mark.parametrize("line", ["print(1)", "seed = open('x')", "seed = 9 ** 9", "from os import sep", "sed = 1"])
