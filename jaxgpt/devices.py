@@ -63,6 +63,8 @@ def refuse_beyond_memory(needed: int, what: str) -> None:
 
     device = jax.devices()[0]
     if device.platform == "cpu":
+        if not hasattr(os, "sysconf"):  # Windows does not say
+            return
         have = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") * jax.process_count()
     elif (limit := (device.memory_stats() or {}).get("bytes_limit")) is not None:
         have = limit * jax.device_count()

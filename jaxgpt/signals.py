@@ -65,7 +65,8 @@ def tidied(action: Callable[[], object]) -> Iterator[None]:
 def heard(act: Callable[[int], None]) -> Iterator[None]:
     """Have a thread call `act` with the number of each signal that Python handles, as soon as it comes."""
     listen, tell = os.pipe()
-    os.set_blocking(tell, False)
+    if hasattr(os, "set_blocking"):  # Windows has it from Python 3.12 on, and asks for it nowhere
+        os.set_blocking(tell, False)
     thread = threading.Thread(target=_listen, args=(listen, act), daemon=True)
     thread.start()
     before = signal.set_wakeup_fd(tell)
@@ -81,6 +82,9 @@ def heard(act: Callable[[int], None]) -> Iterator[None]:
 @contextlib.contextmanager
 def shielded() -> Iterator[None]:
     """Keep Ctrl-C, which a terminal sends to every process, from those that are started in the block."""
+    if not hasattr(signal, "pthread_sigmask"):  # on Windows
+        yield
+        return
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield

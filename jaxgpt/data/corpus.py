@@ -6,13 +6,12 @@ What is in the cache is found by a hash of the text and of the tokenizer, so a c
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import json
 import os
+import secrets
 import shutil
 import sys
-import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -20,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from filelock import lock_descriptor
 from tqdm import tqdm
 
 from jaxgpt import checks
@@ -246,25 +246,36 @@ def _open_cached(
 def _unfinished(corpora: Path) -> Iterator[Path]:
     """Make a hidden folder that is gone afterwards, and remove those of processes that were killed.
 
-    Each is locked by its process, and a lock ends with the process, however that ends.
+    Each has a file beside it that its process has locked since before it was there, and a lock ends with the process,
+    however that ends.
     """
     with contextlib.ExitStack() as stack:
         try:
             corpora.mkdir(parents=True, exist_ok=True)
-            for left in corpora.glob(f"{_UNFINISHED}*/lock"):
-                with left.open("w") as lock, contextlib.suppress(OSError):
-                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    shutil.rmtree(left.parent)
-            place = Path(tempfile.mkdtemp(dir=corpora, prefix=_UNFINISHED))
-            stack.enter_context(tidied(partial(shutil.rmtree, place)))
-            lock = stack.enter_context((place / "unlocked").open("w"))
+            for left in corpora.glob(f"{_UNFINISHED}*/"):
+                with _lock_of(left).open("a") as lock, contextlib.suppress(OSError):
+                    if lock_descriptor(lock.fileno(), blocking=False):
+                        _remove(left)
+            place = corpora / f"{_UNFINISHED}{secrets.token_hex(8)}"
+            lock = stack.enter_context(_lock_of(place).open("x"))
+            stack.enter_context(tidied(partial(_remove, place)))
             with contextlib.suppress(OSError):  # some network file systems have no locks
-                fcntl.flock(lock, fcntl.LOCK_EX)
-            (place / "unlocked").rename(place / "lock")
+                lock_descriptor(lock.fileno(), blocking=False)
+            place.mkdir()
         except OSError as error:
             why = f"cannot be written to: {error.strerror}; choose another"
             raise UsageError(f"cache_dir {corpora.parent}: {why}") from None
         yield place
+
+
+def _lock_of(folder: Path) -> Path:
+    return folder.with_name(folder.name + ".lock")
+
+
+def _remove(folder: Path) -> None:
+    shutil.rmtree(folder, ignore_errors=True)
+    with contextlib.suppress(OSError):  # Windows deletes no open file
+        _lock_of(folder).unlink()
 
 
 def _encode_into(

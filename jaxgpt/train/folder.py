@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import fcntl
 import importlib.metadata
 import os
 import platform
@@ -18,6 +17,8 @@ from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
+
+from filelock import lock_descriptor
 
 from jaxgpt.errors import UsageError, naming
 from jaxgpt.files import digest, free_name, read_json, regular, write_json
@@ -112,8 +113,9 @@ def move_aside(path: Path) -> None:
 def lock(path: Path) -> Iterator[None]:
     """Hold the folder for this process.
 
-    The locks are the kernel's (flock), so they end with the process, however that ends. The folder's own can't be
-    deleted, as the file's can; but network file systems lock files only. The file also says who holds it.
+    The locks are the operating system's, so they end with the process, however that ends. The folder's own can't be
+    deleted, as the file's can; but network file systems lock files only, and so does Windows, where a file that is
+    open can't be deleted. The file also says who holds it.
 
     Raises:
         UsageError: another process holds it.
@@ -121,17 +123,15 @@ def lock(path: Path) -> Iterator[None]:
     with contextlib.ExitStack() as stack:
         if (path / LOCK).exists():
             regular(path / LOCK)
-        folder = os.open(path, os.O_RDONLY)
-        stack.callback(os.close, folder)
-        try:
-            failed = [_flock(folder)]
-            file = stack.enter_context(open(path / LOCK, "a+", encoding="utf-8"))
-            failed.append(_flock(file.fileno()))
-        except BlockingIOError:
-            who = (path / LOCK).read_text(encoding="utf-8") if (path / LOCK).exists() else ""
-            raise UsageError(f"--out_dir {path} is in use by {who.strip() or 'another process'}") from None
+        failed = []
+        if os.name != "nt":  # which opens no folders
+            folder = os.open(path, os.O_RDONLY)
+            stack.callback(os.close, folder)
+            failed.append(_lock(path, folder))
+        file = stack.enter_context(open(path / LOCK, "a+", encoding="utf-8"))
+        failed.append(_lock(path, file.fileno()))
         if all(failed):
-            print(f"warning: {path} can't be locked ({failed[1]}); no other process must use it", file=sys.stderr)
+            print(f"warning: {path} can't be locked ({failed[-1]}); no other process must use it", file=sys.stderr)
         file.seek(0)
         if left := file.read().strip():
             print(f"note: {left} ended without leaving {path}; going on from its last checkpoint")
@@ -143,15 +143,21 @@ def lock(path: Path) -> Iterator[None]:
         yield
 
 
-def _flock(descriptor: int) -> str | None:
-    """Lock an open file or folder; return why its file system can't."""
+def _lock(path: Path, descriptor: int) -> str | None:
+    """Lock an open file or folder; return why its file system can't.
+
+    Raises:
+        UsageError: another process holds the run's folder, `path`.
+    """
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise
+        if lock_descriptor(descriptor, blocking=False):
+            return None
     except OSError as error:
         return error.strerror
-    return None
+    who = ""
+    with contextlib.suppress(OSError):  # it was deleted, or can't be read while it is locked, as on Windows
+        who = (path / LOCK).read_text(encoding="utf-8").strip()
+    raise UsageError(f"--out_dir {path} is in use by {who or 'another process'}")
 
 
 def write_record(path: Path, config: GPTConfig, *, run: str | None = None, **more: Any) -> None:

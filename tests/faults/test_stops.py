@@ -161,7 +161,7 @@ def test_what_kill_9_while_encoding_leaves_is_removed_by_the_next(tmp_path):
         assert killed.stdout.readline() == beside.stdout.readline() == "encoding\n"
         killed.kill()
         killed.wait()
-        hidden = [path.name for path in (tmp_path / "cache" / "corpora").glob(".*")]
+        hidden = [path.name for path in (tmp_path / "cache" / "corpora").glob(".*/")]
         assert len(hidden) == 2, "and the folder of one that is still at work stays"
         beside.communicate(timeout=20)
     assert beside.returncode == 0

@@ -1,6 +1,5 @@
 """A run's folder: held by one process, never lost, and read back only when it is what it says."""
 
-import fcntl
 import json
 import os
 import shutil
@@ -8,11 +7,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import filelock
 import pytest
 
 from jaxgpt.errors import RunError, UsageError
 from jaxgpt.files import write_json
 from jaxgpt.model.config import PRESETS, GPTConfig
+from jaxgpt.train import folder as folder_module
 from jaxgpt.train.folder import (
     FORMAT,
     hold,
@@ -59,14 +60,12 @@ def test_a_lock_file_that_is_deleted_frees_no_folder(tmp_path, holder):
 
 
 def test_where_folders_have_no_locks_the_file_has_one(tmp_path, holder, monkeypatch, capsys):
-    flock = fcntl.flock
-
-    def files_only(descriptor, how):
+    def files_only(descriptor, blocking):
         if os.path.isdir(f"/proc/self/fd/{descriptor}"):
             raise OSError(9, "Bad file descriptor")
-        flock(descriptor, how)
+        return filelock.lock_descriptor(descriptor, blocking=blocking)
 
-    monkeypatch.setattr(fcntl, "flock", files_only)
+    monkeypatch.setattr(folder_module, "lock_descriptor", files_only)
     with pytest.raises(UsageError, match=f"in use by process {holder.pid} on "), lock(tmp_path):
         pass
     holder.communicate()
