@@ -30,6 +30,7 @@ if TYPE_CHECKING:
         pairs_batch,
         take_rows,
     )
+    from jaxgpt.chat.files import ExampleFiles, find_files, fingerprint
     from jaxgpt.chat.labels import label_names, name_labels, note_odd_labels
     from jaxgpt.chat.reading import read_conversations, read_labelled, read_pairs, read_prompts
     from jaxgpt.chat.records import Prompt, split
@@ -39,6 +40,7 @@ __all__ = [
     "ChatTemplate",
     "DEFAULT_TEMPLATE",
     "EncodedPair",
+    "ExampleFiles",
     "Labelled",
     "LabelledIds",
     "Pairs",
@@ -52,6 +54,8 @@ __all__ = [
     "epoch_rows",
     "eval_rows",
     "eval_sample",
+    "find_files",
+    "fingerprint",
     "label_names",
     "labelled_batch",
     "name_labels",

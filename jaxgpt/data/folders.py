@@ -36,12 +36,9 @@ def open_path(
     Raises:
         UsageError: there is nothing to read, or an argument has no meaning for what there is.
     """
-    files, notes = files_below(path) if path.is_dir() else ([path], [])
-    if not files:
-        raise UsageError(f"{path}: no files in this folder")
-    files = _of_one_kind(files, notes) if path.is_dir() else files
+    train, val, notes = split_files(path) if path.is_dir() else ([path], [], [])
+    files = [*train, *val]
     records = suffix_of(files[0]) in SUFFIXES and all(suffix_of(file) in SUFFIXES for file in files)
-    train, val = _splits(path, files, notes) if path.is_dir() else (files, [])
     if val and val_fraction is not None:
         raise UsageError(f"val_fraction {val_fraction}: {path} has files to validate on, {val[0].name} and so on")
     if text_column is not None and not records:
@@ -58,6 +55,19 @@ def open_path(
         source = TextFiles(str(path), train, fraction)
     source.notes += notes
     return source
+
+
+def split_files(folder: Path) -> tuple[list[Path], list[Path], list[str]]:
+    """Return a folder's files to train on, those to validate on, if names say which, and what is to be said of both.
+
+    Raises:
+        UsageError: there are none, or a folder can't be read.
+    """
+    files, notes = files_below(folder)
+    if not files:
+        raise UsageError(f"{folder}: no files in this folder")
+    train, val = _splits(folder, _of_one_kind(files, notes), notes)
+    return train, val, notes
 
 
 def _of_one_kind(files: list[Path], notes: list[str]) -> list[Path]:

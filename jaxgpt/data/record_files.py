@@ -20,6 +20,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from jaxgpt.data.hub import is_hub, read_hub
 from jaxgpt.errors import UsageError
 from jaxgpt.files import regular
 
@@ -36,14 +37,19 @@ def read_records(path: str | Path, suffixes: tuple[str, ...], column: str = "") 
     """Yield the records of a file.
 
     Args:
-        path: a .jsonl file has an object a line, a .json file a list of objects, a .csv or .tsv file a header and
-            a record a row, a .txt file a text a line; of a .parquet file, values that are null are left out.
+        path: `hub:OWNER/NAME[@REVISION][:SPLIT]`, as of `read_hub`, or a file. A .jsonl file has an object a line, a
+            .json file a list of objects, a .csv or .tsv file a header and a record a row, a .txt file a text a line;
+            of a .parquet file, values that are null are left out.
         suffixes: the formats among these that are welcome.
         column: name of the field that a .txt file's lines fill.
 
     Raises:
         UsageError: another format, a file that can't be read or has no records, or a line that isn't what it must be.
     """
+    if is_hub(path):
+        rows, _ = read_hub(str(path))
+        yield from ((f"{path} row {number}", row) for number, row in enumerate(rows, start=1))
+        return
     path = Path(path)
     readers: Mapping[str, Callable[[Path], Iterator[Record]]] = {
         ".jsonl": _jsonl,

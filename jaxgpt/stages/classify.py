@@ -13,7 +13,7 @@ from jaxgpt.devices import is_first
 from jaxgpt.errors import UsageError
 from jaxgpt.flags import Name, PathName, flag
 from jaxgpt.stages.base import Record, next_command, show_curve
-from jaxgpt.stages.finetune import FineTune, FineTuneConfig
+from jaxgpt.stages.finetune import FILES, FineTune, FineTuneConfig
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class ClassifyConfig(FineTuneConfig):
     out_dir: PathName = flag("out-classify", "the run's folder", on_resume="of the command", per_host=True)
     dataset: PathName | None = flag(
         None,
-        "the examples, a text and a label each: .jsonl, .json, .parquet, .csv or .tsv",
+        f"texts with a label each: {FILES}; also .csv and .tsv",
         per_host=True,
     )
     text_column: Name = flag(

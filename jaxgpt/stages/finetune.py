@@ -6,6 +6,7 @@ import hashlib
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -13,7 +14,6 @@ from jaxgpt import chat, decode, hf, model, objectives, tokenizers, train
 from jaxgpt.chat.fitting import TooLong
 from jaxgpt.devices import is_first, process_count
 from jaxgpt.errors import UsageError
-from jaxgpt.files import sha256
 from jaxgpt.flags import Count, PathName, Positive, Rate, Rows, Share, flag
 from jaxgpt.model.atlas import Parameter, count, parameters
 from jaxgpt.model.lora_config import LoRA
@@ -24,6 +24,7 @@ from jaxgpt.train.manifest import latest
 from jaxgpt.train.resume import refuse_changed_flags
 
 VAL_FRACTION = 0.1
+FILES = "a file (.jsonl, .json, .parquet), a folder with a file for each split, or hub:OWNER/NAME[:SPLIT]"
 SHOWN_PROMPTS = 3
 SHOWN_TOKENS = 200
 SEPARATOR = "---------------"
@@ -46,9 +47,9 @@ class FineTuneConfig(RunConfig):
     base: PathName = flag(
         "out", "with auto, the model to begin with: a run's folder, a folder of weights, a hub name", per_host=True
     )
-    dataset: PathName | None = flag(None, "the file with the examples: .jsonl, .json or .parquet", per_host=True)
+    dataset: PathName | None = flag(None, f"the examples: {FILES}", per_host=True)
     val_dataset: PathName | None = flag(
-        None, "a file with examples to validate on; none: a part of the dataset", per_host=True
+        None, "examples to validate on, likewise; none: the folder's or data set's own, or a part of it", per_host=True
     )
     val_fraction: Share | None = flag(
         None,
@@ -209,12 +210,19 @@ class FineTune(Stage[FineTuneFlags]):
 
     def read(self, read: Callable[..., list[_Any]]) -> tuple[list[_Any], list[_Any]]:
         """Return the records to train on and those to validate on; `read` is one of `jaxgpt.chat`'s functions."""
+        flags, files = self.flags, self._files
+        train, val = (
+            [record for file in part for record in read(file, bad_records=flags.bad_records)]
+            for part in (files.train, files.val)
+        )
+        return (train, val) if files.val else chat.split(train, flags.val_fraction or VAL_FRACTION, seed=0)
+
+    @cached_property
+    def _files(self) -> chat.ExampleFiles:
+        """The files with the examples."""
         flags = self.flags
         assert flags.dataset is not None
-        found = read(flags.dataset, bad_records=flags.bad_records)
-        if flags.val_dataset is not None:
-            return found, read(flags.val_dataset, bad_records=flags.bad_records)
-        return chat.split(found, flags.val_fraction or VAL_FRACTION, seed=0)
+        return chat.find_files(flags.dataset, flags.val_dataset, flags.val_fraction)
 
     @property
     def evaluated(self) -> int:
@@ -304,10 +312,10 @@ class FineTune(Stage[FineTuneFlags]):
 
     def _hashes(self) -> dict[str, str]:
         """Return hashes of the files with the examples, and of what makes tokens of them."""
-        files = {name: getattr(self.flags, name) for name in ("dataset", "val_dataset")}
+        files = {"dataset": self._files.train, "val_dataset": self._files.val}
         template = "" if self.template is None else self.template.source
         return {
-            **{name: sha256(Path(file)) for name, file in files.items() if file is not None},
+            **{name: chat.fingerprint(paths) for name, paths in files.items() if paths},
             "tokenizer": self.tokenizer.fingerprint,
             "template": hashlib.sha256(template.encode()).hexdigest(),
         }

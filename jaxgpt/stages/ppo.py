@@ -15,7 +15,7 @@ from jaxgpt.model.atlas import parameters
 from jaxgpt.model.config import VALUE
 from jaxgpt.rl.config import PPOConfig
 from jaxgpt.stages.base import Record, next_command, show_curve
-from jaxgpt.stages.finetune import SHOWN_PROMPTS, FineTune, FineTuneConfig
+from jaxgpt.stages.finetune import FILES, SHOWN_PROMPTS, FineTune, FineTuneConfig
 
 MEASURED = ("score", "kl", "response_length", "ended")
 """What an evaluation measures, beside the loss."""
@@ -26,9 +26,7 @@ class PPOStageConfig(PPOConfig, FineTuneConfig):
     """Learning from rewards for the model's own answers (Schulman et al. 2017), or by GRPO (Shao et al. 2024)."""
 
     out_dir: PathName = flag("out-ppo", "the run's folder", on_resume="of the command", per_host=True)
-    dataset: PathName | None = flag(
-        None, "the file with the prompts: .jsonl, .json or .parquet, or .txt with one a line", per_host=True
-    )
+    dataset: PathName | None = flag(None, f"prompts: {FILES}; also .txt with one a line", per_host=True)
     reward_model: PathName | None = flag(
         None, "a run's folder of train.py reward, which scores the answers", per_host=True
     )

@@ -10,10 +10,10 @@ from jaxgpt import chat, objectives
 from jaxgpt.chat.fitting import TooLong
 from jaxgpt.flags import PathName, Positive, Rate, flag
 from jaxgpt.stages.base import Record, next_command, show_curve
-from jaxgpt.stages.finetune import FineTune, FineTuneConfig, FineTuneFlags
+from jaxgpt.stages.finetune import FILES, FineTune, FineTuneConfig, FineTuneFlags
 
 LABEL = ("reward",)
-PAIR_FILE = "the file with the examples: .jsonl, .json or .parquet, with prompt, chosen and rejected"
+PAIR_FILE = f"pairs, of prompt, chosen and rejected: {FILES}"
 
 
 @dataclass(frozen=True)

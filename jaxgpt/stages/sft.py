@@ -9,7 +9,7 @@ from typing import Any
 from jaxgpt import chat, data, model, objectives
 from jaxgpt.flags import PathName, flag
 from jaxgpt.stages.base import Record, next_command, show_curve
-from jaxgpt.stages.finetune import SHOWN_PROMPTS, FineTune, FineTuneConfig
+from jaxgpt.stages.finetune import FILES, SHOWN_PROMPTS, FineTune, FineTuneConfig
 
 
 @dataclass(frozen=True)
@@ -17,9 +17,7 @@ class SFTConfig(FineTuneConfig):
     """Learning to answer from conversations (Ouyang et al. 2022, section 3.5)."""
 
     out_dir: PathName = flag("out-sft", "the run's folder", on_resume="of the command", per_host=True)
-    dataset: PathName | None = flag(
-        None, "the file with the examples: .jsonl, .json or .parquet, of messages or Alpaca's fields", per_host=True
-    )
+    dataset: PathName | None = flag(None, f"conversations, of messages or in Alpaca's fields: {FILES}", per_host=True)
     template: PathName | None = flag(
         None, "a chat template in Jinja; none: the model's own, or ours", on_resume="fixed", per_host=True
     )

@@ -1,0 +1,67 @@
+"""Where examples are read from: a file, a folder whose files' names say which split they are, a data set of the hub."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+from jaxgpt.data.folders import split_files
+from jaxgpt.data.hub import is_hub, read_hub, validation_split
+from jaxgpt.errors import UsageError
+from jaxgpt.files import sha256
+from jaxgpt.notes import note
+
+
+@dataclass(frozen=True)
+class ExampleFiles:
+    """Files, or names of data sets of the hub.
+
+    Attributes:
+        train: to train on.
+        val: to validate on; empty where that is to be a part of the others.
+    """
+
+    train: tuple[str, ...]
+    val: tuple[str, ...]
+
+
+def find_files(dataset: str, val_dataset: str | None = None, val_fraction: float | None = None) -> ExampleFiles:
+    """Return the files of a data set, and those to validate on where there are some.
+
+    Args:
+        dataset: a file; a folder, of whose files those named train, valid, validation, val, dev and test are splits,
+            the last of which is left alone; or `hub:OWNER/NAME[@REVISION][:SPLIT]`, with a split to validate on where
+            the data set has one and no split is named.
+        val_dataset: the same, to validate on.
+        val_fraction: what is asked for in the place of files to validate on.
+
+    Raises:
+        UsageError: there is nothing to read, or files to validate on and a fraction are both there.
+    """
+    train, val = _splits(dataset)
+    if val_dataset is not None:
+        own, beside = _splits(val_dataset)
+        return ExampleFiles(train, beside or own)
+    if val and val_fraction is not None:
+        raise UsageError(f"val_fraction {val_fraction}: {dataset} has {val[0]} and so on to validate on")
+    return ExampleFiles(train, val)
+
+
+def fingerprint(files: tuple[str, ...]) -> str:
+    """Return a hash of what files hold; of a data set of the hub its revision."""
+    hashes = [read_hub(file)[1] if is_hub(file) else sha256(Path(file)) for file in files]
+    return hashes[0] if len(hashes) == 1 else hashlib.sha256(" ".join(hashes).encode()).hexdigest()
+
+
+def _splits(dataset: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    if is_hub(dataset):
+        if (val := validation_split(dataset)) is not None:
+            note(f"{dataset}: its split {val.rpartition(':')[2]} is validated on")
+        return (dataset,), () if val is None else (val,)
+    if not Path(dataset).is_dir():
+        return (dataset,), ()
+    train, val, notes = split_files(Path(dataset))
+    for text in notes:
+        note(text)
+    return tuple(map(str, train)), tuple(map(str, val))
