@@ -23,6 +23,7 @@ ROOMS = {
     "objectives": {"data", "chat", "model"},
     "decode": {"tokenizers", "model"},
     "hf": {"tokenizers", "model"},
+    "inspect": {"tokenizers", "data", "model", "objectives", "decode"},
     "train": {"tokenizers", "data", "model", "objectives", "hf", "mesh"},
     "evaluate": {"tokenizers", "data", "chat", "mesh", "model", "objectives", "decode", "hf", "train"},
     "rl": {"tokenizers", "data", "chat", "model", "objectives", "decode", "train"},

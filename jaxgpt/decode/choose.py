@@ -31,6 +31,8 @@ def choose(
         present: which of them are the row's; the others are padding.
         keys: (B,) one random key a row.
     """
+    if sampling.logits_processor is not None:
+        logits = sampling.logits_processor(logits, tokens, present)
     logits = logits[:, : sampling.vocab_size]
     if sampling.repetition_penalty is not None:
         logits = penalize(logits, tokens, present, sampling.repetition_penalty)

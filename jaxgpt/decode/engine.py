@@ -56,8 +56,8 @@ def generate(
             "slide": when its context is full it goes on from the last half of it.
         draft: guesses tokens ahead, a `PromptLookup` or a `DraftModel`, for the model to read several in one pass.
             That can save time, most with a single row, and changes no token but as rounding may, see above.
-        sampling: temperature (0, the likeliest token, by default), top_k, top_p, min_p, repetition_penalty and
-            vocab_size: see `Sampling`.
+        sampling: temperature (0, the likeliest token, by default), top_k, top_p, min_p, repetition_penalty,
+            vocab_size and logits_processor: see `Sampling`.
 
     Returns:
         Each row's new ids, including the stop id that ended it, as Hugging Face does.

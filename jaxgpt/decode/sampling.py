@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import TypedDict
+from typing import Any, TypedDict
 
 from jaxgpt import checks
 from jaxgpt.model.config import GPTConfig
@@ -34,6 +34,8 @@ class Sampling:
         min_p: keep tokens at least this fraction as likely as the likeliest (Nguyen et al. 2024).
         vocab_size: ids from here up only pad the embedding table and are never chosen. None: as the model's config
             says; `config.vocab_size` for all.
+        logits_processor: a function of JAX's arrays that comes before all the others: logits (B, V), tokens (B, S) so
+            far, and which of these are the row's (B, S), no padding → logits (B, V). A program is compiled for each.
 
     Raises:
         UsageError: a value out of range.
@@ -45,6 +47,7 @@ class Sampling:
     min_p: float | None = None
     repetition_penalty: float | None = None
     vocab_size: int | None = None
+    logits_processor: Callable[..., Any] | None = None
 
     def __post_init__(self) -> None:
         low, high = PENALTIES
@@ -53,6 +56,8 @@ class Sampling:
         self._check("top_p", lambda x: 0 < x <= 1, "above 0 and at most 1, or none")
         self._check("min_p", lambda x: 0 <= x <= 1, "from 0 to 1, or none")
         self._check("repetition_penalty", lambda x: low <= x <= high, f"a number from {low:g} to {high:g}, or none")
+        if self.logits_processor is not None and not callable(self.logits_processor):
+            raise checks.refusal("logits_processor", self.logits_processor, "a function, or none")
         for name in ("top_k", "vocab_size"):
             if (value := getattr(self, name)) is not None:
                 wanted = "a whole number from 1 up, or none"
@@ -80,6 +85,7 @@ class SamplingOptions(TypedDict, total=False):
     min_p: float | None
     repetition_penalty: float | None
     vocab_size: int | None
+    logits_processor: Callable[..., Any] | None
 
 
 def fitted(sampling: Sampling, config: GPTConfig) -> Sampling:

@@ -41,7 +41,7 @@ def _recomputed(function: Callable[[Array], Array]) -> Callable[[Array], Array]:
     return wrapped
 
 
-_FUNCTIONS: dict[str, Callable[[Array], Array]] = {
+FUNCTIONS: dict[str, Callable[[Array], Array]] = {
     "gelu": _gelu,
     "gelu_10": _gelu_10,
     "gelu_accurate": _gelu_tanh,
@@ -65,4 +65,4 @@ _FUNCTIONS: dict[str, Callable[[Array], Array]] = {
     "tanh": jnp.tanh,
 }
 
-ACTIVATIONS = {name: _recomputed(function) for name, function in _FUNCTIONS.items()}
+ACTIVATIONS = {name: _recomputed(function) for name, function in FUNCTIONS.items()}

@@ -3,11 +3,13 @@
 from functools import partial
 from typing import Any
 
+import flax.struct
 import jax
 import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Bool, Float, Int
 
+from jaxgpt.errors import UsageError
 from jaxgpt.model.attention_kernels import kernels
 from jaxgpt.model.linear import after, wide_product
 
@@ -28,6 +30,7 @@ def attention(
     scale: float,
     dropout_rate: float = 0.0,
     dropout_key: Array | None = None,
+    autodiff: bool = False,
 ) -> Float[Array, "B H T K"]:
     """Return each query's weighted mean of values.
 
@@ -40,19 +43,69 @@ def attention(
         scale: factor on the scores.
         dropout_rate: of the attention weights.
         dropout_key: random key; None switches dropout off.
+        autodiff: hold all scores, and leave every derivative to JAX.
+
+    Raises:
+        UsageError: a mask without the axes (B, 1, T, S), which would be taken for numbers of segments.
     """
+    if seen is not None and (seen.dtype == bool) != (seen.ndim == 4):
+        raise UsageError(f"seen is {seen.dtype}{list(seen.shape)}; a mask is bool[B, 1, T, S], segments are int[B, T]")
     if dropout_rate == 0:
         dropout_key = None
     if seen is None or seen.ndim == 2:
-        if dropout_key is None:
+        if dropout_key is None and not autodiff:
             return fast(q, k, v, seen, scale)
         seen = causal_mask(q.shape[2], seen)
-    scores = wide_product("BHTK,BHSK->BHTS", q, k) * scale
+    scores = wide_product("BHTK,BHSK->BHTS", q, k, autodiff=autodiff) * scale
     weights = jax.nn.softmax(jnp.where(seen, scores, NEVER))
     if dropout_key is not None:
         kept = jax.random.bernoulli(dropout_key, 1 - dropout_rate, weights.shape)
         weights = jnp.where(kept, weights / (1 - dropout_rate), 0)
     return jnp.einsum("BHTS,BHSK->BHTK", weights.astype(v.dtype), v)
+
+
+@flax.struct.dataclass
+class AttentionStages:
+    """What attention computes on its way, for those who look inside; of several layers stacked, with L in front.
+
+    Attributes:
+        q: (B, H, T, K) queries.
+        k, v: (B, H, S, K) keys and values.
+        scores: (B, H, T, S) products of queries and keys.
+        scaled: (B, H, T, S) scores times the scale, 1/sqrt(K) in GPT-2.
+        masked: (B, H, T, S) scaled, and the least f32 where a query does not see a key.
+        weights: (B, H, T, S) softmax of the masked scores; each row sums to 1.
+        heads: (B, H, T, K) values weighted by these.
+        out: (B, T, D) the heads side by side, times W_O where there is one.
+    """
+
+    q: Float[Array, "*L B H T K"]
+    k: Float[Array, "*L B H S K"]
+    v: Float[Array, "*L B H S K"]
+    scores: Float[Array, "*L B H T S"]
+    scaled: Float[Array, "*L B H T S"]
+    masked: Float[Array, "*L B H T S"]
+    weights: Float[Array, "*L B H T S"]
+    heads: Float[Array, "*L B H T K"]
+    out: Float[Array, "*L B T D"]
+
+    @classmethod
+    def of(
+        cls,
+        q: Float[Array, "B H T K"],
+        k: Float[Array, "B H S K"],
+        v: Float[Array, "B H S K"],
+        mask: Bool[Array, "#B 1 T S"] | None,
+        scale: float,
+    ) -> "AttentionStages":
+        """Compute them one after another; `out` is the heads side by side."""
+        scores = wide_product("BHTK,BHSK->BHTS", q, k)
+        scaled = scores * scale
+        masked = scaled if mask is None else jnp.where(mask, scaled, NEVER)
+        weights = jax.nn.softmax(masked)
+        heads = jnp.einsum("BHTS,BHSK->BHTK", weights.astype(v.dtype), v)
+        out = heads.transpose(0, 2, 1, 3).reshape(heads.shape[0], heads.shape[2], -1)
+        return cls(q, k, v, scores, scaled, masked, weights, heads, out)
 
 
 def causal_mask(length: int, segment_ids: Int[Array, "B T"] | None) -> Bool[Array, "#B 1 T T"]:

@@ -17,8 +17,8 @@ from jax.nn.initializers import Initializer
 from jax.typing import DTypeLike
 from jaxtyping import Bool, Float, Int
 
-from jaxgpt.model.activations import ACTIVATIONS
-from jaxgpt.model.attention import attention
+from jaxgpt.model.activations import ACTIVATIONS, FUNCTIONS
+from jaxgpt.model.attention import AttentionStages, attention, causal_mask
 from jaxgpt.model.cache import KVCache
 from jaxgpt.model.config import GPTConfig
 from jaxgpt.model.linear import Linear, wide_product
@@ -32,15 +32,21 @@ class GPT(nn.Module):
     Parameters are a plain tree with one leaf per layer and role, named as in HF and listed in
     `jaxgpt.model.atlas`. They are stored in f32 and cast to `dtype` where they are used.
 
+    With the collection "intermediates" mutable, as Linen has it, blocks leave there what they compute on the way, which
+    `jaxgpt.inspect` makes a record of.
+
     Attributes:
         config: the architecture.
         dtype: of activations and matrix products; layer-norm statistics, attention scores and logits stay f32.
         remat: recompute each block's activations in the backward pass instead of storing them.
+        autodiff: plain autodiff instead of the hand-written backward passes, which are faster and need less memory but
+            allow no forward mode: with this `jax.jvp`, `jacfwd`, `linearize` and Hessians work.
     """
 
     config: GPTConfig
     dtype: DTypeLike = jnp.float32
     remat: bool = False
+    autodiff: bool = False
 
     def setup(self) -> None:
         config = self.config
@@ -51,9 +57,9 @@ class GPT(nn.Module):
         self.drop = nn.Dropout(config.embd_pdrop)
         # Argument 4 of Block.__call__, `deterministic`, is a Python bool that tracing must not touch.
         block = nn.remat(Block, static_argnums=(4,)) if self.remat else Block
-        self.h = [block(config, layer, self.dtype) for layer in range(config.n_layer)]
+        self.h = [block(config, layer, self.dtype, self.autodiff) for layer in range(config.n_layer)]
         if config.norm_position == "pre":
-            self.ln_f = layer_norm(config, self.dtype)
+            self.ln_f = layer_norm(config, self.dtype, self.autodiff)
         if not config.tie_word_embeddings:
             self.lm_head = Embed(config.vocab_size, config.n_embd, self.dtype, init)
         if config.labels is not None:
@@ -107,23 +113,33 @@ class GPT(nn.Module):
         x = self.drop(self.embed(tokens, positions), deterministic=deterministic)
         for block in self.h:
             x, cache = block(x, seen, cache, deterministic)
+        self.sow("intermediates", "resid_final", x)
         if cache is not None:
             cache = replace(cache, length=cache.length + count, new=False)
-        return (self.ln_f(x) if self.config.norm_position == "pre" else x), cache
+        return self.final_norm(x), cache
+
+    def final_norm(self, x: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
+        """Return hidden states as the heads read them, from the residual stream behind a block."""
+        return self.ln_f(x) if self.config.norm_position == "pre" else x
 
     def embed(self, tokens: Int[Array, "B T"], positions: Int[Array, "#B T"]) -> Float[Array, "B T D"]:
         """Return the sum of token and position embeddings."""
+        words = self.wte(tokens)
         if self.config.position_embedding == "learned":
-            return self.wte(tokens) + self.wpe(positions)
-        table = jnp.asarray(sinusoids(self.config.n_positions, self.config.n_embd), self.dtype)
-        return self.wte(tokens) * self.config.n_embd**0.5 + table[positions]
+            places = self.wpe(positions)
+        else:
+            words = words * self.config.n_embd**0.5
+            places = jnp.asarray(sinusoids(self.config.n_positions, self.config.n_embd), self.dtype)[positions]
+        self.sow("intermediates", "token_embeddings", words)
+        self.sow("intermediates", "position_embeddings", places)
+        return words + places
 
     def logits(self, x: Float[Array, "B T D"]) -> Float[Array, "B T V"]:
         """Return the next token's logits from hidden states, accumulated in f32."""
         head = self.head()
         if isinstance(head, DecodingMatrix):
             return head.product(x)
-        return wide_product("BTD,VD->BTV", x, head.astype(self.dtype))
+        return wide_product("BTD,VD->BTV", x, head.astype(self.dtype), autodiff=self.autodiff)
 
     def head(self) -> Float[Array, "V D"] | DecodingMatrix:
         """Return the matrix that makes logits of hidden states, as the parameters hold it."""
@@ -132,7 +148,7 @@ class GPT(nn.Module):
 
     def scores(self, x: Float[Array, "B T D"]) -> Float[Array, "B T N"]:
         """Return a score for each of the config's labels from hidden states, in f32."""
-        return wide_product("BTD,ND->BTN", x, self.score.astype(self.dtype))
+        return wide_product("BTD,ND->BTN", x, self.score.astype(self.dtype), autodiff=self.autodiff)
 
 
 def applied(model: GPT, params: Any) -> Any:
@@ -146,12 +162,13 @@ class Block(nn.Module):
     config: GPTConfig
     layer: int
     dtype: DTypeLike = jnp.float32
+    autodiff: bool = False
 
     def setup(self) -> None:
-        self.ln_1 = layer_norm(self.config, self.dtype)
-        self.attn = Attention(self.config, self.layer, self.dtype)
-        self.ln_2 = layer_norm(self.config, self.dtype)
-        self.mlp = MLP(self.config, self.dtype)
+        self.ln_1 = layer_norm(self.config, self.dtype, self.autodiff)
+        self.attn = Attention(self.config, self.layer, self.dtype, self.autodiff)
+        self.ln_2 = layer_norm(self.config, self.dtype, self.autodiff)
+        self.mlp = MLP(self.config, self.dtype, self.autodiff)
 
     def __call__(
         self,
@@ -160,12 +177,15 @@ class Block(nn.Module):
         cache: KVCache | None,
         deterministic: bool,
     ) -> tuple[Float[Array, "B T D"], KVCache | None]:
+        self.sow("intermediates", "resid_pre", x)
         if self.config.norm_position == "post":
             a, cache = self.attn(x, seen, cache, deterministic)
             x = self.ln_1(x + a)
+            self.sow("intermediates", "resid_mid", x)
             return self.ln_2(x + self.mlp(x, deterministic)), cache
         a, cache = self.attn(self.ln_1(x), seen, cache, deterministic)
         x = x + a
+        self.sow("intermediates", "resid_mid", x)
         return x + self.mlp(self.ln_2(x), deterministic), cache
 
 
@@ -175,10 +195,11 @@ class Attention(nn.Module):
     config: GPTConfig
     layer: int
     dtype: DTypeLike = jnp.float32
+    autodiff: bool = False
 
     def setup(self) -> None:
-        self.c_attn = dense(self.config, 3 * self.config.n_embd, self.dtype)
-        self.c_proj = dense(self.config, self.config.n_embd, self.dtype, residual=True)
+        self.c_attn = dense(self.config, 3 * self.config.n_embd, self.dtype, autodiff=self.autodiff)
+        self.c_proj = dense(self.config, self.config.n_embd, self.dtype, residual=True, autodiff=self.autodiff)
         self.drop = nn.Dropout(self.config.resid_pdrop)
 
     def __call__(
@@ -207,8 +228,13 @@ class Attention(nn.Module):
             scale=score_scale(config, self.layer),
             dropout_rate=config.attn_pdrop,
             dropout_key=self.make_rng("dropout") if drops else None,
+            autodiff=self.autodiff,
         )
         out = self.c_proj(heads.transpose(0, 2, 1, 3).reshape(x.shape))
+        if self.is_mutable_collection("intermediates"):
+            mask = seen if seen is not None and seen.ndim == 4 else causal_mask(x.shape[1], seen)
+            stages = AttentionStages.of(q, k, v, mask, score_scale(config, self.layer))
+            self.sow("intermediates", "stages", replace(stages, out=out))
         return self.drop(out, deterministic=deterministic), cache
 
 
@@ -217,15 +243,18 @@ class MLP(nn.Module):
 
     config: GPTConfig
     dtype: DTypeLike = jnp.float32
+    autodiff: bool = False
 
     def setup(self) -> None:
-        self.c_fc = dense(self.config, self.config.inner_dim, self.dtype)
-        self.c_proj = dense(self.config, self.config.n_embd, self.dtype, residual=True)
+        self.c_fc = dense(self.config, self.config.inner_dim, self.dtype, autodiff=self.autodiff)
+        self.c_proj = dense(self.config, self.config.n_embd, self.dtype, residual=True, autodiff=self.autodiff)
         self.drop = nn.Dropout(self.config.resid_pdrop)
 
     def __call__(self, x: Float[Array, "B T D"], deterministic: bool) -> Float[Array, "B T D"]:
-        x = ACTIVATIONS[self.config.activation_function](self.c_fc(x))
-        return self.drop(self.c_proj(x), deterministic=deterministic)
+        x = (FUNCTIONS if self.autodiff else ACTIVATIONS)[self.config.activation_function](self.c_fc(x))
+        out = self.c_proj(x)
+        self.sow("intermediates", "out", out)
+        return self.drop(out, deterministic=deterministic)
 
 
 class Embed(nn.Module):
@@ -251,15 +280,17 @@ class Embed(nn.Module):
         return found.astype(self.dtype)
 
 
-def dense(config: GPTConfig, features: int, dtype: DTypeLike, *, residual: bool = False) -> Linear:
+def dense(
+    config: GPTConfig, features: int, dtype: DTypeLike, *, residual: bool = False, autodiff: bool = False
+) -> Linear:
     """Make a linear layer; projections into the residual stream start smaller, by 1/sqrt(2 L)."""
     std = config.initializer_range / ((2 * config.n_layer) ** 0.5 if residual else 1)
-    return Linear(features, config.bias, dtype, normal(std))
+    return Linear(features, config.bias, dtype, normal(std), autodiff)
 
 
-def layer_norm(config: GPTConfig, dtype: DTypeLike) -> LayerNorm:
+def layer_norm(config: GPTConfig, dtype: DTypeLike, autodiff: bool = False) -> LayerNorm:
     """Make a layer norm."""
-    return LayerNorm(config.layer_norm_epsilon, config.bias, dtype)
+    return LayerNorm(config.layer_norm_epsilon, config.bias, dtype, autodiff)
 
 
 def score_scale(config: GPTConfig, layer: int) -> float:

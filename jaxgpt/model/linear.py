@@ -23,12 +23,14 @@ class Linear(nn.Module):
         use_bias: whether there is a bias.
         dtype: of the product and the result.
         kernel_init: of W.
+        autodiff: no backward pass of its own, see `GPT`.
     """
 
     features: int
     use_bias: bool
     dtype: DTypeLike
     kernel_init: Initializer
+    autodiff: bool = False
 
     @nn.compact
     def __call__(self, x: Float[Array, "B T I"]) -> Float[Array, "B T O"]:
@@ -36,7 +38,8 @@ class Linear(nn.Module):
         if isinstance(kernel, DecodingMatrix):
             out = kernel.product(x).astype(self.dtype)
         else:
-            out = product(x, kernel.astype(self.dtype))
+            kernel = kernel.astype(self.dtype)
+            out = x @ kernel if self.autodiff else product(x, kernel)
         if not self.use_bias:
             return out
         return out + self.param("bias", nn.initializers.zeros, (self.features,)).astype(self.dtype)
@@ -82,7 +85,7 @@ def after(known: Array, x: Array) -> Array:
     )
 
 
-def wide_product(axes: str, x: Array, y: Array) -> Array:
+def wide_product(axes: str, x: Array, y: Array, *, autodiff: bool = False) -> Array:
     """Return `einsum(axes, x, y)` in f32, with products of the operands' dtype in both directions.
 
     Autodiff would widen an operand instead, and multiply it with the f32 gradient.
@@ -90,8 +93,9 @@ def wide_product(axes: str, x: Array, y: Array) -> Array:
     Args:
         axes: as in `jnp.einsum`; each axis of an array occurs in another, and none twice in one.
         x, y: of one dtype, to which the gradient is rounded first.
+        autodiff: widen nevertheless, so that every kind of derivative can be taken.
     """
-    if x.dtype == jnp.float32:
+    if x.dtype == jnp.float32 or autodiff:
         return jnp.einsum(axes, x, y, preferred_element_type=jnp.float32)
     return _narrow_product(axes, x, y)
 

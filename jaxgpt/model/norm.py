@@ -17,18 +17,24 @@ class LayerNorm(nn.Module):
         epsilon: added to the variance.
         use_bias: whether there is a bias.
         dtype: of the result.
+        autodiff: no backward pass of its own, see `GPT`.
     """
 
     epsilon: float
     use_bias: bool
     dtype: DTypeLike
+    autodiff: bool = False
 
     @nn.compact
     def __call__(self, x: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
         width = x.shape[-1:]
         scale = self.param("scale", nn.initializers.ones, width)
         bias = self.param("bias", nn.initializers.zeros, width) if self.use_bias else jnp.zeros(width)
-        return jnp.asarray(normalise(x, scale, bias, self.epsilon), self.dtype)
+        if self.autodiff:
+            normalised, _ = _forward(x, jnp.asarray(scale), jnp.asarray(bias), self.epsilon)
+        else:
+            normalised = normalise(x, scale, bias, self.epsilon)
+        return jnp.asarray(normalised, self.dtype)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(3,))

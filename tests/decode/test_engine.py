@@ -255,3 +255,15 @@ def test_a_decode_step_never_copies_the_cache(config, params, batch):
     buffer = rf"f32\[[0-9,]*{size},{config.head_dim}\]"
     assert re.findall(rf"{buffer}\S* (fusion|dynamic-update-slice)\(", program)
     assert not re.findall(rf"{buffer}\S* copy\(", program)
+
+
+def test_a_logits_processor_comes_first_and_is_told_what_the_row_has(draw):
+    config = GPTConfig(17, 8, n_embd=8, n_layer=1, n_head=2, eos_token_id=None)
+    params = draw(config)
+
+    def never_again(logits, tokens, present):
+        there = jnp.zeros(logits.shape, bool).at[jnp.arange(len(tokens))[:, None], tokens].max(present)
+        return jnp.where(there, -jnp.inf, logits)
+
+    rows = generate(config, params, [[3, 1], [5]], max_new_tokens=6, logits_processor=never_again)
+    assert all(len({*prompt, *new}) == len(prompt) + 6 for prompt, new in zip([[3, 1], [5]], rows, strict=True))
