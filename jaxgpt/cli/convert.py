@@ -193,8 +193,10 @@ def check(
 ) -> None:
     """Print the verification chain's report on a model and the files it came from or went to."""
     from jaxgpt.hf.verify import table, verify, write_report
+    from jaxgpt.train.verification import verify_training
 
     checks = verify(path, config, params, tokenizer=tokenizer, allow_pickle=options.allow_pickle)
+    checks += verify_training(config, params)
     print(table(checks), end="")
     if options.report is not None:
         write_report(Path(options.report), checks)

@@ -42,7 +42,7 @@ def assert_equal(a, b):
 def test_there_and_back(folder, tmp_path, capsys):
     run, back = tmp_path / "run", tmp_path / "back"
     main([str(folder), str(run), "--check"])
-    assert capsys.readouterr().out.count(" pass ") == 7
+    assert capsys.readouterr().out.count(" pass ") == 9
     config, params = load_params(run)
     assert config == CONFIG
     main([str(run), str(back), "--check", "--report", str(tmp_path / "report.json")])
