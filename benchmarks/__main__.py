@@ -13,6 +13,7 @@ from benchmarks import (
     classics,
     continuous,
     decode,
+    evaluation,
     finetune,
     layout,
     overhead,
@@ -35,6 +36,7 @@ MODULES = (
     shapes,
     continuous,
     speculative,
+    evaluation,
     bpe,
     startup,
     overhead,
@@ -43,7 +45,18 @@ MODULES = (
     classics,
 )
 BENCHMARKS = [benchmark for module in MODULES for benchmark in module.benchmarks()]
-GROUPS = ("train", "decode", "speculative", "startup", "overhead", "layout", "classics", "classics-attention", "int8")
+GROUPS = (
+    "train",
+    "decode",
+    "speculative",
+    "evaluate",
+    "startup",
+    "overhead",
+    "layout",
+    "classics",
+    "classics-attention",
+    "int8",
+)
 NAMES = (*GROUPS, "quality", *(benchmark.name for benchmark in BENCHMARKS), roofline.NAME, quantized.NAME)
 BY_DEFAULT = (
     "train",
@@ -51,6 +64,7 @@ BY_DEFAULT = (
     "int8",
     "continuous",
     "speculative",
+    "evaluate",
     "bpe",
     "startup",
     "overhead",

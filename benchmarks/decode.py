@@ -54,10 +54,12 @@ def checked(make: Maker, rows: int, length: int, new_tokens: int) -> Work:
     return work
 
 
-def ours(prompts: list[list[int]], new_tokens: int, *, kind: Kind | None = None) -> Callable[[], list[list[int]]]:
+def ours(
+    prompts: list[list[int]], new_tokens: int, *, kind: Kind | None = None, dtype: str = "float32"
+) -> Callable[[], list[list[int]]]:
     start_devices("cpu")
     params = random_params() if kind is None else quantize(random_params(), kind)
-    return lambda: generate(CONFIG, params, prompts, max_new_tokens=new_tokens, eos_token_id=None)
+    return lambda: generate(CONFIG, params, prompts, max_new_tokens=new_tokens, eos_token_id=None, dtype=dtype)
 
 
 def hugging_face(prompts: list[list[int]], new_tokens: int) -> Callable[[], list[list[int]]]:

@@ -48,7 +48,7 @@ def test_there_and_back(folder, tmp_path, capsys):
     main([str(run), str(back), "--check", "--report", str(tmp_path / "report.json")])
     assert load_pretrained(back)[0] == CONFIG
     assert_equal(load_pretrained(back)[1], load_pretrained(folder)[1])
-    assert len(json.loads((tmp_path / "report.json").read_text())["checks"]) == 8
+    assert len(json.loads((tmp_path / "report.json").read_text())["checks"]) == 10
 
 
 def test_tokenizer_goes_along(folder, tmp_path, capsys):
