@@ -34,7 +34,8 @@ from jaxgpt.errors import RunError, UsageError, did_you_mean
 from jaxgpt.files import regular
 from jaxgpt.signals import tidied
 from jaxgpt.tokenizers.bpe import END_OF_TEXT
-from jaxgpt.tokenizers.tokenizer import TOKENIZER_FILES, BPETokenizer, CharTokenizer, Tokenizer, load_tokenizer
+from jaxgpt.tokenizers.char import CharTokenizer
+from jaxgpt.tokenizers.tokenizer import TOKENIZER_FILES, BPETokenizer, Tokenizer, load_tokenizer
 
 _FORMAT = 1  # part of the cache's key, to be raised when equal text gets other ids
 _SPLITS: tuple[Split, Split] = ("train", "val")

@@ -12,7 +12,9 @@ from jaxgpt.lazy import on_first_use
 
 if TYPE_CHECKING:
     from jaxgpt.tokenizers.bpe import BPE
-    from jaxgpt.tokenizers.tokenizer import BPETokenizer, CharTokenizer, StreamDecoder, Tokenizer, load_tokenizer
+    from jaxgpt.tokenizers.char import CharTokenizer
+    from jaxgpt.tokenizers.stream import StreamDecoder
+    from jaxgpt.tokenizers.tokenizer import BPETokenizer, Tokenizer, load_tokenizer
 
 __all__ = ["BPE", "BPETokenizer", "CharTokenizer", "StreamDecoder", "Tokenizer", "load_tokenizer"]
 __getattr__, __dir__ = on_first_use(__name__)

@@ -6,8 +6,6 @@ never runs code that a folder brings along.
 
 from __future__ import annotations
 
-import codecs
-import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import astuple
@@ -20,17 +18,17 @@ import tiktoken
 
 from jaxgpt import checks
 from jaxgpt.errors import UsageError, did_you_mean
-from jaxgpt.files import read_json
+from jaxgpt.files import digest, read_json
 from jaxgpt.tokenizers.added_tokens import FLAGS, ROLES, AddedToken, content, read_added_tokens
 from jaxgpt.tokenizers.bpe import BPE, END_OF_TEXT, PATTERN, replace_surrogates
 from jaxgpt.tokenizers.bpe_files import printable, read_chat_template, write_chat_template
+from jaxgpt.tokenizers.char import CHARS_FILE, CharTokenizer
 from jaxgpt.tokenizers.ends import Ends, write_tokenizer_json
-from jaxgpt.tokenizers.meta_pickle import META_FILE, read_alphabet
+from jaxgpt.tokenizers.meta_pickle import META_FILE
 
 _GPT2_FOLDER = Path(__file__).parent / "gpt2"
-_CHARS_FILE = "chars.json"
 # A folder with one of these has a tokenizer.
-TOKENIZER_FILES = (_CHARS_FILE, "vocab.json", "tokenizer.json", META_FILE)
+TOKENIZER_FILES = (CHARS_FILE, "vocab.json", "tokenizer.json", META_FILE)
 # The first three have GPT-2's roles where a config is silent.
 _GPT2_CLASSES = (None, "GPT2Tokenizer", "GPT2TokenizerFast", "PreTrainedTokenizerFast", "TokenizersBackend")
 _GPT2_ROLES = ("bos_token", "eos_token", "unk_token")
@@ -83,7 +81,7 @@ def load_tokenizer(name_or_dir: str | Path) -> Tokenizer:
     if not directory.is_dir():
         hint = did_you_mean(str(name_or_dir), ["gpt2"])
         raise UsageError(f"tokenizer {str(name_or_dir)!r}: must be 'gpt2' or a folder with a tokenizer's files{hint}")
-    if (directory / _CHARS_FILE).exists():
+    if (directory / CHARS_FILE).exists():
         return CharTokenizer.load(directory)
     if (directory / META_FILE).exists() and not any((directory / file).exists() for file in TOKENIZER_FILES[:-1]):
         return CharTokenizer.load_meta(directory)
@@ -93,7 +91,7 @@ def load_tokenizer(name_or_dir: str | Path) -> Tokenizer:
 def count_ids(directory: Path) -> int | None:
     """Return the `vocab_size` of a folder's tokenizer, without building it; None if it has none that can be read."""
     try:
-        if (directory / _CHARS_FILE).exists():
+        if (directory / CHARS_FILE).exists():
             return CharTokenizer.load(directory).vocab_size
         if (directory / "vocab.json").exists():
             vocab = read_json(directory / "vocab.json")
@@ -108,80 +106,6 @@ def count_ids(directory: Path) -> int | None:
         )
     except (UsageError, KeyError, TypeError, ValueError):  # whoever opens it is told
         return None
-
-
-class CharTokenizer:
-    """One id per character, in the order of code points. It has no special tokens."""
-
-    name = "char"
-    eos_token_id = None
-    ends = Ends()
-    special_tokens: Mapping[str, int] = {}
-
-    def __init__(self, text: str):
-        """Give an id to each distinct character of `text`."""
-        self.chars = "".join(sorted(set(replace_surrogates(text))))
-        self.vocab_size = len(self.chars)
-        self._ids = {char: i for i, char in enumerate(self.chars)}
-
-    @classmethod
-    def load(cls, directory: str | Path) -> CharTokenizer:
-        """Read `chars.json`."""
-        path = Path(directory) / _CHARS_FILE
-        chars = read_json(path).get("chars")
-        if not isinstance(chars, str) or not chars or chars != "".join(sorted(set(chars))):
-            raise UsageError(f"{path}: 'chars' must be a string of distinct characters in the order of code points")
-        return cls(chars)
-
-    @classmethod
-    def load_meta(cls, directory: str | Path) -> CharTokenizer:
-        """Read nanoGPT's `meta.pkl`."""
-        path = Path(directory) / META_FILE
-        tokenizer = cls(chars := read_alphabet(path))
-        if tokenizer.chars != chars:
-            raise UsageError(f"{path}: has surrogates, which are no characters")
-        return tokenizer
-
-    def save(self, directory: str | Path) -> None:
-        """Write `chars.json` into `directory`, which is made if need be."""
-        Path(directory).mkdir(parents=True, exist_ok=True)
-        (Path(directory) / _CHARS_FILE).write_text(json.dumps({"chars": self.chars}) + "\n", encoding="utf-8")
-
-    @property
-    def fingerprint(self) -> str:
-        """A SHA-256 of all that decides the ids."""
-        return _digest(self.chars)
-
-    def encode(self, text: str, allow_special: bool = False) -> list[int]:
-        """Return one id per character. `allow_special` finds nothing, as there are no special tokens.
-
-        Raises:
-            UsageError: naming the first character that the vocabulary lacks.
-        """
-        checks.flag("allow_special", allow_special)
-        try:
-            return [self._ids[char] for char in replace_surrogates(checks.text("text", text))]
-        except KeyError as error:
-            char = error.args[0]
-            raise UsageError(
-                f"character {char!r} (U+{ord(char):04X}) is not among the {self.vocab_size} that this "
-                "character-level vocabulary was built from"
-            ) from None
-
-    encode_part = encode
-
-    def decode(self, ids: Iterable[SupportsIndex] | np.ndarray | Any) -> str:
-        """Return the text of `ids`."""
-        chars = []
-        for i in checks.ids("ids", ids).tolist():
-            if not 0 <= i < self.vocab_size:
-                raise UsageError(f"token id {i}: not in this vocabulary of {self.vocab_size} ids")
-            chars.append(self.chars[i])
-        return "".join(chars)
-
-    def decode_bytes(self, ids: Iterable[SupportsIndex] | np.ndarray | Any) -> bytes:
-        """Return the text of `ids` in UTF-8."""
-        return self.decode(ids).encode()
 
 
 class BPETokenizer(BPE):
@@ -311,7 +235,7 @@ class BPETokenizer(BPE):
         digested: list[Any] = [merges, vocab, [(token.text, token.id) for token in tokens]]
         if any(token != AddedToken(token.text, token.id) for token in tokens) or self.ends != Ends():
             digested += [[astuple(token) for token in tokens], astuple(self.ends)]
-        return _digest(digested)
+        return digest(digested)
 
     def _encode_plain(self, text: str) -> list[int]:
         # Short texts are encoded before tiktoken's tables would have been built.
@@ -334,22 +258,6 @@ class BPETokenizer(BPE):
         return tiktoken.Encoding(self.name, pat_str=PATTERN, mergeable_ranks=self.vocab, special_tokens={})
 
 
-class StreamDecoder:
-    """Turns ids into text one by one, holding back a character until all of its bytes are there."""
-
-    def __init__(self, tokenizer: Tokenizer):
-        self._tokenizer = tokenizer
-        self._utf8 = codecs.getincrementaldecoder("utf-8")(errors="replace")
-
-    def push(self, token_id: int) -> str:
-        """Return the text that `token_id` completes, which may be empty."""
-        return self._utf8.decode(self._tokenizer.decode_bytes([token_id]))
-
-    def flush(self) -> str:
-        """Return what was held back at the end: U+FFFD for a half character, else nothing."""
-        return self._utf8.decode(b"", final=True)
-
-
 def _read_config(directory: Path) -> dict[str, Any]:
     """Return `tokenizer_config.json` over `special_tokens_map.json`, having refused what would change the ids."""
     config: dict[str, Any] = {}
@@ -369,7 +277,3 @@ def _read_config(directory: Path) -> dict[str, Any]:
 def _has_long_space(text: str) -> bool:
     # tiktoken's regex overflows its stack in about a million spaces. A run half as long covers one of these probes.
     return any(text[i : i + 1_000].isspace() for i in range(0, len(text), 200_000))
-
-
-def _digest(value: Any) -> str:
-    return hashlib.sha256(json.dumps(value).encode()).hexdigest()

@@ -20,8 +20,9 @@ from jaxgpt.chat.labels import label_names
 from jaxgpt.chat.records import Conversation, Message, Preference, Prompt, Text
 from jaxgpt.chat.template import DEFAULT_TEMPLATE, ChatTemplate, Encoded, add_template
 from jaxgpt.errors import UsageError
+from jaxgpt.tokenizers.char import CharTokenizer
 from jaxgpt.tokenizers.ends import Ends
-from jaxgpt.tokenizers.tokenizer import BPETokenizer, CharTokenizer
+from jaxgpt.tokenizers.tokenizer import BPETokenizer
 
 HAMLET = (Path(__file__).parents[2] / "jaxgpt/data/plays/hamlet.txt").read_text()[:20_000]
 

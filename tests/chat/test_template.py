@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from jaxgpt.chat.records import Message
 from jaxgpt.chat.template import DEFAULT_TEMPLATE, ChatTemplate, Encoded, add_special_tokens, add_template
 from jaxgpt.errors import UsageError
-from jaxgpt.tokenizers.tokenizer import BPETokenizer, CharTokenizer, load_tokenizer
+from jaxgpt.tokenizers.char import CharTokenizer
+from jaxgpt.tokenizers.tokenizer import BPETokenizer, load_tokenizer
 
 HAMLET = (Path(__file__).parents[2] / "jaxgpt/data/plays/hamlet.txt").read_text()[:20_000]
 # A foreign kind: ChatML with a line end behind roles and turns, which messages may share a token with.

@@ -11,7 +11,7 @@ import pytest
 from jaxgpt.data import token_files
 from jaxgpt.data.token_files import TokenFile, write_token_file
 from jaxgpt.errors import RunError, UsageError
-from jaxgpt.tokenizers.tokenizer import CharTokenizer
+from jaxgpt.tokenizers.char import CharTokenizer
 
 ABC = CharTokenizer("abcdefgh")
 

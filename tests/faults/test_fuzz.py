@@ -29,7 +29,8 @@ from jaxgpt.model.config import GPTConfig
 from jaxgpt.model.gpt import GPT
 from jaxgpt.stages.pretrain import PretrainConfig
 from jaxgpt.tokenizers import load_tokenizer
-from jaxgpt.tokenizers.tokenizer import BPETokenizer, CharTokenizer, Tokenizer
+from jaxgpt.tokenizers.char import CharTokenizer
+from jaxgpt.tokenizers.tokenizer import BPETokenizer, Tokenizer
 from jaxgpt.train.checkpoint import Checkpoints
 from jaxgpt.train.config import OptimizerConfig
 from jaxgpt.train.folder import read_record, write_record

@@ -21,7 +21,8 @@ from jaxgpt.decode.engine import stream
 from jaxgpt.errors import UsageError
 from jaxgpt.model.lora_config import LoRA
 from jaxgpt.model.quantized import quantize
-from jaxgpt.tokenizers.tokenizer import CharTokenizer, Tokenizer
+from jaxgpt.tokenizers.char import CharTokenizer
+from jaxgpt.tokenizers.tokenizer import Tokenizer
 from jaxgpt.train.config import OptimizerConfig
 from jaxgpt.train.weights import load_params, save_params
 

@@ -136,9 +136,12 @@ def stand_in_for_cudnn() -> None:
         assert mask_type == MaskType.CAUSAL
         return textbook(*arrays[:4], scale)[: 1 + is_training]
 
-    def backward(*arrays: jax.Array, scale: float, mask_type: MaskType, **_: Any) -> list[jax.Array]:
+    def backward(
+        *arrays: jax.Array, scale: float, mask_type: MaskType, variadic_args: tuple[bool, bool], **_: Any
+    ) -> list[jax.Array]:
         assert mask_type == MaskType.CAUSAL
-        return list(jax.vjp(lambda *four: textbook(*four, scale)[0], *arrays[:4])[1](arrays[-1]))
+        gradients = jax.vjp(lambda *four: textbook(*four, scale)[0], *arrays[:4])[1](arrays[-1])
+        return list(gradients[: 3 + variadic_args[1]])  # the bias's where it is wanted
 
     fused_attention_stablehlo.check_cudnn_version = lambda: 91000
     for primitive, function in (("_dot_product_attention_fwd_p", forward), ("_dot_product_attention_bwd_p", backward)):

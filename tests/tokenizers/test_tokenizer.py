@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 
 from jaxgpt.errors import UsageError
 from jaxgpt.tokenizers.bpe import BPE, PATTERN
-from jaxgpt.tokenizers.tokenizer import BPETokenizer, CharTokenizer, StreamDecoder, Tokenizer, load_tokenizer
+from jaxgpt.tokenizers.char import CharTokenizer
+from jaxgpt.tokenizers.tokenizer import BPETokenizer, Tokenizer, load_tokenizer
 
 PLAYS = Path(__file__).parents[2] / "jaxgpt/data/plays"
 SHARED = Path(__file__).parents[3] / "shared/data"
@@ -120,37 +121,6 @@ def test_transformers_and_we_open_each_others_folders(tokenizer: Tokenizer, tmp_
     back = load_tokenizer(tmp_path / "theirs")
     assert back.encode(MIXED, allow_special=True) == ids
     assert (back.fingerprint, back.eos_token_id) == (tokenizer.fingerprint, tokenizer.eos_token_id)
-
-
-@pytest.mark.parametrize("tokenizer", tokenizers_of_each_kind(), ids=lambda t: f"{t.name}-{t.vocab_size}")
-def test_streaming_adds_up_to_decoding(tokenizer: Tokenizer):
-    ids = tokenizer.encode(MIXED)
-    stream = StreamDecoder(tokenizer)
-    parts = [stream.push(i) for i in ids]
-    assert "".join(parts) + stream.flush() == tokenizer.decode(ids) == MIXED
-    assert all("\ufffd" not in part for part in parts)
-
-
-@given(ids=st.lists(st.integers(0, 50256)))
-def test_streaming_any_ids_adds_up_to_decoding(gpt2: BPETokenizer, ids: list[int]):
-    stream = StreamDecoder(gpt2)
-    assert "".join([stream.push(i) for i in ids]) + stream.flush() == gpt2.decode(ids)
-
-
-@given(text=st.text())
-def test_characters_go_round(text: str):
-    tokenizer = CharTokenizer(text)
-    ids = tokenizer.encode(text)
-    assert tokenizer.decode(ids) == text and sorted(set(ids)) == list(range(tokenizer.vocab_size))
-
-
-def test_unknown_characters_and_ids_are_named():
-    tokenizer = CharTokenizer("abc")
-    with pytest.raises(UsageError, match=r"'é' \(U\+00E9\).*the 3"):
-        tokenizer.encode("abé")
-    for i in (3, -1):
-        with pytest.raises(UsageError, match=f"token id {i}"):
-            tokenizer.decode([i])
 
 
 def test_unknown_names_are_answered_with_valid_ones(tmp_path: Path):
