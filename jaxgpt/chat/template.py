@@ -19,6 +19,7 @@ import numpy as np
 
 from jaxgpt.chat.records import Message
 from jaxgpt.chat.rendering import Template
+from jaxgpt.chat.spans import has_blocks, render_turns
 from jaxgpt.errors import UsageError
 from jaxgpt.files import regular
 from jaxgpt.tokenizers.bpe import replace_surrogates
@@ -53,7 +54,7 @@ class ChatTemplate:
 
     Attributes:
         source: the template. What the assistant is to learn, with the token that ends its turn, stands in
-            `{% generation %}` blocks.
+            `{% generation %}` blocks; in one without any it is what each turn of the assistant's adds.
         name: the file it is from, for messages.
     """
 
@@ -135,7 +136,8 @@ class ChatTemplate:
         restored = dict.fromkeys(_SURROGATES, "\ufffd") | {ord(mark): letter for letter, mark in stand_ins.items()}
         variables = self._variables(tokenizer, add_generation_prompt)
         given = (variables | {"messages": _plain(messages, tokenizer, stand_ins)} for messages in conversations)
-        for text, spans in self._template.render(given):
+        marked = add_generation_prompt or has_blocks(self._template)  # what is to be answered is not learnt from
+        for text, spans in self._template.render(given) if marked else render_turns(self._template, given):
             ids: list[int] = []
             sizes: list[int] = []
             for part, token in tokenizer.added.split(text, allow_special=True):
@@ -167,10 +169,7 @@ class ChatTemplate:
         """
         sample, at = self._sample(tokenizer)
         if not any(sample.weights):
-            raise UsageError(
-                f"{self.name}: has no {{% generation %}} … {{% endgeneration %}} around what the assistant says and "
-                "the token that ends its turn, so there is nothing to learn"
-            )
+            raise UsageError(f"{self.name}: leaves out what the assistant says, so there is nothing to learn")
         if not sample.weights[at]:
             raise UsageError(
                 f"{self.name}: the {{% generation %}} block leaves out {tokenizer.decode([sample.ids[at]])!r}, which "

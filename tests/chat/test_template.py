@@ -222,12 +222,58 @@ def test_the_token_that_ends_a_turn_is_found_and_learnt(gpt2: BPETokenizer):
         ChatTemplate("{% for m in messages %}{{ m.content }}{% endfor %}").stop_id(gpt2)
 
 
-def test_without_generation_blocks_there_is_an_answer_but_nothing_to_learn(gpt2: BPETokenizer):
-    bare = ChatTemplate(re.sub("{% (end)?generation %}", "", CHATML.source), CHATML.name)
-    assert bare.encode(gpt2, chat("a"), True).ids == CHATML.encode(gpt2, chat("a"), True).ids
-    assert bare.stop_id(gpt2) == CHATML.stop_id(gpt2)
-    with pytest.raises(UsageError, match=r"folder/chat_template.jinja: has no {% generation %} … {% endgeneration %}"):
-        bare.check_learnable(gpt2)
+CHATML_BARE = ChatTemplate(re.sub("{% (end)?generation %}", "", CHATML.source), CHATML.name)
+HUB = sorted((Path(__file__).parent / "templates").glob("*.jinja"))  # as they are there, without blocks
+
+
+@given(contents=st.lists(content, min_size=1, max_size=5), system=st.booleans())
+def test_without_generation_blocks_each_turn_is_learnt_as_with_them(
+    gpt2: BPETokenizer, contents: list[str], system: bool
+):
+    messages = chat(*contents, system=system)
+    assert CHATML_BARE.encode(gpt2, messages) == CHATML.encode(gpt2, messages)
+    bare = ChatTemplate(re.sub("{% (end)?generation %}", "", DEFAULT_TEMPLATE.source))
+    assert bare.encode(gpt2, messages) == DEFAULT_TEMPLATE.encode(gpt2, messages)
+    bare.check_learnable(gpt2)
+
+
+@pytest.mark.parametrize("file", HUB, ids=lambda file: file.stem)
+def test_templates_of_the_hub_are_learnt_from_and_export_to_equal_ids(small: BPETokenizer, tmp_path: Path, file: Path):
+    ours = add_template(small, template := ChatTemplate.read(file))
+    ours.save(tmp_path)
+    theirs = open_theirs(tmp_path)
+    template.check_learnable(ours)
+    for system in (False,) if file.stem == "llama_2" else (False, True):
+        messages = chat("Be brief.", "Who are you?", "I.", "And you?", "\n a", "Yes", system=system)
+        for part, prompt in ((messages, False), (messages[:-1], True)):
+            expected = theirs.apply_chat_template(
+                [vars(message) for message in part], add_generation_prompt=prompt, return_dict=False
+            )
+            encoded = template.encode(ours, part, prompt)
+            assert list(encoded.ids) == expected
+        encoded = template.encode(ours, messages)
+        said = [message.content for message in messages if message.role == "assistant"]
+        turns = [ours.decode(encoded.ids[begin:end]) for begin, end in encoded.turns()]
+        end = ours.decode([template.stop_id(ours)])
+        for turn, text in zip(turns, said, strict=True):
+            assert turn.endswith(end) and turn.removesuffix(end).strip() == text.strip()
+
+
+def test_a_template_that_lays_a_turn_out_otherwise_once_something_follows_is_refused_by_the_turn(gpt2: BPETokenizer):
+    """As those do that leave out what was thought in earlier turns."""
+    last = "{% if loop.last and m.role == 'assistant' %}hm {% endif %}"
+    source = "{% for m in messages %}<|im_start|>{{ m.role }} " + last + "{{ m.content }}<|im_end|>{% endfor %}"
+    thinking = ChatTemplate(source + "{% if add_generation_prompt %}<|im_start|>assistant {% endif %}", "t.jinja")
+    thinking.check_learnable(gpt2)
+    with pytest.raises(UsageError, match=r"t.jinja: has no {% generation %} .*, and lays message 2 out otherwise than"):
+        thinking.encode(gpt2, chat("a", "b", "c", "d"))
+    silent = ChatTemplate("{% for m in messages %}{{ m.role }}<|im_end|>{% endfor %}", "t.jinja")
+    with pytest.raises(UsageError, match="t.jinja: leaves out what the assistant says, so there is nothing to learn"):
+        ChatTemplate("{% generation %}{% endgeneration %}a<|im_end|>", "t.jinja").check_learnable(gpt2)
+    assert silent.encode(gpt2, chat("a", "b")).turns()
+
+
+def test_a_block_that_leaves_out_the_end_of_a_turn_is_refused(gpt2: BPETokenizer):
     endless = ChatTemplate(DEFAULT_TEMPLATE.source.replace("<|end|>{% endgeneration %}", "{% endgeneration %}<|end|>"))
     with pytest.raises(UsageError, match="leaves out '<.end.>', which ends the assistant's turn"):
         endless.check_learnable(gpt2)
@@ -236,8 +282,9 @@ def test_without_generation_blocks_there_is_an_answer_but_nothing_to_learn(gpt2:
 def test_any_number_of_generation_blocks_is_found(small: BPETokenizer):
     """Even of those that begin where the first one did, as a template can make them that has the marks."""
     blocks = ("{% generation %}{{ c }}{% endgeneration %}{{ c }}", "{{ c }}{{ c }}\udfff")
+    none = "{% if false %}{% generation %}{% endgeneration %}{% endif %}"
     for block, learnt in zip(blocks, (1 / 2, 1), strict=True):
-        template = ChatTemplate("\udffe{% for c in messages[0].content %}" + block + "{% endfor %}x")
+        template = ChatTemplate("\udffe{% for c in messages[0].content %}" + block + "{% endfor %}x" + none)
         encoded = template.encode(small, chat("é" * 10_000))
         assert small.decode(encoded.ids) == "éé" * 10_000 + "x"
         assert sum(encoded.weights) == learnt * (len(encoded.ids) - 1)
