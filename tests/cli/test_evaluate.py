@@ -146,3 +146,26 @@ def test_a_task_is_measured_from_a_file(run, bpe, capsys, tmp_path):
     assert result.code == 2 and "--dataset is missing" in result.err
     result = call(capsys, bpe, "--task", "hellaswig")
     assert result.code == 2 and "did you mean 'hellaswag'" in result.err
+
+
+def test_classifiers_and_reward_models_are_measured_by_what_they_are_made_for(capsys, tmp_path, draw):
+    tokenizer = BPETokenizer.train([TEXT], 270)
+    for name, labels in (("classifier", ("ham", "spam")), ("reward", ("reward",))):
+        config = GPTConfig(tokenizer.vocab_size, 32, 16, 1, 2, labels=labels)
+        save_params(tmp_path / name, config, draw(config))
+        tokenizer.save(tmp_path / name)
+    texts = [{"text": f"the fox {n}", "label": ("ham", "spam")[n % 2]} for n in range(5)]
+    pairs = [{"prompt": "the quick", "chosen": f" fox {n}", "rejected": " dog"} for n in range(5)]
+    for name, lines in (("texts", texts), ("pairs", pairs)):
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    result = call(capsys, tmp_path / "classifier", "--dataset", tmp_path / "texts.jsonl")
+    assert "accuracy" in cells(result.out) and cells(result.out)["texts"] == ["5"]
+    assert "as spam" in result.out and "recall of ham" in result.out
+    table = cells(call(capsys, tmp_path / "reward", "--dataset", tmp_path / "pairs.jsonl").out)
+    assert table["pairs"] == ["5"] and 0 <= float(table["accuracy"][0]) <= 1
+    texts[1]["label"] = "spma"
+    (tmp_path / "texts.jsonl").write_text("".join(json.dumps(line) + "\n" for line in texts))
+    result = call(capsys, tmp_path / "classifier", "--dataset", tmp_path / "texts.jsonl")
+    assert result.code == 2 and "texts.jsonl:2: label 'spma' is none of 'ham', 'spam'" in result.err
+    result = call(capsys, tmp_path / "reward", "--dataset", tmp_path / "texts.jsonl", "--kind", "labels")
+    assert result.code == 2 and "has the labels reward; it is made for others" in result.err

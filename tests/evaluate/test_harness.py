@@ -13,7 +13,9 @@ import pytest
 
 from jaxgpt.chat import DEFAULT_TEMPLATE, add_template
 from jaxgpt.cli import harness
+from jaxgpt.decode import generate
 from jaxgpt.errors import UsageError
+from jaxgpt.evaluate import measure_texts, read_documents
 from jaxgpt.hf.convert import save_pretrained
 from jaxgpt.model.config import GPTConfig
 from jaxgpt.tokenizers import CharTokenizer
@@ -173,6 +175,26 @@ def test_what_cannot_be_done_is_refused(place):
     ):
         with pytest.raises(UsageError, match=message):
             model.generate_until([SimpleNamespace(args=("the fox", how))])
+
+
+@installed
+def test_generate_evaluate_and_the_harness_say_the_same_before_and_after_export(place):
+    from jaxgpt.evaluate.harness import HarnessModel
+
+    found, text = [], "the quick brown fox finds it"
+    (place / "text.txt").write_text(text)
+    for name in ("run", "hf"):
+        model = HarnessModel(str(place / name), batch_size=4)
+        scorer = model.scorer
+        score = measure_texts(scorer, read_documents(str(place / "text.txt"), scorer.tokenizer, prefix=True))
+        [whole] = model.loglikelihood_rolling([SimpleNamespace(args=(text,))])
+        assert -whole == pytest.approx(score.nats, rel=1e-6)
+        [new] = generate(scorer.config, scorer.params, [scorer.tokenizer.encode(text)], max_new_tokens=9)
+        how = {"until": [], "max_gen_toks": 9}
+        one, _, again = model.generate_until([SimpleNamespace(args=(prompt, how)) for prompt in (text, "a", text)])
+        assert one == again == model.tok_decode(new)
+        found.append((score.nats, one))
+    assert found[0] == found[1]
 
 
 @installed
