@@ -63,6 +63,11 @@ Probability = Annotated[float, Real(lambda x: 0 <= x <= 1, "from 0 to 1")]
 Share = Annotated[float, Real(lambda x: 0 < x < 1, "above 0 and below 1")]
 Rate = Annotated[float, Real(lambda x: 0 <= x < 1, "in [0, 1)")]
 
+Group = Literal[
+    "run", "data", "model", "prompt", "sampling", "optimizer", "objective", "precision and devices", "logging"
+]
+"""The parts of `--help`, in this order; "run" is where none is declared."""
+
 _BOOLEANS = {"true": True, "1": True, "false": False, "0": False}
 _OF_EVERY_COMMAND: dict[str, Any] = {"help": bool, "version": bool, "config": PathName}
 
@@ -74,6 +79,7 @@ def flag(
     on_resume: Literal["may change", "fixed", "of the command"] = "may change",
     per_host: bool = False,
     positional: bool = False,
+    group: Group | None = None,
 ) -> Any:
     """Declare a dataclass field that is a flag; its type says which values it takes.
 
@@ -84,8 +90,9 @@ def flag(
             line, and a resumed run does not take it over.
         per_host: the processes of one run may have different values, as paths differ from host to host.
         positional: it is written without its name.
+        group: where `--help` shows it; None: where the dataclass that this one extends has it, or "run".
     """
-    known = {"help": help, "on_resume": on_resume, "per_host": per_host, "positional": positional}
+    known = {"help": help, "on_resume": on_resume, "per_host": per_host, "positional": positional, "group": group}
     return dataclasses.field(default=default, metadata=known)
 
 
@@ -126,6 +133,7 @@ def parse(
     *,
     prog: str,
     description: str,
+    examples: str = "",
     base: Callable[[Mapping[str, Any]], tuple[str, Mapping[str, Any]]] = lambda given: ("", {}),
 ) -> T:
     """Build a `record` from a command line.
@@ -135,7 +143,8 @@ def parse(
             None; or of type tuple[str, ...] or None, for flags with several values.
         argv: arguments after the program's name; None for `sys.argv`.
         prog: the program's name.
-        description: shown by `--help`.
+        description: shown by `--help` first.
+        examples: shown by `--help` last.
         base: from what the command line and `--config` give, the name of a table and the table of values for what
             they don't, before the defaults.
 
@@ -150,7 +159,7 @@ def parse(
     kinds = hints | _OF_EVERY_COMMAND
     texts = _split(sys.argv[1:] if argv is None else argv, kinds, places)
     if "help" in texts:
-        _help(prog, description, fields, hints).print_help()
+        _help(prog, description, examples, declared).print_help()
         sys.exit(0)
     if "version" in texts:
         print(f"jaxgpt {_version()}")
@@ -188,21 +197,39 @@ def _version() -> str:
         return "of a source tree that is not installed"
 
 
-def _help(prog: str, description: str, fields: dict[str, Any], hints: dict[str, Any]) -> argparse.ArgumentParser:
+def _help(prog: str, description: str, examples: str, record: Any) -> argparse.ArgumentParser:
     """Return what prints `--help`; command lines are read by `_split` and `_value`."""
-    parser = argparse.ArgumentParser(prog, description=description)
-    parser.add_argument("--version", action="store_true", help="show the version and exit")
-    parser.add_argument("--config", metavar="PATH", help="JSON or TOML file of flags; flags given here win")
-    for name, field in fields.items():
-        text = field.metadata["help"].replace("%", "%%")
+    places = " ".join(name.upper() for name in flags_where(record, "positional", True))
+    parser = argparse.ArgumentParser(
+        prog,
+        usage=f"{prog} {places}{' ' if places else ''}[flags]",
+        description=description,
+        epilog=examples,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        add_help=False,
+    )
+    groups = {name: parser.add_argument_group(name) for name in get_args(Group)}
+    first, hints = groups["run"], _hints(record)
+    first.add_argument("-h", "--help", action="store_true", help="show this and exit")
+    first.add_argument("--version", action="store_true", help="show the version and exit")
+    first.add_argument("--config", metavar="PATH", help="JSON or TOML file of flags; flags given here win")
+    for field in dataclasses.fields(record):
+        text, known = field.metadata["help"].replace("%", "%%"), groups[_group(record, field.name)]
         if field.metadata["positional"]:
-            parser.add_argument(name, metavar=name.upper(), help=text, nargs="+" if _is_tuple(hints[name]) else None)
+            known.add_argument(field.name, metavar=field.name.upper(), help=text)
             continue
         if field.default is not dataclasses.MISSING:
             text += f" (default: {'none' if field.default is None else field.default})"
-        several = "+" if _is_tuple(hints[name]) else None
-        parser.add_argument(f"--{name}", metavar=_describe(hints[name]), help=text, nargs=several)
+        several = "+" if _is_tuple(hints[field.name]) else None
+        known.add_argument(f"--{field.name}", metavar=_describe(hints[field.name]), help=text, nargs=several)
     return parser
+
+
+def _group(record: type, name: str) -> Group:
+    """Return where `--help` shows a flag: as the nearest of the dataclasses says that declare it and say so."""
+    tables = (vars(one).get("__dataclass_fields__", {}) for one in record.__mro__)
+    said = (table[name].metadata["group"] for table in tables if name in table)
+    return next(filter(None, said), "run")
 
 
 def _split(argv: Sequence[str], kinds: Mapping[str, Any], places: Sequence[str]) -> dict[str, list[str]]:

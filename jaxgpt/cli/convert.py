@@ -19,6 +19,10 @@ from jaxgpt.tokenizers.tokenizer import TOKENIZER_FILES, BPETokenizer
 from jaxgpt.train.manifest import Which
 
 DESCRIPTION = "Convert pretrained weights into a run's folder, or a run's folder into weights for PyTorch."
+EXAMPLES = """examples:
+  convert_weights.py gpt2 gpt2-jax --check
+  convert_weights.py out for-pytorch
+  convert_weights.py out-sft for-peft --adapters"""
 
 
 @dataclass(frozen=True)
@@ -56,7 +60,7 @@ class Options:
 @command
 def main(argv: Sequence[str] | None = None) -> None:
     """Convert, and check if asked to."""
-    options = parse(Options, argv, prog="convert_weights.py", description=DESCRIPTION)
+    options = parse(Options, argv, prog="convert_weights.py", description=DESCRIPTION, examples=EXAMPLES)
     source, dest = Path(options.source), Path(options.dest)
     if dest.exists() and not options.overwrite and (not dest.is_dir() or any(dest.iterdir())):
         raise UsageError(f"DEST {dest} is not an empty folder; choose another one, or --overwrite moves it aside")

@@ -30,6 +30,10 @@ from jaxgpt.tokenizers.tokenizer import BPETokenizer
 from jaxgpt.train.manifest import Which
 
 DESCRIPTION = "Continue a prompt with a trained or pretrained model."
+EXAMPLES = """examples:
+  generate.py --init_from out --start "ROMEO:" --overflow slide --max_new_tokens 500
+  generate.py --init_from gpt2 --start FILE:prompt.txt --num_samples 3 --temperature 0
+  generate.py --compare out-sft out-dpo --prompts prompts.jsonl"""
 DEFAULT_COUNT = 200
 SEPARATOR = "---------------"
 
@@ -42,37 +46,63 @@ class Options:
 
     init_from: PathName = flag("out", "a run's folder, one of pretrained weights, or a name on the Hugging Face hub")
     checkpoint: Which | None = flag(None, "of a run, the checkpoint of this step; none: the best")
-    start: str = flag("\n", "the prompt: text, FILE:PATH for a file's, or - for standard input")
+    start: str = flag("\n", "the prompt: text, FILE:PATH for a file's, or - for standard input", group="prompt")
     allow_special: bool = flag(
-        False, "read special tokens that the prompt spells, such as <|endoftext|>, as such; else they are plain text"
+        False,
+        "read special tokens that the prompt spells, such as <|endoftext|>, as such; else they are plain text",
+        group="prompt",
     )
-    num_samples: Rows = flag(1, "continuations of the prompt")
-    max_new_tokens: CountOrZero | None = flag(None, f"tokens of a sample; none: {DEFAULT_COUNT}, or as many as fit")
-    temperature: float = flag(0.8, "below 1 more predictable, above 1 less; 0: always the likeliest token")
-    top_k: Count | None = flag(200, "choose among the k likeliest tokens")
-    top_p: float | None = flag(None, "choose among the likeliest tokens with this much probability together")
-    min_p: float | None = flag(None, "choose among tokens at least this fraction as likely as the likeliest")
-    repetition_penalty: float | None = flag(None, "above 1 makes tokens that the text already has less likely")
-    stop: tuple[str, ...] | None = flag(None, "texts before the first of which a sample ends")
-    seed: Seed = flag(1337, "of the samples")
-    overflow: Overflow = flag("error", "beyond the model's context: an error, or slide: go on from its last half")
-    truncate: Literal["none", "left"] = flag("none", "left: of a prompt that is too long, keep the end")
-    dtype: Literal["auto", "float32", "bfloat16"] = flag("auto", "of activations; auto: bfloat16 on GPU and TPU")
+    num_samples: Rows = flag(1, "continuations of the prompt", group="sampling")
+    max_new_tokens: CountOrZero | None = flag(
+        None, f"tokens of a sample; none: {DEFAULT_COUNT}, or as many as fit", group="sampling"
+    )
+    temperature: float = flag(
+        0.8, "below 1 more predictable, above 1 less; 0: always the likeliest token", group="sampling"
+    )
+    top_k: Count | None = flag(200, "choose among the k likeliest tokens", group="sampling")
+    top_p: float | None = flag(
+        None, "choose among the likeliest tokens with this much probability together", group="sampling"
+    )
+    min_p: float | None = flag(
+        None, "choose among tokens at least this fraction as likely as the likeliest", group="sampling"
+    )
+    repetition_penalty: float | None = flag(
+        None, "above 1 makes tokens that the text already has less likely", group="sampling"
+    )
+    stop: tuple[str, ...] | None = flag(None, "texts before the first of which a sample ends", group="sampling")
+    seed: Seed = flag(1337, "of the samples", group="sampling")
+    overflow: Overflow = flag(
+        "error", "beyond the model's context: an error, or slide: go on from its last half", group="sampling"
+    )
+    truncate: Literal["none", "left"] = flag("none", "left: of a prompt that is too long, keep the end", group="prompt")
+    dtype: Literal["auto", "float32", "bfloat16"] = flag(
+        "auto", "of activations; auto: bfloat16 on GPU and TPU", group="precision and devices"
+    )
     quantize: Literal["int8", "int4"] | None = flag(
-        None, "bits of weights; fewer need less memory; on a CPU int8 is faster than none, and int4 slower"
+        None,
+        "bits of weights; fewer need less memory; on a CPU int8 is faster than none, and int4 slower",
+        group="precision and devices",
     )
-    device: Literal["auto", "cpu", "cuda", "tpu"] = flag("auto", "where to run")
+    device: Literal["auto", "cpu", "cuda", "tpu"] = flag("auto", "where to run", group="precision and devices")
     allow_pickle: bool = flag(False, "also read pytorch_model.bin and ckpt.pt: tensors only, no code in them is run")
     ignore_config_change: bool = flag(False, "take a run's config.json as it is, although it was changed by hand")
     chat: Literal["auto", "on", "off"] = flag(
-        "auto", "on: the prompt is a message to answer, laid out by the model's chat template; auto: if it has one"
+        "auto",
+        "on: the prompt is a message to answer, laid out by the model's chat template; auto: if it has one",
+        group="prompt",
     )
-    compare: tuple[PathName, ...] | None = flag(None, "models whose answers to --prompts are printed side by side")
-    prompts: PathName | None = flag(None, "with --compare, a file of prompts: .jsonl or .json, or .txt with one a line")
+    compare: tuple[PathName, ...] | None = flag(
+        None, "models whose answers to --prompts are printed side by side", group="prompt"
+    )
+    prompts: PathName | None = flag(
+        None, "with --compare, a file of prompts: .jsonl or .json, or .txt with one a line", group="prompt"
+    )
     draft: PathName | None = flag(
-        None, "guess tokens ahead, to read several in a pass: ngram (what followed these tokens before), or a model"
+        None,
+        "guess tokens ahead, to read several in a pass: ngram (what followed these tokens before), or a model",
+        group="sampling",
     )
-    draft_tokens: Rows | None = flag(None, "how many to guess at a time; none: what suits the draft")
+    draft_tokens: Rows | None = flag(None, "how many to guess at a time; none: what suits the draft", group="sampling")
     verbose: bool = flag(False, "report tokens per second on standard error; compiles before it counts")
 
     def __post_init__(self) -> None:
@@ -99,7 +129,7 @@ class Options:
 def main(argv: Sequence[str] | None = None) -> None:
     """Print samples."""
     words = translate(sys.argv[1:] if argv is None else argv, Options)
-    options = parse(Options, words, prog="generate.py", description=DESCRIPTION)
+    options = parse(Options, words, prog="generate.py", description=DESCRIPTION, examples=EXAMPLES)
     if options.compare is not None:
         from jaxgpt.cli.compare import compare
 

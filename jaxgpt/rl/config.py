@@ -25,30 +25,40 @@ class PPOConfig:
     """
 
     algorithm: Literal["ppo", "grpo"] = flag(
-        "ppo", "ppo: advantages from a value head; grpo: from groups", on_resume="fixed"
+        "ppo", "ppo: advantages from a value head; grpo: from groups", on_resume="fixed", group="objective"
     )
-    rollout_size: Rows = flag(64, "responses in an iteration", on_resume="fixed")
+    rollout_size: Rows = flag(64, "responses in an iteration", on_resume="fixed", group="objective")
     group_size: Rows | None = flag(
-        None, "responses to each prompt of an iteration; none: 1, with grpo 8", on_resume="fixed"
+        None, "responses to each prompt of an iteration; none: 1, with grpo 8", on_resume="fixed", group="objective"
     )
-    max_new_tokens: Count = flag(48, "longest response", on_resume="fixed")
-    temperature: Positive = flag(1.0, "of sampling; losses are of the same distribution")
-    missing_end_penalty: Positive | None = flag(None, "subtracted from the score of a response that does not end")
-    kl_coef: NotNegative = flag(0.05, "weight of the divergence from the reference, with kl_target at the beginning")
-    kl_target: Positive | None = flag(None, "divergence of a whole response, in nats, that kl_coef adapts to")
-    kl_horizon: Positive | None = flag(None, "with kl_target, responses over which kl_coef adapts; none: 1000")
-    kl_estimator: KLEstimator = flag("k1", "k1: unbiased; k3: also never negative, of less variance")
-    whiten_rewards: bool = flag(False, "scale tokens' rewards to variance 1, keeping their mean")
-    whiten_advantages: bool = flag(True, "scale and shift advantages to mean 0 and variance 1")
-    gamma: Probability = flag(1.0, "discount from token to token")
-    lam: Probability = flag(0.95, "of generalised advantages: 0 trusts the values, 1 the rewards")
-    epochs: Count = flag(4, "times that an iteration's responses are gone through", on_resume="fixed")
-    batch_size: Rows = flag(16, "responses of a micro-batch, over all devices", on_resume="fixed")
-    gradient_accumulation_steps: Rows = flag(1, "micro-batches in an update", on_resume="fixed")
-    clip: Positive = flag(0.2, "how far a token's probability may be moved, as a ratio")
-    value_clip: Positive | None = flag(0.2, "how far a value may be moved; none: any distance")
-    value_coef: NotNegative = flag(0.1, "weight of the loss of values")
-    entropy_coef: NotNegative = flag(0.0, "weight of the bonus for entropy")
+    max_new_tokens: Count = flag(48, "longest response", on_resume="fixed", group="objective")
+    temperature: Positive = flag(1.0, "of sampling; losses are of the same distribution", group="objective")
+    missing_end_penalty: Positive | None = flag(
+        None, "subtracted from the score of a response that does not end", group="objective"
+    )
+    kl_coef: NotNegative = flag(
+        0.05, "weight of the divergence from the reference, with kl_target at the beginning", group="objective"
+    )
+    kl_target: Positive | None = flag(
+        None, "divergence of a whole response, in nats, that kl_coef adapts to", group="objective"
+    )
+    kl_horizon: Positive | None = flag(
+        None, "with kl_target, responses over which kl_coef adapts; none: 1000", group="objective"
+    )
+    kl_estimator: KLEstimator = flag("k1", "k1: unbiased; k3: also never negative, of less variance", group="objective")
+    whiten_rewards: bool = flag(False, "scale tokens' rewards to variance 1, keeping their mean", group="objective")
+    whiten_advantages: bool = flag(True, "scale and shift advantages to mean 0 and variance 1", group="objective")
+    gamma: Probability = flag(1.0, "discount from token to token", group="objective")
+    lam: Probability = flag(0.95, "of generalised advantages: 0 trusts the values, 1 the rewards", group="objective")
+    epochs: Count = flag(
+        4, "times that an iteration's responses are gone through", on_resume="fixed", group="objective"
+    )
+    batch_size: Rows = flag(16, "responses of a micro-batch, over all devices", on_resume="fixed", group="data")
+    gradient_accumulation_steps: Rows = flag(1, "micro-batches in an update", on_resume="fixed", group="optimizer")
+    clip: Positive = flag(0.2, "how far a token's probability may be moved, as a ratio", group="objective")
+    value_clip: Positive | None = flag(0.2, "how far a value may be moved; none: any distance", group="objective")
+    value_coef: NotNegative = flag(0.1, "weight of the loss of values", group="objective")
+    entropy_coef: NotNegative = flag(0.0, "weight of the bonus for entropy", group="objective")
 
     def __post_init__(self) -> None:
         check_ranges(self)

@@ -27,12 +27,13 @@ class ClassifyConfig(FineTuneConfig):
         per_host=True,
     )
     text_column: Name = flag(
-        "text", "the column with the text; where it is absent, sentence and the like", on_resume="fixed"
+        "text", "the column with the text; where it is absent, sentence and the like", on_resume="fixed", group="data"
     )
     label_column: Name = flag(
         "label",
         "the column with the label, a text or, from 0, the number of one of the model's own labels",
         on_resume="fixed",
+        group="data",
     )
 
 

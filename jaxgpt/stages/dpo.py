@@ -27,17 +27,17 @@ class DPOConfig(FineTuneConfig):
     dataset: PathName | None = flag(None, PAIR_FILE, per_host=True)
     dropout: Rate | None = flag(0.0, "all three dropout rates; none: the model's own, but 0 of attention weights")
     learning_rate: Positive = flag(5e-6, "peak learning rate, reached after warmup")
-    loss: Literal["sigmoid", "robust", "hinge", "ipo"] = flag("sigmoid", "the loss of a pair")
-    beta: Positive = flag(0.1, "the higher, the closer the model stays to the reference")
+    loss: Literal["sigmoid", "robust", "hinge", "ipo"] = flag("sigmoid", "the loss of a pair", group="objective")
+    beta: Positive = flag(0.1, "the higher, the closer the model stays to the reference", group="objective")
     label_smoothing: Smoothing = flag(
-        0.0,
-        "share of pairs that may be the wrong way round: for sigmoid and robust",
+        0.0, "share of pairs that may be the wrong way round: for sigmoid and robust", group="objective"
     )
-    length_normalised: bool = flag(False, "take log-probabilities per token")
+    length_normalised: bool = flag(False, "take log-probabilities per token", group="objective")
     reference: Literal["precomputed", "live"] = flag(
         "precomputed",
         "log-probabilities of the reference: computed once, or, with adapters, in every step",
         on_resume="fixed",
+        group="objective",
     )
 
     def __post_init__(self) -> None:

@@ -47,35 +47,52 @@ class FineTuneConfig(RunConfig):
     base: PathName = flag(
         "out", "with auto, the model to begin with: a run's folder, a folder of weights, a hub name", per_host=True
     )
-    dataset: PathName | None = flag(None, f"the examples: {FILES}", per_host=True)
+    dataset: PathName | None = flag(None, f"the examples: {FILES}", per_host=True, group="data")
     val_dataset: PathName | None = flag(
-        None, "examples to validate on, likewise; none: the folder's or data set's own, or a part of it", per_host=True
+        None,
+        "examples to validate on, likewise; none: the folder's or data set's own, or a part of it",
+        per_host=True,
+        group="data",
     )
     val_fraction: Share | None = flag(
         None,
         f"of the examples, for validation; none: {VAL_FRACTION} where there is no val_dataset",
         on_resume="fixed",
+        group="data",
     )
     bad_records: Literal["drop", "error"] = flag(
-        "drop", "what becomes of a record that can't be used: left out and counted, unless most are bad, or an error"
+        "drop",
+        "what becomes of a record that can't be used: left out and counted, unless most are bad, or an error",
+        group="data",
     )
     too_long: TooLong = flag(
         "cut",
         "what becomes of an example beyond block_size, counted at the start: cut, as by TRL (a conversation behind an "
         "answer, a text at its end, a prompt at its beginning, then the answers at their ends), left out, or an error",
         on_resume="fixed",
+        group="data",
     )
     block_size: Context | None = flag(None, "tokens in a row of a batch; none: the model's context", on_resume="fixed")
 
     train_layers: str = flag(
-        "all", "what is trained: all, last_K for the last K blocks, or head for the scores alone", on_resume="fixed"
+        "all",
+        "what is trained: all, last_K for the last K blocks, or head for the scores alone",
+        on_resume="fixed",
+        group="model",
     )
     lora_rank: Rows | None = flag(
-        None, "train adapters of this rank (LoRA) instead of the weights; none: no adapters", on_resume="fixed"
+        None,
+        "train adapters of this rank (LoRA) instead of the weights; none: no adapters",
+        on_resume="fixed",
+        group="model",
     )
-    lora_alpha: float | None = flag(None, "weight of the adapters; none: twice their rank", on_resume="fixed")
-    lora_dropout: Rate = flag(0.0, "dropout rate of the adapters' inputs")
-    lora_targets: str = flag("c_attn,c_proj,c_fc", "the matrices that get adapters, by HF's names", on_resume="fixed")
+    lora_alpha: float | None = flag(
+        None, "weight of the adapters; none: twice their rank", on_resume="fixed", group="model"
+    )
+    lora_dropout: Rate = flag(0.0, "dropout rate of the adapters' inputs", group="model")
+    lora_targets: str = flag(
+        "c_attn,c_proj,c_fc", "the matrices that get adapters, by HF's names", on_resume="fixed", group="model"
+    )
 
     max_iters: Count = flag(500, "updates in the whole run")
     learning_rate: Positive = flag(5e-5, "peak learning rate, reached after warmup")

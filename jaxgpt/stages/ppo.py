@@ -28,13 +28,14 @@ class PPOStageConfig(PPOConfig, FineTuneConfig):
     out_dir: PathName = flag("out-ppo", "the run's folder", on_resume="of the command", per_host=True)
     dataset: PathName | None = flag(None, f"prompts: {FILES}; also .txt with one a line", per_host=True)
     reward_model: PathName | None = flag(
-        None, "a run's folder of train.py reward, which scores the answers", per_host=True
+        None, "a run's folder of train.py reward, which scores the answers", per_host=True, group="objective"
     )
     reward_function: PathName | None = flag(
         None,
         "in its place, module:function or FILE.py:function of (prompts, answers) that gives a number for each; "
         "with a parameter conversations it is given them whole",
         per_host=True,
+        group="objective",
     )
     max_iters: Count = flag(100, "iterations in the whole run, each a rollout and epochs of updates")
     learning_rate: Positive = flag(5e-6, "peak learning rate, reached after warmup")

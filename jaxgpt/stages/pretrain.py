@@ -37,38 +37,52 @@ class PretrainConfig(RunConfig):
         "a file or folder of text, records (parquet, jsonl, csv …) or .bin tokens; or a name: plays, shakespeare, "
         "openwebtext, fineweb",
         per_host=True,
+        group="data",
     )
     tokenizer: PathName | None = flag(
-        None, "char, gpt2, bpe (trained on the data) or a folder; none: the model's own, or char", on_resume="fixed"
+        None,
+        "char, gpt2, bpe (trained on the data) or a folder; none: the model's own, or char",
+        on_resume="fixed",
+        group="data",
     )
     bpe_vocab_size: TrainedVocabulary | None = flag(
-        None, f"tokens of a trained BPE; none: {BPE_VOCAB_SIZE}", on_resume="fixed"
+        None, f"tokens of a trained BPE; none: {BPE_VOCAB_SIZE}", on_resume="fixed", group="data"
     )
     val_fraction: Share | None = flag(
         None,
         "of the text, for validation; none: 0.1, of openwebtext and fineweb 0.0005",
         on_resume="fixed",
+        group="data",
     )
-    text_column: Name | None = flag(None, "of records, the column with the text; none: text", on_resume="fixed")
+    text_column: Name | None = flag(
+        None, "of records, the column with the text; none: text", on_resume="fixed", group="data"
+    )
     document_separator: Name | None = flag(
-        None, "what separates documents in text files, such as <|endoftext|>; none: nothing", on_resume="fixed"
+        None,
+        "what separates documents in text files, such as <|endoftext|>; none: nothing",
+        on_resume="fixed",
+        group="data",
     )
-    allow_special: bool = flag(False, "read special tokens that the texts spell as such", on_resume="fixed")
+    allow_special: bool = flag(
+        False, "read special tokens that the texts spell as such", on_resume="fixed", group="data"
+    )
     cache_dir: PathName | None = flag(
-        None, "where token files and downloads are kept; none: ~/.cache/jaxgpt", per_host=True
+        None, "where token files and downloads are kept; none: ~/.cache/jaxgpt", per_host=True, group="data"
     )
 
-    preset: Name | None = flag(None, f"a named model to begin from scratch with; none: {PRESET}", on_resume="fixed")
-    n_layer: Depth | None = flag(None, "layers")
-    n_head: Width | None = flag(None, "attention heads")
-    n_embd: Width | None = flag(None, "width of the residual stream")
-    n_inner: InnerWidth | None = flag(None, "width of the feed-forward layers")
-    bias: bool | None = flag(None, "biases in linear layers and layer norms")
-    activation_function: str | None = flag(None, "the feed-forward layers', by HF's names")
-    position_embedding: str | None = flag(None, "learned or sinusoidal")
-    norm_position: str | None = flag(None, "pre (GPT-2) or post (the original transformer)")
-    tie_word_embeddings: bool | None = flag(None, "whether the LM head is the embedding table")
-    sample_tokens: CountOrZero = flag(300, "length of the sample at the end")
+    preset: Name | None = flag(
+        None, f"a named model to begin from scratch with; none: {PRESET}", on_resume="fixed", group="model"
+    )
+    n_layer: Depth | None = flag(None, "layers", group="model")
+    n_head: Width | None = flag(None, "attention heads", group="model")
+    n_embd: Width | None = flag(None, "width of the residual stream", group="model")
+    n_inner: InnerWidth | None = flag(None, "width of the feed-forward layers", group="model")
+    bias: bool | None = flag(None, "biases in linear layers and layer norms", group="model")
+    activation_function: str | None = flag(None, "the feed-forward layers', by HF's names", group="model")
+    position_embedding: str | None = flag(None, "learned or sinusoidal", group="model")
+    norm_position: str | None = flag(None, "pre (GPT-2) or post (the original transformer)", group="model")
+    tie_word_embeddings: bool | None = flag(None, "whether the LM head is the embedding table", group="model")
+    sample_tokens: CountOrZero = flag(300, "length of the sample at the end", group="logging")
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -29,7 +29,9 @@ class RewardConfig(FineTuneConfig):
         on_resume="fixed",
     )
     dropout: Rate | None = flag(0.0, "all three dropout rates; none: the model's own, but 0 of attention weights")
-    centring: Positive | None = flag(None, "coefficient that holds rewards around 0, such as 0.01; none: nothing does")
+    centring: Positive | None = flag(
+        None, "coefficient that holds rewards around 0, such as 0.01; none: nothing does", group="objective"
+    )
 
 
 class FromPairs(FineTune[FineTuneFlags]):

@@ -19,9 +19,11 @@ class SFTConfig(FineTuneConfig):
     out_dir: PathName = flag("out-sft", "the run's folder", on_resume="of the command", per_host=True)
     dataset: PathName | None = flag(None, f"conversations, of messages or in Alpaca's fields: {FILES}", per_host=True)
     template: PathName | None = flag(
-        None, "a chat template in Jinja; none: the model's own, or ours", on_resume="fixed", per_host=True
+        None, "a chat template in Jinja; none: the model's own, or ours", on_resume="fixed", per_host=True, group="data"
     )
-    packing: bool = flag(True, "lay several conversations into a row, none seeing another", on_resume="fixed")
+    packing: bool = flag(
+        True, "lay several conversations into a row, none seeing another", on_resume="fixed", group="data"
+    )
 
 
 class SFT(FineTune[SFTConfig]):

@@ -37,16 +37,20 @@ class OptimizerConfig:
         UsageError: a value out of range, or two that contradict each other.
     """
 
-    max_iters: Count = flag(2000, "updates in the whole run")
-    learning_rate: Positive = flag(1e-3, "peak learning rate, reached after warmup")
-    min_lr: NotNegative | None = flag(None, "learning rate at the end of the cosine; none for a tenth of the peak")
-    warmup_iters: CountOrZero | None = flag(None, "updates of linear warmup; none: 5 % of max_iters")
-    lr_decay_iters: Count | None = flag(None, "updates until min_lr is reached; none for max_iters")
-    decay_lr: bool = flag(True, "warmup and cosine; false: the learning rate is the peak throughout")
-    weight_decay: NotNegative = flag(0.1, "AdamW's decay of matrices; biases and norms never decay")
-    beta1: Rate = flag(0.9, "AdamW's decay of the mean gradient")
-    beta2: Rate = flag(0.99, "AdamW's decay of the mean square")
-    grad_clip: Positive | None = flag(1.0, "largest global norm of the gradient; none for no clipping")
+    max_iters: Count = flag(2000, "updates in the whole run", group="optimizer")
+    learning_rate: Positive = flag(1e-3, "peak learning rate, reached after warmup", group="optimizer")
+    min_lr: NotNegative | None = flag(
+        None, "learning rate at the end of the cosine; none for a tenth of the peak", group="optimizer"
+    )
+    warmup_iters: CountOrZero | None = flag(None, "updates of linear warmup; none: 5 % of max_iters", group="optimizer")
+    lr_decay_iters: Count | None = flag(None, "updates until min_lr is reached; none for max_iters", group="optimizer")
+    decay_lr: bool = flag(True, "warmup and cosine; false: the learning rate is the peak throughout", group="optimizer")
+    weight_decay: NotNegative = flag(0.1, "AdamW's decay of matrices; biases and norms never decay", group="optimizer")
+    beta1: Rate = flag(0.9, "AdamW's decay of the mean gradient", group="optimizer")
+    beta2: Rate = flag(0.99, "AdamW's decay of the mean square", group="optimizer")
+    grad_clip: Positive | None = flag(
+        1.0, "largest global norm of the gradient; none for no clipping", group="optimizer"
+    )
 
     def __post_init__(self) -> None:
         check_ranges(self)
@@ -99,37 +103,51 @@ class RunConfig(OptimizerConfig):
     )
     allow_pickle: bool = flag(False, "also begin with a pytorch_model.bin or ckpt.pt: no code in them is run")
     ignore_data_change: bool = flag(
-        False, "resume although the data is not what the run began with", on_resume="of the command"
+        False, "resume although the data is not what the run began with", on_resume="of the command", group="data"
     )
     ignore_config_change: bool = flag(
         False, "take a run's config.json as it is, although it was changed by hand", on_resume="of the command"
     )
-    block_size: Context | None = flag(None, "tokens in a row of a batch, and the context of a new model")
+    block_size: Context | None = flag(None, "tokens in a row of a batch, and the context of a new model", group="data")
     dropout: Rate | None = flag(
-        None, "all three dropout rates; none: the model's own, but 0 of a pretrained one's attention weights"
+        None,
+        "all three dropout rates; none: the model's own, but 0 of a pretrained one's attention weights",
+        group="model",
     )
 
-    batch_size: Rows = flag(12, "rows of a micro-batch, over all devices")
-    gradient_accumulation_steps: Rows = flag(1, "micro-batches in an update")
+    batch_size: Rows = flag(12, "rows of a micro-batch, over all devices", group="data")
+    gradient_accumulation_steps: Rows = flag(1, "micro-batches in an update", group="optimizer")
     seed: Seed = flag(1337, "of initial weights, batches and dropout")
-    dtype: Literal["auto", "float32", "bfloat16"] = flag("auto", "of activations; auto: bfloat16 on GPU and TPU")
-    remat: bool = flag(False, "recompute activations in the backward pass: less memory, more time")
-    skip_spikes: bool = flag(False, "skip updates whose loss is 6 sigma above the last 128")
-    max_skips: Count = flag(10, "updates skipped in a row, for NaN or a spike, after which the run ends")
-    debug_nans: bool = flag(False, "stop at the first NaN with a traceback to the operation that made it; slow")
-    fsdp: Rows = flag(1, "devices that share one copy of the weights")
-    tensor: Rows = flag(1, "devices that share each layer's heads")
-    device: Literal["auto", "cpu", "cuda", "tpu"] = flag("auto", "where to run", per_host=True)
-    distributed: bool = flag(False, "one of several processes of a run: join the others")
+    dtype: Literal["auto", "float32", "bfloat16"] = flag(
+        "auto", "of activations; auto: bfloat16 on GPU and TPU", group="precision and devices"
+    )
+    remat: bool = flag(
+        False, "recompute activations in the backward pass: less memory, more time", group="precision and devices"
+    )
+    skip_spikes: bool = flag(False, "skip updates whose loss is 6 sigma above the last 128", group="optimizer")
+    max_skips: Count = flag(
+        10, "updates skipped in a row, for NaN or a spike, after which the run ends", group="optimizer"
+    )
+    debug_nans: bool = flag(
+        False,
+        "stop at the first NaN with a traceback to the operation that made it; slow",
+        group="precision and devices",
+    )
+    fsdp: Rows = flag(1, "devices that share one copy of the weights", group="precision and devices")
+    tensor: Rows = flag(1, "devices that share each layer's heads", group="precision and devices")
+    device: Literal["auto", "cpu", "cuda", "tpu"] = flag(
+        "auto", "where to run", per_host=True, group="precision and devices"
+    )
+    distributed: bool = flag(False, "one of several processes of a run: join the others", group="precision and devices")
 
-    eval_interval: Count = flag(250, "updates between evaluations")
-    eval_iters: Count = flag(100, "batches in an evaluation, always the same")
-    log_interval: Count = flag(10, "updates between rows of metrics")
-    save_interval: Count = flag(250, "updates between checkpoints")
-    save_minutes: Positive | None = flag(None, "also save when this many minutes have gone by")
-    keep: Count = flag(2, "latest checkpoints to keep, beside the best")
-    tensorboard: bool = flag(True, "write event files")
-    wandb: Name | None = flag(None, "wandb project to send metrics to")
+    eval_interval: Count = flag(250, "updates between evaluations", group="logging")
+    eval_iters: Count = flag(100, "batches in an evaluation, always the same", group="logging")
+    log_interval: Count = flag(10, "updates between rows of metrics", group="logging")
+    save_interval: Count = flag(250, "updates between checkpoints", group="logging")
+    save_minutes: Positive | None = flag(None, "also save when this many minutes have gone by", group="logging")
+    keep: Count = flag(2, "latest checkpoints to keep, beside the best", group="logging")
+    tensorboard: bool = flag(True, "write event files", group="logging")
+    wandb: Name | None = flag(None, "wandb project to send metrics to", group="logging")
     dry_run: bool = flag(False, "print parameters, memory and arithmetic, and end", on_resume="of the command")
     eval_only: bool = flag(False, "evaluate once, print it, write nothing, and end", on_resume="of the command")
 

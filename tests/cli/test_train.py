@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import re
 import shutil
 from dataclasses import asdict
 from pathlib import Path
@@ -14,7 +15,7 @@ from jaxgpt.cli import convert, generate, train
 from jaxgpt.files import digest
 from jaxgpt.mesh import make_mesh
 from jaxgpt.model.config import GPTConfig
-from jaxgpt.stages import SFT, Pretrain
+from jaxgpt.stages import SFT, STAGES, Pretrain, load_stage
 from jaxgpt.stages.pretrain import PretrainConfig
 from jaxgpt.stages.sft import SFTConfig
 from jaxgpt.train.folder import read_record, write_record
@@ -278,3 +279,25 @@ def test_a_model_is_not_trained_on_another_tokenizers_ids(capsys, folder, argv, 
         str(folder / "cache"),
     ]
     assert message in fails(capsys, *places, "--init_from", str(folder / "run"), *argv)
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_help_shows_every_flag_once_in_its_group_and_examples_that_parse(stage, capsys):
+    """Each stage's own data and, where it has some, its objective's numbers stand together."""
+    with pytest.raises(SystemExit) as caught:
+        train.main([*([] if stage == "pretrain" else [stage]), "--help"])
+    flags, text = load_stage(stage).Flags, capsys.readouterr().out
+    assert caught.value.code == 0
+    for field in dataclasses.fields(flags):
+        assert len(re.findall(rf"^  --{field.name} ", text, re.MULTILINE)) == 1, field.name
+    parts = re.split(r"^(\w[\w ]*):\n", text, flags=re.MULTILINE)
+    groups = dict(zip(parts[1::2], parts[2::2], strict=True))
+    assert list(groups)[-1] == "examples" and {"run", "data", "model", "optimizer", "logging"} <= groups.keys()
+    for name, group in {"dataset": "data", "max_iters": "optimizer", "batch_size": "data", "wandb": "logging"}.items():
+        assert f"\n  --{name} " in f"\n{groups[group]}"
+    assert ("objective" in groups) == (stage in ("reward", "dpo", "ppo"))
+    if stage == "pretrain":
+        assert all(f"\n  {other} " in text for other in STAGES if other != "pretrain")
+    for line in train.EXAMPLES[stage]:
+        words = [word for word in line.split()[1:] if word not in ("--init_from", "resume")]
+        assert train.read_stage(words).name == stage
