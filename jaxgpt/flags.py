@@ -1,7 +1,8 @@
 """Command-line flags from a frozen dataclass: its fields are the flags, its defaults the only defaults.
 
-Names may be written with `-` or `_`, values after a space or `=`. `--config FILE` (JSON or TOML) gives values that
-flags then override. Nothing here imports JAX, so that a mistyped flag is an answer, not a wait.
+Names may be written with `-` or `_`, values after a space or `=`. `--config FILE` (JSON or TOML, or the name of a
+recipe in `configs/`) gives values that flags then override. Nothing here imports JAX, so that a mistyped flag is an
+answer, not a wait.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import types
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from jaxgpt import checks
@@ -67,6 +69,8 @@ Group = Literal[
     "run", "data", "model", "prompt", "sampling", "optimizer", "objective", "precision and devices", "logging"
 ]
 """The parts of `--help`, in this order; "run" is where none is declared."""
+
+RECIPES = Path(__file__).parent / "configs"
 
 _BOOLEANS = {"true": True, "1": True, "false": False, "0": False}
 _OF_EVERY_COMMAND: dict[str, Any] = {"help": bool, "version": bool, "config": PathName}
@@ -212,7 +216,9 @@ def _help(prog: str, description: str, examples: str, record: Any) -> argparse.A
     first, hints = groups["run"], _hints(record)
     first.add_argument("-h", "--help", action="store_true", help="show this and exit")
     first.add_argument("--version", action="store_true", help="show the version and exit")
-    first.add_argument("--config", metavar="PATH", help="JSON or TOML file of flags; flags given here win")
+    first.add_argument(
+        "--config", metavar="PATH", help="JSON or TOML file of flags, or the name of a recipe; flags given here win"
+    )
     for field in dataclasses.fields(record):
         text, known = field.metadata["help"].replace("%", "%%"), groups[_group(record, field.name)]
         if field.metadata["positional"]:
@@ -289,12 +295,21 @@ def _is_flag(word: str, before: str, kinds: Mapping[str, Any]) -> bool:
 
 
 def _read_file(path: str, fields: dict[str, Any], hints: dict[str, Any]) -> dict[str, Any]:
-    """Read `--config FILE`: a table of flags, or a run's config.json, whose flags stand under "flags"."""
+    """Read `--config FILE`: a table of flags, or a run's config.json, whose flags stand under "flags".
+
+    A name that is no file's is one of the recipes that come with the package.
+    """
+    known = sorted(file.stem for file in RECIPES.glob("*.toml"))
+    if path in known and not os.path.exists(path):
+        path = str(RECIPES / f"{path}.toml")
     try:
         text = regular(path).read_text(encoding="utf-8")
         table = tomllib.loads(text) if path.endswith(".toml") else json.loads(text, object_pairs_hook=_once)
     except OSError as error:
-        raise UsageError(f"--config {path}: {error.strerror}") from None
+        names = f"{error.strerror}; it must be a file, or one of {', '.join(known)}{did_you_mean(path, known)}"
+        raise UsageError(
+            f"--config {path}: {names if isinstance(error, FileNotFoundError) else error.strerror}"
+        ) from None
     except (ValueError, RecursionError) as error:
         kind = "TOML" if path.endswith(".toml") else "JSON"
         raise UsageError(f"--config {path}: not valid {kind}: {error}") from None
