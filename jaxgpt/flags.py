@@ -306,10 +306,9 @@ def _read_file(path: str, fields: dict[str, Any], hints: dict[str, Any]) -> dict
         text = regular(path).read_text(encoding="utf-8")
         table = tomllib.loads(text) if path.endswith(".toml") else json.loads(text, object_pairs_hook=_once)
     except OSError as error:
-        names = f"{error.strerror}; it must be a file, or one of {', '.join(known)}{did_you_mean(path, known)}"
-        raise UsageError(
-            f"--config {path}: {names if isinstance(error, FileNotFoundError) else error.strerror}"
-        ) from None
+        hint = f"; it must be a file, or one of {', '.join(known)}{did_you_mean(path, known)}"
+        named = isinstance(error, FileNotFoundError) and re.fullmatch(r"[\w-]+", path)
+        raise UsageError(f"--config {path}: {error.strerror}{hint if named else ''}") from None
     except (ValueError, RecursionError) as error:
         kind = "TOML" if path.endswith(".toml") else "JSON"
         raise UsageError(f"--config {path}: not valid {kind}: {error}") from None
