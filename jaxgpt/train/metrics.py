@@ -18,6 +18,7 @@ Row = dict[str, Any]
 STYLES: dict[str, Any] = {"train": {"linewidth": 0.8, "alpha": 0.6}, "val": {"linewidth": 2, "marker": "o"}}
 LARGEST = 3.5e38  # as of float32, which what is measured comes in
 UNITS = {"loss": "loss (nats)", "kl": "KL from the reference (nats a response)"}
+UNITS |= {"lr": "learning rate", "grad_norm": "norm of the gradient"}
 
 
 class MetricsLog:
@@ -118,20 +119,24 @@ def is_number(value: object) -> bool:
 
 
 def plot(folder: Path) -> Path:
-    """Draw the losses of metrics.jsonl over the steps, and what else a stage measures; returns the picture's path."""
+    """Draw the losses of metrics.jsonl over the steps, what else a stage measures, learning rate and gradient norm.
+
+    Returns the picture's path.
+    """
     from matplotlib.figure import Figure  # slow to import, and needed once a run
 
     rows = read_rows(folder / "metrics.jsonl")
     # PPO's two losses are of different things; its score and its divergence tell how it goes.
     known = [name for name in ("accuracy", "score", "kl") if any(name in row for row in rows)]
     names = known if "score" in known else ["loss", *known]
+    names += [name for name in ("lr", "grad_norm") if any(row.get(name) is not None for row in rows)]
     figure = Figure(figsize=(7, 1 + 3 * len(names)), layout="constrained")
     figure.suptitle(folder.resolve().name)
     for axes, name in zip(figure.subplots(len(names), squeeze=False)[:, 0], names, strict=True):
         for split, style in STYLES.items():
             points = [(row["step"], row[name]) for row in rows if row["split"] == split and row.get(name) is not None]
             if points:
-                axes.plot(*zip(*points, strict=True), label=f"{split}, last {points[-1][1]:.3f}", **style)
+                axes.plot(*zip(*points, strict=True), label=f"{split}, last {points[-1][1]:.4g}", **style)
         axes.set(xlabel="step", ylabel=UNITS.get(name, name))
         axes.grid(alpha=0.3)
         if axes.lines:

@@ -199,3 +199,12 @@ def test_a_curve_is_drawn_also_of_nan_and_of_nothing(tmp_path):
         log.write(number, "train", loss=loss)
     log.close()
     assert plot(tmp_path).read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_curve_shows_learning_rate_and_gradient_norm_where_they_are_known(tmp_path):
+    def height(**more: float) -> int:
+        row = {"step": 1, "split": "train", "loss": 2.0, **more}
+        (tmp_path / "metrics.jsonl").write_text(json.dumps(row) + "\n")
+        return int.from_bytes(plot(tmp_path).read_bytes()[20:24])
+
+    assert height() < height(lr=1e-3) < height(lr=1e-3, grad_norm=1.0)
