@@ -14,7 +14,7 @@ from benchmarks.timing import Benchmark, Work
 from jaxgpt import GPT, generate
 from jaxgpt.decode.rows import bucket
 from jaxgpt.decode.sampling import Sampling
-from jaxgpt.decode.step import Progress
+from jaxgpt.decode.step import DecodeState
 from jaxgpt.decode.step import decode as decode_until
 from jaxgpt.devices import start_devices
 from jaxgpt.model.cache import KVCache
@@ -64,11 +64,11 @@ def at(position: int, rows: int = 1) -> Work:
     return work
 
 
-def progress(tokens: list[list[int]]) -> Progress:
+def progress(tokens: list[list[int]]) -> DecodeState:
     """Return rows that no token was chosen for yet, and that nothing ends."""
     keys = jax.random.split(jax.random.key(0), len(tokens))
     ended = jnp.zeros(len(tokens), bool)
-    return Progress(jnp.asarray(tokens), ended, jnp.asarray(0), keys, jnp.zeros(0, jnp.int32))
+    return DecodeState(jnp.asarray(tokens), ended, jnp.asarray(0), keys, jnp.zeros(0, jnp.int32))
 
 
 def _batch(ragged: bool) -> Work:

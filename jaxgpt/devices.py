@@ -1,4 +1,4 @@
-"""Which devices a process computes on, and what is set before the first of them is touched."""
+"""The devices that a process computes on, and the settings that must be made before JAX touches them."""
 
 from __future__ import annotations
 

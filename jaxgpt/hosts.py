@@ -1,4 +1,4 @@
-"""What the processes of one run tell each other, so that an error in one ends all of them; one alone asks nobody."""
+"""Messages between the processes of one run, so that an error in one ends all of them; one alone asks nobody."""
 
 from __future__ import annotations
 

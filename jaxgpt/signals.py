@@ -105,7 +105,7 @@ def hang_up() -> None:
 
 
 class Stop:
-    """Whether somebody has asked.
+    """A request to stop.
 
     Attributes:
         reason: the signal's name, or None.

@@ -1,4 +1,4 @@
-"""What post-training learns from: labelled texts, conversations, pairs of answers, prompts.
+"""Records of post-training: labelled texts, conversations, pairs of answers and prompts.
 
 Each keeps the place it was read from, so that an error about it can name that even when it turns up much later.
 """

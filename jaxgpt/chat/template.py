@@ -96,7 +96,7 @@ class ChatTemplate:
 
     @cached_property
     def special_tokens(self) -> tuple[str, ...]:
-        """What looks like a special token in the template, `<|…|>`, in the order of appearance."""
+        """The texts in the template that look like special tokens, `<|…|>`, in the order of appearance."""
         return tuple(dict.fromkeys(chain.from_iterable(map(_TOKEN.findall, self._template.texts()))))
 
     def encode(self, tokenizer: Tokenizer, messages: Iterable[Message], add_generation_prompt: bool = False) -> Encoded:

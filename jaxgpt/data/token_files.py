@@ -32,7 +32,7 @@ _TELLING = 16  # ids; fewer may look like anything by chance
 
 @dataclass(frozen=True)
 class Sidecar:
-    """What `NAME.bin.json` says of `NAME.bin`.
+    """The contents of `NAME.bin.json`, which describes `NAME.bin`.
 
     Attributes:
         vocab_size: every id is below it.

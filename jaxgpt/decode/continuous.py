@@ -25,7 +25,7 @@ from jaxgpt import checks
 from jaxgpt.decode.engine import decoder, row_keys
 from jaxgpt.decode.rows import Overflow, Rows, StopIds, bucket
 from jaxgpt.decode.sampling import Sampling, SamplingOptions, fitted
-from jaxgpt.decode.step import Progress, decode_step, prefill
+from jaxgpt.decode.step import DecodeState, decode_step, prefill
 from jaxgpt.errors import UsageError
 from jaxgpt.model.cache import KVCache
 from jaxgpt.model.config import GPTConfig
@@ -186,8 +186,8 @@ class _Batch:
         for text in self._texts:
             text.start -= slots
 
-    def _progress(self, tokens: np.ndarray, texts: Sequence[_Text]) -> Progress:
-        return Progress(
+    def _progress(self, tokens: np.ndarray, texts: Sequence[_Text]) -> DecodeState:
+        return DecodeState(
             jnp.asarray(tokens),
             jnp.asarray([text.rows.done for text in texts]),
             jnp.asarray([text.rows.count for text in texts]),
@@ -198,12 +198,12 @@ class _Batch:
 
 @partial(jax.jit, static_argnames=("model", "sampling"), donate_argnames=("cache",))
 def decode(
-    model: GPT, sampling: Sampling, params: Any, cache: KVCache, progress: Progress, until: Int[Array, ""]
-) -> tuple[KVCache, Progress]:
+    model: GPT, sampling: Sampling, params: Any, cache: KVCache, progress: DecodeState, until: Int[Array, ""]
+) -> tuple[KVCache, DecodeState]:
     """Take decode steps until `until` slots are filled or another row has ended."""
     ended = progress.ended
 
-    def going(carry: tuple[KVCache, Progress]) -> Array:
+    def going(carry: tuple[KVCache, DecodeState]) -> Array:
         return (carry[0].length < until) & (carry[1].ended == ended).all()
 
     return jax.lax.while_loop(going, lambda carry: decode_step(model, sampling, params, *carry), (cache, progress))

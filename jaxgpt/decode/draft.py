@@ -18,7 +18,7 @@ from jaxtyping import Bool, Int
 
 from jaxgpt import checks
 from jaxgpt.decode.sampling import Sampling
-from jaxgpt.decode.step import Progress, decode_step, read
+from jaxgpt.decode.step import DecodeState, decode_step, read
 from jaxgpt.errors import UsageError
 from jaxgpt.model.cache import KVCache
 from jaxgpt.model.config import GPTConfig
@@ -50,19 +50,19 @@ class PromptLookup:
     def begin(self, dtype: DTypeLike, tokens: Int[Array, "B S"], start: Int[Array, " B"], *, width: int) -> None:
         """Return what the draft carries along: nothing."""
 
-    def ready(self, cache: KVCache, progress: Progress) -> Bool[Array, " B"]:
+    def ready(self, cache: KVCache, progress: DecodeState) -> Bool[Array, " B"]:
         """Return which rows have a guess."""
         return self._distance(cache, progress) > 0
 
     def propose(
-        self, sampling: Sampling, dtype: DTypeLike, state: None, cache: KVCache, progress: Progress
+        self, sampling: Sampling, dtype: DTypeLike, state: None, cache: KVCache, progress: DecodeState
     ) -> tuple[Int[Array, "B K"], None]:
         """Guess the tokens after the newest; where text is repeated up to its end, by going round in it."""
         distance = jnp.maximum(self._distance(cache, progress), 1)[:, None]
         slots = cache.length + 1 - distance + jnp.arange(self.tokens) % distance
         return jnp.take_along_axis(progress.tokens, slots, axis=1), None
 
-    def _distance(self, cache: KVCache, progress: Progress) -> Int[Array, " B"]:
+    def _distance(self, cache: KVCache, progress: DecodeState) -> Int[Array, " B"]:
         """Return how many slots before the newest token the latest earlier n-gram like the last ends; 0 if none."""
         tokens, newest = progress.tokens, cache.length
         slots = jnp.arange(tokens.shape[1])
@@ -98,12 +98,12 @@ class DraftModel:
         """Return what the draft carries along: its own cache, with the first `width` slots read."""
         return _begin(GPT(self.config, dtype), self.params, tokens, start, width=width)
 
-    def ready(self, cache: KVCache, progress: Progress) -> Bool[Array, " B"]:
+    def ready(self, cache: KVCache, progress: DecodeState) -> Bool[Array, " B"]:
         """Return which rows have a guess: all."""
         return jnp.ones_like(progress.ended)
 
     def propose(
-        self, sampling: Sampling, dtype: DTypeLike, state: KVCache, cache: KVCache, progress: Progress
+        self, sampling: Sampling, dtype: DTypeLike, state: KVCache, cache: KVCache, progress: DecodeState
     ) -> tuple[Int[Array, "B K"], KVCache]:
         """Guess the tokens after the newest, one by one."""
         step = partial(decode_step, GPT(self.config, dtype), sampling, self.params)

@@ -18,7 +18,7 @@ from jaxgpt.decode.draft import Draft, DraftModel, check_draft
 from jaxgpt.decode.rows import Overflow, Rows, StopIds
 from jaxgpt.decode.sampling import Sampling, SamplingOptions, fitted
 from jaxgpt.decode.speculative import speculate
-from jaxgpt.decode.step import Progress, decode, prefill
+from jaxgpt.decode.step import DecodeState, decode, prefill
 from jaxgpt.model.config import GPTConfig
 from jaxgpt.model.gpt import GPT
 from jaxgpt.model.quantized import cast_matrices, check_params
@@ -134,7 +134,7 @@ class Stream(Iterator[list[int | None]]):
             slot, last = window.width, rows.count + window.count
             # With its dtype: one that JAX may widen would make a second program of the first pass.
             count = jnp.asarray(rows.count, jnp.int32)
-            progress = Progress(jnp.asarray(window.tokens), jnp.asarray(rows.ended), count, self._keys, stop_ids)
+            progress = DecodeState(jnp.asarray(window.tokens), jnp.asarray(rows.ended), count, self._keys, stop_ids)
             start = jnp.asarray(window.start)
             cache, progress = prefill(model, sampling, params, progress, start, width=window.width)
             self.passes += 1
@@ -166,4 +166,4 @@ def decoder(config: GPTConfig, dtype: DTypeLike) -> GPT:
 def row_keys(seed: SupportsIndex, rows: Rows) -> Array:
     """Return each row's random key, (B,); raise a UsageError if the seed is out of range."""
     seed = checks.whole("seed", seed, 0, 2**32 - 1, "from 0 to 2^32 - 1, and a whole number")
-    return jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(seed), rows.salts())
+    return jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(seed), rows.row_seeds())

@@ -23,7 +23,7 @@ MOST_TOKENS = 2**31 - 1
 
 @dataclass(frozen=True)
 class Window:
-    """What the model reads before it goes on token by token.
+    """The tokens that the model reads before it goes on one by one.
 
     Attributes:
         tokens: (B, S) prompts padded on the left, then empty slots.
@@ -82,25 +82,25 @@ class Rows:
 
     @property
     def done(self) -> bool:
-        """Whether there is nothing left to choose."""
+        """True when there is nothing left to choose."""
         return self.count == self._max_new_tokens or bool(self.ended.all())
 
     @property
     def left(self) -> int:
-        """How many tokens may still be chosen."""
+        """The number of tokens that may still be chosen."""
         return self._max_new_tokens - self.count
 
-    def salts(self) -> np.ndarray:
+    def row_seeds(self) -> np.ndarray:
         """Return a number for each row that depends only on its ids and on how many equal rows stand before it.
 
         So a row draws the same tokens in every batch, and samples of one prompt still differ.
         """
         earlier: Counter[tuple[int, ...]] = Counter()
-        salts = []
+        row_seeds = []
         for ids in map(tuple, self._ids):
-            salts.append(zlib.crc32(np.asarray([earlier[ids], *ids], np.uint32).tobytes()))
+            row_seeds.append(zlib.crc32(np.asarray([earlier[ids], *ids], np.uint32).tobytes()))
             earlier[ids] += 1
-        return np.asarray(salts, np.uint32)
+        return np.asarray(row_seeds, np.uint32)
 
     @property
     def longest(self) -> int:

@@ -1,4 +1,4 @@
-"""How the next token is chosen: one frozen record, static for `jit`, so that what is off costs nothing.
+"""Settings of sampling: one frozen record, static for `jit`, so that a strategy that is off costs nothing.
 
 Nothing here imports JAX, so that a bad flag is an answer, not a wait. `jaxgpt.decode.choose` does what it says.
 """
@@ -72,7 +72,7 @@ class Sampling:
 
     @property
     def greedy(self) -> bool:
-        """Whether the likeliest token is taken."""
+        """True when the likeliest token is taken."""
         return self.temperature < COLDEST
 
 

@@ -19,11 +19,11 @@ from jaxtyping import Int
 
 from jaxgpt.decode.draft import Draft
 from jaxgpt.decode.sampling import Sampling
-from jaxgpt.decode.step import Progress, choose_after, decode_step, read
+from jaxgpt.decode.step import DecodeState, choose_after, decode_step, read
 from jaxgpt.model.cache import KVCache
 from jaxgpt.model.gpt import GPT
 
-Carry = tuple[KVCache, Any, Progress, Array]
+Carry = tuple[KVCache, Any, DecodeState, Array]
 """The model's cache, what the draft carries along, where the rows are, and the number of passes."""
 
 
@@ -35,9 +35,9 @@ def speculate(
     draft: Draft,
     cache: KVCache,
     state: Any,
-    progress: Progress,
+    progress: DecodeState,
     until: Int[Array, ""],
-) -> tuple[KVCache, Any, Progress, Int[Array, ""]]:
+) -> tuple[KVCache, Any, DecodeState, Int[Array, ""]]:
     """Take passes until `until` tokens or some more are chosen, or all rows have ended.
 
     Rows share the cache's length, so all go on by what the slowest has: a guess is kept if it is right in every row
@@ -77,8 +77,8 @@ def speculate(
 
 
 def verify(
-    model: GPT, sampling: Sampling, params: Any, cache: KVCache, progress: Progress, guesses: Int[Array, "B K"]
-) -> tuple[KVCache, Progress]:
+    model: GPT, sampling: Sampling, params: Any, cache: KVCache, progress: DecodeState, guesses: Int[Array, "B K"]
+) -> tuple[KVCache, DecodeState]:
     """Read the newest token and the guesses, and go on by one token more than there are right guesses."""
     length, count = cache.length, guesses.shape[1]
     progress = replace(progress, tokens=jax.lax.dynamic_update_slice(progress.tokens, guesses, (0, length + 1)))

@@ -19,8 +19,8 @@ from jaxgpt.model.gpt import GPT, applied
 
 
 @flax.struct.dataclass
-class Progress:
-    """Where the rows are. It is small beside the cache, and apart from it because the cache is donated.
+class DecodeState:
+    """The rows' tokens so far. It is small beside the cache, and apart from it because the cache is donated.
 
     Attributes:
         tokens: (B, S) ids by slot: those in the cache, and in the next slot the newest, which is not.
@@ -39,8 +39,8 @@ class Progress:
 
 @partial(jax.jit, static_argnames=("model", "sampling", "width"))
 def prefill(
-    model: GPT, sampling: Sampling, params: Any, progress: Progress, start: Int[Array, " B"], *, width: int
-) -> tuple[KVCache, Progress]:
+    model: GPT, sampling: Sampling, params: Any, progress: DecodeState, start: Int[Array, " B"], *, width: int
+) -> tuple[KVCache, DecodeState]:
     """Read the first `width` slots into a new cache, and choose the first token."""
     cache = KVCache.empty(model.config, start, progress.tokens.shape[1], model.dtype)
     return decode_step(model, sampling, params, cache, progress, width=width)
@@ -48,19 +48,19 @@ def prefill(
 
 @partial(jax.jit, static_argnames=("model", "sampling"), donate_argnames=("cache",))
 def decode(
-    model: GPT, sampling: Sampling, params: Any, cache: KVCache, progress: Progress, until: Int[Array, ""]
-) -> tuple[KVCache, Progress]:
+    model: GPT, sampling: Sampling, params: Any, cache: KVCache, progress: DecodeState, until: Int[Array, ""]
+) -> tuple[KVCache, DecodeState]:
     """Take decode steps until `until` tokens are chosen or all rows have ended."""
 
-    def going(carry: tuple[KVCache, Progress]) -> Array:
+    def going(carry: tuple[KVCache, DecodeState]) -> Array:
         return (carry[1].count < until) & ~carry[1].ended.all()
 
     return jax.lax.while_loop(going, lambda carry: decode_step(model, sampling, params, *carry), (cache, progress))
 
 
 def decode_step(
-    model: GPT, sampling: Sampling, params: Any, cache: KVCache, progress: Progress, *, width: int = 1
-) -> tuple[KVCache, Progress]:
+    model: GPT, sampling: Sampling, params: Any, cache: KVCache, progress: DecodeState, *, width: int = 1
+) -> tuple[KVCache, DecodeState]:
     """Read the next `width` slots, of which the newest token is the last, and choose the next."""
     logits, cache = read(model, params, progress.tokens, cache, width=width, last=1)
     chosen = choose_after(sampling, logits, cache, progress)
@@ -87,7 +87,7 @@ def read(
 
 
 def choose_after(
-    sampling: Sampling, logits: Float[Array, "B T V"], cache: KVCache, progress: Progress
+    sampling: Sampling, logits: Float[Array, "B T V"], cache: KVCache, progress: DecodeState
 ) -> Int[Array, "B T"]:
     """Choose a token after each of the last T that the cache has read, as if the later ones were not there."""
     rows, count, vocab = logits.shape

@@ -52,7 +52,7 @@ class Check:
 
 @dataclass(frozen=True)
 class Answers:
-    """What PyTorch says: logits of rows of tokens, their loss, and its own greedy continuation.
+    """PyTorch's results: logits of rows of tokens, their loss, and its own greedy continuation.
 
     Attributes:
         rows: (B, T) tokens; two random rows, and one with a prompt, its continuation and zeros.

@@ -69,7 +69,7 @@ class KVCache:
         return jnp.maximum(slots - self.start[:, None], 0)
 
     def seen(self, count: int) -> Bool[Array, "B 1 T S"] | Int[Array, "B T"]:
-        """Which slots each of the next `count` tokens may attend to: a mask over all slots.
+        """Return the mask of the slots that each of the next `count` tokens may attend to.
 
         In a new cache these tokens are all that there is, in two segments, a row's own and its padding.
         """

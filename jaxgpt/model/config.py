@@ -1,4 +1,4 @@
-"""What a GPT-2 is: one frozen record with Hugging Face's field names, its presets, and its table of parameters.
+"""The config of a GPT-2: one frozen record with Hugging Face's field names, its presets, and its table of parameters.
 
 Reading an HF `config.json` filters and validates; it never translates. Nothing here imports JAX, so that flags
 are checked before anything is compiled.

@@ -1,4 +1,4 @@
-"""What low-rank adapters are asked to be; nothing here imports JAX, so that flags are checked before it loads."""
+"""The config of low-rank adapters; nothing here imports JAX, so that flags are checked before it loads."""
 
 from __future__ import annotations
 

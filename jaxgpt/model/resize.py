@@ -1,4 +1,4 @@
-"""What is drawn for a model that was trained: rows for new tokens, and a head for labels."""
+"""New parameters for a trained model: rows for new tokens, and a head for labels."""
 
 from __future__ import annotations
 

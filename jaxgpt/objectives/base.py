@@ -1,4 +1,4 @@
-"""What training minimises: pure functions of (parameters, batch, key).
+"""Objectives, which training minimises: pure functions of (parameters, batch, key).
 
 An objective returns sums, never means; only the step divides. So a loss is exact whatever the padding, the
 accumulation and the sharding.
@@ -26,7 +26,7 @@ Params = Any
 @no_type_check  # accumulation also asks for its shapes alone
 @flax.struct.dataclass
 class Sums:
-    """What an objective adds up over a batch.
+    """The sums of an objective over a batch.
 
     Attributes:
         loss: () weighted sum of losses; the gradient is taken of this.

@@ -1,4 +1,4 @@
-"""What objectives read off the model: the scores of a text, the log-probabilities of its tokens."""
+"""The model's outputs that objectives use: the scores of a text, the log-probabilities of its tokens."""
 
 from typing import Any
 

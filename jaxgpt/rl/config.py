@@ -1,4 +1,4 @@
-"""What PPO and GRPO are asked to do: a frozen record whose fields are also flags. Nothing here imports JAX."""
+"""The config of PPO and GRPO: a frozen record whose fields are also flags. Nothing here imports JAX."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How far a policy is from its reference, token by token, and the coefficient that holds it near."""
+"""The KL divergence of a policy from its reference, token by token, and the coefficient that holds it near."""
 
 import math
 from typing import TypeVar

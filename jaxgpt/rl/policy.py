@@ -21,7 +21,7 @@ from jaxgpt.rl.kl import estimate_kl
 
 @flax.struct.dataclass
 class View:
-    """What a model says of tokens that follow each other.
+    """A model's outputs for the tokens of a sequence.
 
     Attributes:
         log_probs: (B, T) each target's log-probability.

@@ -36,7 +36,7 @@ Scorer = Callable[[list[list[int]], list[list[int]]], np.ndarray]
 
 @dataclass(frozen=True)
 class Rollout:
-    """What one rollout yields.
+    """The results of one rollout.
 
     Attributes:
         prompts, responses: ids, row by row; a response ends with the stop id that ended it.

@@ -1,4 +1,4 @@
-"""What answers are worth: the score of a reward model, or of a function of the user's."""
+"""Scores of answers, by a reward model or by a function of the user's."""
 
 from __future__ import annotations
 

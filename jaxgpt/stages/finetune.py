@@ -1,4 +1,4 @@
-"""What the stages after pretraining share: the model they begin with, their examples, and what of it is trained."""
+"""The base of the stages after pretraining: the model they begin with, their examples, and what of it is trained."""
 
 from __future__ import annotations
 
@@ -117,7 +117,7 @@ class FineTuneConfig(RunConfig):
 
     @property
     def source(self) -> str:
-        """What a new run begins with."""
+        """The model that a new run begins with."""
         return self.base if self.init_from == "auto" else self.init_from
 
     @property
@@ -219,7 +219,7 @@ class FineTune(Stage[FineTuneFlags]):
 
     @property
     def room(self) -> int:
-        """How many tokens an example may have."""
+        """The largest number of tokens that an example may have."""
         size, context = self.flags.block_size, self.config.n_positions
         if size is not None and size > context:
             raise UsageError(f"block_size {size} is longer than the model's context, {context}")
@@ -243,7 +243,7 @@ class FineTune(Stage[FineTuneFlags]):
 
     @property
     def evaluated(self) -> int:
-        """How many examples an evaluation reaches."""
+        """The number of examples that an evaluation reaches."""
         return self.flags.eval_iters * self.flags.batch_size
 
     def batch(self, step: int, *, shard: int = 0, num_shards: int = 1) -> Any:

@@ -35,7 +35,7 @@ class RewardConfig(FineTuneConfig):
 
 
 class FromPairs(FineTune[FineTuneFlags]):
-    """What the two stages share that learn from pairs of answers.
+    """The base of the two stages that learn from pairs of answers.
 
     Attributes:
         length: T of a row, an answer behind its prompt.

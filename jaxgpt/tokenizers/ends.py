@@ -1,4 +1,4 @@
-"""What a tokenizer puts before and behind every text, as files of Hugging Face's say it and are told it.
+"""The ids that a tokenizer puts before and behind every text, as Hugging Face's files say.
 
 Beside a `tokenizer.json` its post-processor says it, and `add_bos_token` and `add_eos_token` say nothing; without one
 they do.

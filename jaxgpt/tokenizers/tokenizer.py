@@ -41,7 +41,7 @@ _KEPT = (
 
 @runtime_checkable
 class Tokenizer(Protocol):
-    """What every tokenizer does.
+    """The interface of all tokenizers.
 
     `fingerprint` is a SHA-256 of all that decides the ids. `encode` gives a whole text's, and `encode_part` those of a
     part of one: without `ends`, what the tokenizer puts before and behind each text.

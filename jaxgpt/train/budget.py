@@ -1,4 +1,4 @@
-"""What a run costs: parameters by part, memory, arithmetic, and how much of the machine's it uses."""
+"""The cost of a run: parameters by part, memory, arithmetic, and its share of the machine's peak."""
 
 from __future__ import annotations
 

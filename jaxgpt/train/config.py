@@ -1,4 +1,4 @@
-"""What a training run is asked to do: frozen records whose fields are also the flags of `train.py`."""
+"""The config of a training run: frozen records whose fields are also the flags of `train.py`."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ class OptimizerConfig:
 
 @dataclass(frozen=True)
 class RunConfig(OptimizerConfig):
-    """What every stage's run is asked.
+    """The flags of every stage.
 
     Raises:
         UsageError: a value out of range, or two that contradict each other.
@@ -161,12 +161,12 @@ class RunConfig(OptimizerConfig):
 
     @property
     def writes(self) -> bool:
-        """Whether the run's folder is used."""
+        """True when the run's folder is used."""
         return not (self.dry_run or self.eval_only)
 
     @property
     def source(self) -> str:
-        """What a new run begins with."""
+        """The model that a new run begins with."""
         return "scratch" if self.init_from == "auto" else self.init_from
 
     def model(self, base: GPTConfig) -> GPTConfig:

@@ -26,7 +26,7 @@ TEMPORARY = ".orbax-checkpoint-tmp"
 
 @dataclass(frozen=True)
 class Progress:
-    """What a run knows beside its state; stands in the manifest.
+    """The progress of a run beside its state, kept in the manifest.
 
     Attributes:
         step: updates done.

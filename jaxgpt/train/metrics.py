@@ -1,4 +1,4 @@
-"""What a run measures: rows in metrics.jsonl, the same to TensorBoard and wandb, and a plot of the curve."""
+"""Metrics of a run: rows in metrics.jsonl, the same to TensorBoard and wandb, and a plot of the curve."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ class MetricsLog:
 
 
 class NoMetrics:
-    """What all processes of a run but the first write: nothing."""
+    """The log of all processes of a run but the first, which write nothing."""
 
     def write(self, step: int, split: str, **values: float | None) -> None:
         """Leave it to the first process."""

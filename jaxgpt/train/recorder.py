@@ -1,4 +1,4 @@
-"""What a run writes and prints while its loop goes on: rows of metrics, evaluations, checkpoints, the live line."""
+"""The recorder of a run: rows of metrics, evaluations, checkpoints and the live line, while its loop goes on."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -84,7 +84,7 @@ class Recorder:
 
     @property
     def save_due(self) -> bool:
-        """Whether to save: by the interval, for the best evaluation so far, by the time, or at the end."""
+        """True when a checkpoint is due: by the interval, for the best evaluation so far, by time, or at the end."""
         done = self.progress.step
         by_steps = done % self._flags.save_interval == 0 or self.progress.best_step == done
         return by_steps or self._late(done) or self.last

@@ -53,10 +53,10 @@ class TrainState:
         cls,
         params: Any,
         optimizer: optax.GradientTransformation,
-        moves: Callable[[LeafPath], bool] = lambda path: True,
+        trained: Callable[[LeafPath], bool] = lambda path: True,
         carried: Any = (),
     ) -> "TrainState":
-        """Begin at step 0 from these parameters, of which those move for whose path `moves` is true."""
+        """Begin at step 0 from these parameters, of which those move for whose path `trained` is true."""
 
         def begin(params: Any, frozen: Any, carried: Any) -> "TrainState":
             zero = jnp.zeros((), jnp.int32)
@@ -64,7 +64,7 @@ class TrainState:
             return cls(zero, zero, zero, losses, params, optimizer.init(params), frozen, carried)
 
         # Compiled, because JAX gives equal scalars one buffer otherwise, and a buffer can't be donated twice.
-        return jax.jit(begin)(*split(params, moves), carried)
+        return jax.jit(begin)(*split(params, trained), carried)
 
     @property
     def whole(self) -> Any:
@@ -72,11 +72,11 @@ class TrainState:
         return join(self.params, self.frozen)
 
 
-def split(params: Any, moves: Callable[[LeafPath], bool]) -> tuple[Any, Any]:
-    """Return two trees: the leaves for whose path `moves` is true, and the others."""
+def split(params: Any, trained: Callable[[LeafPath], bool]) -> tuple[Any, Any]:
+    """Return two trees: the leaves for whose path `trained` is true, and the others."""
     moving, others = {}, {}
     for path, leaf in flatten_dict(params).items():
-        (moving if moves(path) else others)[path] = leaf
+        (moving if trained(path) else others)[path] = leaf
     return unflatten_dict(moving), unflatten_dict(others)
 
 
@@ -124,19 +124,19 @@ def abstract_state(
     mesh: Mesh,
     parameters: Sequence[Parameter],
     optimizer: optax.GradientTransformation,
-    moves: Callable[[LeafPath], bool] = lambda path: True,
+    trained: Callable[[LeafPath], bool] = lambda path: True,
     carried: Any = (),
 ) -> TrainState:
     """Return a state of shapes, dtypes and shardings only: moments lie with their parameters, scalars everywhere."""
     shapes = tree_of(parameters, lambda p: jax.ShapeDtypeStruct(p.shape, jnp.float32))
-    state = jax.eval_shape(lambda params: TrainState.create(params, optimizer, moves, carried), shapes)
-    params, frozen = split(parameter_shardings(mesh, parameters), moves)
+    state = jax.eval_shape(lambda params: TrainState.create(params, optimizer, trained, carried), shapes)
+    params, frozen = split(parameter_shardings(mesh, parameters), trained)
 
     def place(leaf: jax.ShapeDtypeStruct, sharding: NamedSharding) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
 
     whole = jax.tree.map(lambda leaf: place(leaf, replicated(mesh)), state)
-    moments = optimizer_shardings(mesh, optimizer, split(shapes, moves)[0], params)
+    moments = optimizer_shardings(mesh, optimizer, split(shapes, trained)[0], params)
     return replace(
         whole,
         params=jax.tree.map(place, state.params, params),

@@ -18,7 +18,7 @@ SPIKE_SIGMAS = 6.0
 
 @flax.struct.dataclass
 class StepMetrics:
-    """What one update has to say.
+    """The numbers of one update.
 
     Attributes:
         loss: () mean loss of the batch, before the update.
@@ -63,41 +63,14 @@ def make_step(
 
     update = optax.with_extra_args_support(optimizer).update
 
-    def loss(params: Params, frozen: Params, batch: Any, key: Array) -> tuple[Array, Sums]:
-        sums = objective(join(params, frozen), batch, key)
-        return sums.loss, sums
-
-    def mean_loss(*args: Any) -> tuple[Array, Sums]:
-        total, sums = loss(*args)
-        return total / sums.weight, sums
-
-    def gradient(state: TrainState, batch: Any, key: Array) -> tuple[Params, Sums]:
-        if accumulate == 1:  # dividing the loss takes nothing; dividing the gradient, a pass over all of it
-            return jax.grad(mean_loss, has_aux=True)(state.params, state.frozen, batch, key)
-        leaves, structure = jax.tree.flatten(batch)
-        # Row r goes to micro-batch r mod A: rows that lie on one device stay there.
-        micro = [x.reshape(-1, accumulate, *x.shape[1:]).swapaxes(0, 1) for x in leaves]
-
-        def part(i: Array, leaves: list[Array]) -> tuple[Params, Sums]:
-            key_of_part = jax.random.fold_in(key, i)
-            return jax.grad(loss, has_aux=True)(state.params, state.frozen, structure.unflatten(leaves), key_of_part)
-
-        def add(total: tuple[Params, Sums], numbered: tuple[Array, list[Array]]) -> tuple[tuple[Params, Sums], None]:
-            return jax.tree.map(jnp.add, total, part(*numbered)), None
-
-        numbers = jnp.arange(accumulate)
-        shapes = jax.eval_shape(part, numbers[0], [x[0] for x in micro])
-        zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
-        grads, sums = jax.lax.scan(add, zeros, (numbers, micro))[0]
-        return jax.tree.map(lambda g: g / sums.weight, grads), sums
-
     def move(moving: tuple[Any, Any, Array], grads: Params, mean: Array, norm: Array) -> tuple[Any, Any, Array]:
         params, opt_state, losses = moving
         updates, opt_state = update(grads, opt_state, params, norm=norm)
         return optax.apply_updates(params, updates), opt_state, jnp.roll(losses, -1).at[-1].set(mean)
 
     def step(state: TrainState, batch: Any) -> tuple[TrainState, StepMetrics]:
-        grads, sums = gradient(state, batch, jax.random.fold_in(jax.random.key(seed), state.step))
+        key = jax.random.fold_in(jax.random.key(seed), state.step)
+        grads, sums = gradient(objective, state, batch, key, accumulate=accumulate)
         mean, norm = sums.loss / sums.weight, optax.tree.norm(grads)
         good = jnp.isfinite(mean) & jnp.isfinite(norm)
         if skip_spikes:
@@ -114,6 +87,38 @@ def make_step(
         return TrainState(state.step + 1, skipped, streak, losses, params, opt_state, *rest), metrics
 
     return step
+
+
+def gradient(
+    objective: Objective, state: TrainState, batch: Any, key: Array, *, accumulate: int = 1
+) -> tuple[Params, Sums]:
+    """Return the gradient of a batch's mean loss by the parameters that are trained, and the objective's sums."""
+    if accumulate == 1:  # dividing the loss takes nothing; dividing the gradient, a pass over all of it
+        return jax.grad(_mean_loss, argnums=1, has_aux=True)(objective, state.params, state.frozen, batch, key)
+    leaves, structure = jax.tree.flatten(batch)
+    # Row r goes to micro-batch r mod A: rows that lie on one device stay there.
+    micro = [x.reshape(-1, accumulate, *x.shape[1:]).swapaxes(0, 1) for x in leaves]
+
+    def part(i: Array, leaves: list[Array]) -> tuple[Params, Sums]:
+        rows, key_of_part = structure.unflatten(leaves), jax.random.fold_in(key, i)
+        return jax.grad(_loss, argnums=1, has_aux=True)(objective, state.params, state.frozen, rows, key_of_part)
+
+    numbers = jnp.arange(accumulate)
+    shapes = jax.eval_shape(part, numbers[0], [x[0] for x in micro])
+    zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+    added = jax.lax.scan(lambda total, one: (jax.tree.map(jnp.add, total, part(*one)), None), zeros, (numbers, micro))
+    grads, sums = added[0]
+    return jax.tree.map(lambda g: g / sums.weight, grads), sums
+
+
+def _loss(objective: Objective, params: Params, frozen: Params, batch: Any, key: Array) -> tuple[Array, Sums]:
+    sums = objective(join(params, frozen), batch, key)
+    return sums.loss, sums
+
+
+def _mean_loss(*args: Any) -> tuple[Array, Sums]:
+    total, sums = _loss(*args)
+    return total / sums.weight, sums
 
 
 def means(sums: Sums) -> dict[str, Array]:

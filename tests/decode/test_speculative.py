@@ -11,7 +11,7 @@ from jaxgpt.decode.draft import DraftModel, PromptLookup
 from jaxgpt.decode.engine import generate, stream
 from jaxgpt.decode.sampling import Sampling
 from jaxgpt.decode.speculative import speculate, verify
-from jaxgpt.decode.step import Progress, prefill
+from jaxgpt.decode.step import DecodeState, prefill
 from jaxgpt.errors import UsageError
 from jaxgpt.model.cache import KVCache
 from jaxgpt.model.gpt import GPT
@@ -99,7 +99,7 @@ def test_the_latest_earlier_ngram_is_what_is_looked_for():
     tokens = jnp.asarray([[9, 1, 2, 3, 1, 2, 5, 1, 2, 0, 0, 0], [1, 2, 0, 0, 7, 7, 8, 1, 2, 0, 0, 0]])
     start = jnp.asarray([0, 4])  # the other row's earlier 1, 2 are padding
     cache = KVCache((), (), jnp.asarray(8), start)
-    progress = Progress(tokens, start < 0, jnp.asarray(0), jax.random.split(jax.random.key(0), 2), jnp.zeros(0, int))
+    progress = DecodeState(tokens, start < 0, jnp.asarray(0), jax.random.split(jax.random.key(0), 2), jnp.zeros(0, int))
     lookup = PromptLookup(tokens=3, ngram=2)
     assert lookup.ready(cache, progress).tolist() == [True, False]
     proposed, _ = lookup.propose(Sampling(), jnp.float32, None, cache, progress)
@@ -117,7 +117,7 @@ def test_guesses_are_kept_up_to_the_first_that_is_wrong_in_a_live_row(config, pa
         tokens[row, start[row] : 16] = prompt
     keys = jax.random.split(jax.random.key(0), 4)
     model = GPT(config)
-    begin = Progress(jnp.asarray(tokens), start < 0, jnp.asarray(0), keys, jnp.zeros(0, jnp.int32))
+    begin = DecodeState(jnp.asarray(tokens), start < 0, jnp.asarray(0), keys, jnp.zeros(0, jnp.int32))
     cache, begin = prefill(model, Sampling(), params, begin, start, width=16)
     guesses = free[:, 1:5].copy()
     guesses[1, wrong:] += 1
@@ -168,7 +168,7 @@ def test_a_pass_never_copies_the_cache(config, params, drafts, batch, kind):
     if kind != "lookup":
         state = KVCache.empty(drafts[kind].config, rows, size, jnp.float32, new=False)
     keys = jax.random.split(jax.random.key(0), batch)
-    progress = Progress(jnp.zeros((batch, size), jnp.int32), rows > 0, jnp.asarray(0), keys, jnp.zeros(0, jnp.int32))
+    progress = DecodeState(jnp.zeros((batch, size), jnp.int32), rows > 0, jnp.asarray(0), keys, jnp.zeros(0, jnp.int32))
     arguments = (GPT(config), Sampling(), params, drafts[kind], cache, state, progress, jnp.asarray(9))
     program = speculate.lower(*arguments).compile().as_text()
     buffer = rf"f32\[[0-9,]*{size},{config.head_dim}\]"
