@@ -85,7 +85,7 @@ class DPO(FromPairs[DPOConfig]):
 
     @cached_property
     def reference(self) -> dict[str, Any]:
-        """The log-probabilities of each pair's answers under the model that the run begins with, by parts of the data."""
+        """The log-probabilities of each pair's answers under the model that the run begins with."""
         if self.flags.reference == "live":
             return {}
         sizes = {part: len(pairs) for part, pairs in self.examples.items()}

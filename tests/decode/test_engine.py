@@ -250,7 +250,7 @@ def test_a_decode_step_never_copies_the_cache(config, params, batch):
     cache = KVCache.empty(config, rows, size, jnp.float32, new=False)
     keys = jax.random.split(jax.random.key(0), batch)
     tokens = jnp.zeros((batch, size), jnp.int32)
-    progress = step.Progress(tokens, rows > 0, jnp.asarray(0), keys, jnp.zeros(0, jnp.int32))
+    progress = step.DecodeState(tokens, rows > 0, jnp.asarray(0), keys, jnp.zeros(0, jnp.int32))
     program = step.decode.lower(GPT(config), Sampling(), params, cache, progress, jnp.asarray(9)).compile().as_text()
     buffer = rf"f32\[[0-9,]*{size},{config.head_dim}\]"
     assert re.findall(rf"{buffer}\S* (fusion|dynamic-update-slice)\(", program)
