@@ -11,7 +11,7 @@ import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from jaxgpt.decode.sampling import Sampling
-from jaxgpt.decode.step import Progress, decode
+from jaxgpt.decode.step import DecodeState, decode
 from jaxgpt.errors import UsageError
 from jaxgpt.hf.convert import load_pretrained
 from jaxgpt.inspect import inspect, logit_lens
@@ -99,7 +99,7 @@ def test_nobody_pays_for_it_who_does_not_ask(tiny, monkeypatch, unchecked_types)
     def programs():
         jax.clear_caches()
         model = GPT(replace(tiny.config, embd_pdrop=0.0))
-        progress = Progress(
+        progress = DecodeState(
             jnp.zeros((1, 8), jnp.int32), jnp.zeros(1, bool), jnp.asarray(0, jnp.int32),
             jax.random.split(jax.random.key(0), 1), jnp.zeros(0, jnp.int32),
         )  # fmt: skip
