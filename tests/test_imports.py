@@ -26,9 +26,10 @@ ROOMS = {
     "inspect": {"tokenizers", "data", "model", "objectives", "decode"},
     "train": {"tokenizers", "data", "model", "objectives", "hf", "mesh"},
     "evaluate": {"tokenizers", "data", "chat", "mesh", "model", "objectives", "decode", "hf", "train"},
+    "explore": {"tokenizers", "model", "inspect", "train", "cli"},
     "rl": {"tokenizers", "data", "chat", "model", "objectives", "decode", "train"},
     "stages": {"tokenizers", "data", "chat", "model", "objectives", "decode", "hf", "mesh", "train", "evaluate", "rl"},
-    "cli": {"tokenizers", "data", "chat", "model", "decode", "hf", "mesh", "train", "evaluate", "stages"},
+    "cli": {"tokenizers", "data", "chat", "model", "decode", "hf", "mesh", "train", "evaluate", "explore", "stages"},
 }
 FILES = sorted(ROOT.rglob("*.py"))
 

@@ -42,6 +42,11 @@ def harness() -> None:
     run("jaxgpt.cli.harness")
 
 
+def explore() -> None:
+    """Be `jaxgpt-explore`."""
+    run("jaxgpt.cli.explore")
+
+
 def run(module: str) -> None:
     """Import a command's module and call its `main`."""
     open_streams()  # before anything takes a closed one's number

@@ -1,0 +1,58 @@
+"""`jaxgpt-explore`: a page that shows a model at work on a text."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from jaxgpt.errors import UsageError
+from jaxgpt.flags import PathName, command, flag, parse
+from jaxgpt.train.manifest import Which
+
+DESCRIPTION = "Write a page that shows a model at work on a text: one file, without a server or a network."
+TEXT = "The king is dead. Long live the king!"
+
+
+@dataclass(frozen=True)
+class Options:
+    """The command's flags."""
+
+    model: PathName = flag(
+        help="a run's folder, one of pretrained weights, or a name on the Hugging Face hub", positional=True
+    )
+    text: str = flag(TEXT, "what the model reads: at least two tokens, and not more than its context")
+    compare: PathName | None = flag(None, "another model with the same tokenizer, whose predictions stand beside")
+    out: PathName = flag("page.html", "the file to write")
+    checkpoint: Which | None = flag(None, "of a run, the checkpoint of this step; none: the best")
+    allow_pickle: bool = flag(False, "also read pytorch_model.bin and ckpt.pt: tensors only, no code in them is run")
+    ignore_config_change: bool = flag(False, "take a run's config.json as it is, although it was changed by hand")
+    device: Literal["auto", "cpu", "cuda", "tpu"] = flag("auto", "where to run")
+
+    def __post_init__(self) -> None:
+        if not self.text:
+            raise UsageError("--text is empty; it must be a text for the model to read")
+
+
+@command
+def main(argv: Sequence[str] | None = None) -> None:
+    """Write the page."""
+    options = parse(Options, argv, prog="jaxgpt-explore", description=DESCRIPTION)
+    out = Path(options.out)
+    if out.is_dir() or not out.parent.is_dir() or not os.access(out if out.exists() else out.parent, os.W_OK):
+        raise UsageError(f"--out {out}: can't be written; it must be a file in a folder that is there")
+    # Only now what waits for JAX.
+    from jaxgpt.devices import start_devices
+    from jaxgpt.explore.page import explore
+    from jaxgpt.train.weights import open_model
+
+    start_devices(options.device)
+    how = {"allow_pickle": options.allow_pickle, "ignore_config_change": options.ignore_config_change}
+    model = open_model(options.model, checkpoint=options.checkpoint, **how)
+    other = None if options.compare is None else open_model(options.compare, **how)
+    run = Path(options.model) if (Path(options.model) / "checkpoints").is_dir() else None
+    page = explore(*model, options.text, name=options.model, run=run, other=other, other_name=options.compare or "")
+    out.write_text(page, encoding="utf-8")
+    print(f"{out}: {len(page.encode()) / 1e6:.1f} MB; open it in a browser")

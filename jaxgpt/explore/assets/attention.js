@@ -1,0 +1,80 @@
+// Views 4 and 5: attention and the residual stream.
+const length = data.ids.length, { n_layer: layers, n_head: heads } = data.config;
+const triangle = unpack(data.attention.weights), each = (length * (length + 1)) / 2;
+/** Return a row of a head's weights, made to sum to 1 again after rounding. */
+export function weights(layer, head, row) {
+  const start = (layer * heads + head) * each + (row * (row + 1)) / 2;
+  const found = Array.from(triangle.values.subarray(start, start + row + 1)), total = found.reduce((a, b) => a + b, 0);
+  return found.map((x) => x / (total || 1));
+}
+{
+  const grid = make("div", { class: "heads", role: "group", "aria-label": "Heads", style: `grid-template-columns:repeat(${Math.min(heads, 16)},1fr)` });
+  for (let layer = 0; layer < layers; layer++) {
+    for (let head = 0; head < heads; head++) {
+      const rows = Array.from({ length }, (_, row) => weights(layer, head, row));
+      const canvas = heatmap(make("canvas"), length, length, (i, j) => Math.sqrt(rows[i][j] ?? 0));
+      grid.append(make("button", { title: `layer ${layer}, head ${head}`, "aria-label": `layer ${layer}, head ${head}`, onclick: () => choose({ layer, head }) }, canvas));
+    }
+  }
+  grid.addEventListener("keydown", (event) => {
+    const step = { ArrowRight: 1, ArrowLeft: -1, ArrowDown: heads, ArrowUp: -heads }[event.key];
+    const next = chosen.layer * heads + chosen.head + step;
+    if (!step || next < 0 || next >= layers * heads) return;
+    event.preventDefault();
+    choose({ layer: Math.floor(next / heads), head: next % heads });
+    grid.children[next].focus();
+  });
+  const large = make("canvas", { class: "big", tabindex: 0, role: "img", "aria-label": "Weights of one head; arrow keys choose a row" });
+  const title = make("h3"), row = make("div", { id: "attention-row" }), total = make("p", { class: "note", id: "attention-sum" });
+  const pick = (event) => choose({ place: Math.min(length - 1, Math.max(0, Math.floor((event.offsetY / large.clientHeight) * length))) });
+  large.addEventListener("click", pick);
+  large.addEventListener("pointermove", (event) => { if (event.pointerType === "mouse") pick(event); });
+  large.addEventListener("keydown", (event) => {
+    const step = { ArrowDown: 1, ArrowUp: -1 }[event.key];
+    if (!step) return;
+    event.preventDefault();
+    choose({ place: Math.min(length - 1, Math.max(0, chosen.place + step)) });
+  });
+  let drawn = "";
+  follow(() => {
+    const { layer, head, place } = chosen, found = weights(layer, head, place);
+    [...grid.children].forEach((button, i) => button.setAttribute("aria-pressed", i === layer * heads + head));
+    title.textContent = `Layer ${layer}, head ${head}`;
+    if (drawn !== `${layer} ${head}`) {
+      const rows = Array.from({ length }, (_, row) => weights(layer, head, row));
+      heatmap(large, length, length, (i, j) => Math.sqrt(rows[i][j] ?? 0));
+      drawn = `${layer} ${head}`;
+    }
+    const best = found.map((x, i) => [x, i]).sort((a, b) => b[0] - a[0]).slice(0, 8);
+    row.replaceChildren(make("h3", {}, `Place ${place}, `, make("bdi", {}, nameOf(data.ids[place])), ", looks at"),
+      ...best.map(([x, i]) => bar(`${i} ${nameOf(data.ids[i])}`, x, percent(x))));
+    total.textContent = `The row sums to ${found.reduce((a, b) => a + b, 0).toFixed(6)}.`;
+  });
+  const scores = unpack(data.attention.scores), raw = unpack(data.attention.symmetric), few = raw.shape[0];
+  const stages = make("div", { class: "row" });
+  const small = (name, value, signed) => make("div", {}, make("h3", {}, name), heatmap(make("canvas", { style: "width:10rem;height:10rem", role: "img", "aria-label": name }), few, few, value, signed));
+  follow(() => {
+    const { layer, head } = chosen, start = (layer * heads + head) * few * few, scale = data.attention.scales[layer];
+    const mine = scores.values.subarray(start, start + few * few);
+    const most = mine.reduce((most, x) => Math.max(most, Math.abs(x)), 1e-9), rawMost = raw.values.reduce((most, x) => Math.max(most, Math.abs(x)), 1e-9);
+    stages.replaceChildren(small("x xᵀ (symmetric)", (i, j) => raw.values[i * few + j] / rawMost, true),
+      small("q kᵀ", (i, j) => mine[i * few + j] / most, true), small(`times ${scale.toPrecision(3)}`, (i, j) => (mine[i * few + j] * scale) / most, true),
+      small("masked", (i, j) => (j > i ? 0 : (mine[i * few + j] * scale) / most), true), small("softmax", (i, j) => weights(layer, head, i)[j] ?? 0));
+  });
+  view("attention").append(make("div", { class: "row" }, make("div", {}, make("h3", {}, "All heads: layers down, heads across"), grid), make("div", { style: "flex:1 1 16rem" }, title, large), make("div", {}, row, total)),
+    make("details", {}, make("summary", {}, `The stages of this head, on the first ${few} tokens`), stages));
+}
+{
+  const [stream, attention, mlp] = ["stream", "attention", "mlp"].map((name) => unpack(data.stream[name]).values);
+  const most = stream.reduce((most, x) => Math.max(most, x), 1e-9), low = stream.reduce((low, x) => Math.min(low, x), Infinity);
+  const canvas = heatmap(make("canvas", { style: `width:min(32rem,100%);height:${Math.max(8, layers + 1)}rem;max-height:20rem`, role: "img", "aria-label": "Norms of the residual stream" }), layers + 1, length, (i, j) => Math.log(stream[i * length + j] / low + 1e-9) / (Math.log(most / low) || 1));
+  const bars = make("div");
+  follow(() => {
+    const most = Math.max(...Array.from({ length: layers }, (_, l) => Math.max(attention[l * length + chosen.place], mlp[l * length + chosen.place])));
+    bars.replaceChildren(make("h3", {}, `What is added at place ${chosen.place}`), ...Array.from({ length: layers }, (_, l) => ["attention", "mlp"].map((name) => {
+      const x = (name === "mlp" ? mlp : attention)[l * length + chosen.place];
+      return bar(`${l} ${name}`, x / most, x.toFixed(2), name === "mlp");
+    })).flat());
+  });
+  view("stream").append(make("div", { class: "row" }, make("div", { style: "flex:1 1 18rem" }, make("h3", {}, `Length before each block, from ${low.toFixed(2)} to ${most.toFixed(2)}; places across`), canvas), bars));
+}

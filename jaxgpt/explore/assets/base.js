@@ -1,0 +1,70 @@
+// What all views use: the data, elements, arrays, and the token and head that are chosen.
+export const data = JSON.parse(document.getElementById("data").textContent);
+const KINDS = { f4: Float32Array, u1: Uint8Array, u2: Uint16Array, u4: Uint32Array };
+
+function half(bits) {
+  const sign = bits & 0x8000 ? -1 : 1, exponent = (bits >> 10) & 31, fraction = bits & 1023;
+  return sign * (exponent ? 2 ** (exponent - 15) * (1 + fraction / 1024) : 2 ** -14 * (fraction / 1024));
+}
+
+/** Return an array's numbers and its shape. */
+export function unpack({ dtype, shape, scale, data: text }) {
+  const bytes = Uint8Array.from(atob(text), (char) => char.charCodeAt(0)).buffer;
+  if (dtype === "f2") return { shape, values: Float32Array.from(new Uint16Array(bytes), half) };
+  const raw = new KINDS[dtype](bytes);
+  return { shape, values: dtype === "u1" ? Float32Array.from(raw, (x) => x * scale) : raw };
+}
+
+/** Make an element; texts become text nodes, never markup. */
+export function make(name, attributes = {}, ...children) {
+  const svg = ["svg", "path", "circle", "text", "rect", "line", "g"].includes(name);
+  const element = svg ? document.createElementNS("http://www.w3.org/2000/svg", name) : document.createElement(name);
+  for (const [key, value] of Object.entries(attributes)) {
+    if (key.startsWith("on")) element.addEventListener(key.slice(2), value);
+    else if (key === "style") element.style.cssText = value;
+    else element.setAttribute(key, value);
+  }
+  element.append(...children);
+  return element;
+}
+
+export const view = (id) => document.querySelector(`#${id} .view`);
+export const chosen = { place: data.ids.length - 1, layer: 0, head: 0 };
+const followers = [];
+export const follow = (draw) => { followers.push(draw); draw(); };
+export function choose(change) {
+  Object.assign(chosen, change);
+  for (const draw of followers) draw();
+}
+
+const VISIBLE = { " ": "␣", "\n": "⏎", "\t": "⇥", "\r": "␍" };
+/** Return a text that can be looked at: spaces and what has no shape or turns the line around are spelled out. */
+export const visible = (text) =>
+  text.replace(/[ \n\t\r]/g, (char) => VISIBLE[char])
+    .replace(/[\p{Cc}\p{Cf}\p{Zl}\p{Zp}]/gu, (char) => `\\u{${char.codePointAt(0).toString(16)}}`);
+
+/** Draw rows of numbers in [-1, 1]: blue below and above zero of a scale of one sign, orange above with two. */
+export function heatmap(canvas, rows, columns, value, signed = false) {
+  canvas.width = columns;
+  canvas.height = rows;
+  const context = canvas.getContext("2d"), image = context.createImageData(columns, rows);
+  for (let i = 0; i < rows; i++) {
+    for (let j = 0; j < columns; j++) {
+      const x = value(i, j), at = 4 * (i * columns + j);
+      image.data.set(signed && x > 0 ? [214, 101, 10, 255 * Math.min(x, 1)] : [20, 120, 200, 255 * Math.min(Math.abs(x), 1)], at);
+    }
+  }
+  context.putImageData(image, 0, 0);
+  return canvas;
+}
+
+/** Draw a bar with its name and number. */
+export const bar = (name, share, number, off = false) =>
+  make("div", { class: "bar" }, make("bdi", { title: name }, name),
+    make("i", { class: off ? "off" : "", style: `width:${100 * Math.min(share, 1)}%` }), make("span", {}, number));
+
+export const percent = (p) => (p >= 0.0995 ? (100 * p).toFixed(1) : (100 * p).toPrecision(2)) + " %";
+export const short = (n) => {
+  const [size, unit] = [[1e12, "T"], [1e9, "G"], [1e6, "M"], [1e3, "k"]].find(([size]) => n >= size) ?? [1, ""];
+  return (n / size).toPrecision(3).replace(/\.0+$/, "") + (unit && ` ${unit}`);
+};

@@ -1,0 +1,226 @@
+"""The explorer's page in a real browser: no error on any view, and what it shows is what the library computes."""
+
+import json
+import re
+import shutil
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+
+from jaxgpt.cli.explore import main
+from jaxgpt.errors import UsageError
+from jaxgpt.explore import explore
+from jaxgpt.inspect import inspect
+from jaxgpt.model.config import GPTConfig
+from jaxgpt.tokenizers import BPETokenizer, CharTokenizer
+from jaxgpt.train.weights import save_params
+
+HOSTILE = (
+    "</script><script>document.title='got in'</script>"
+    "<!-- <img src=x onerror=\"document.title='got in'\"> {{data}} "
+)
+)
+NASTY = [
+    "strawberry  don't  WON'T\n\n\t x\u00a0y\u2003z  ",
+    "a\x85b\x1cc\x1fd\ufeffe\u180ef\u200bg\u2028h\x00i",
+    "Привет, мир 你好 こんにちは १२३ ½ ² 𝟘 é e\u0301 ﬁ",
+    "👩‍👩‍👧 🇩🇪 \u202eabc\u202c \U0001f600\ud83d\ude00 \ud800 lone \udc00",
+    HOSTILE + "<|endoftext|>",
+    "",
+]
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """Debian's Chromium, without a window; `apt-get install chromium chromium-driver` brings it."""
+    binary, driver = shutil.which("chromium"), shutil.which("chromedriver")
+    if binary is None or driver is None:
+        pytest.skip("no chromium and chromedriver here; Debian's chromium and chromium-driver are they")
+    from selenium.webdriver import Chrome, ChromeOptions
+    from selenium.webdriver.chrome.service import Service
+
+    options = ChromeOptions()
+    options.binary_location = binary
+    for argument in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu"):
+        options.add_argument(argument)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    found = Chrome(options, Service(driver))
+    yield found
+    found.quit()
+
+
+class Model:
+    """A tiny model, its page, and what the page should show."""
+
+    def __init__(self, kind, draw):
+        self.text = "the cat and the hat" if kind == "char" else HOSTILE + "the cat sat. \u202e\x00 é 👍"
+        corpus = self.text + "abcdefghijklmnopqrstuvwxyz"
+        self.tokenizer = CharTokenizer(corpus) if kind == "char" else BPETokenizer.train([corpus * 3], 320)
+        labels = {"labels": ("spam", "<b>ham</b>")} if kind == "classifier" else {}
+        vocab = self.tokenizer.vocab_size
+        self.config = GPTConfig(vocab, 200, n_embd=16, n_layer=2, n_head=2, **labels)
+        self.params = draw(self.config)
+
+    def page(self, **more):
+        return explore(self.config, self.params, self.tokenizer, self.text, name="<b>model</b>", **more)
+
+
+@pytest.fixture(scope="module", params=["char", "bpe", "classifier"])
+def model(request, draw):
+    return Model(request.param, draw)
+
+
+@pytest.fixture(scope="module")
+def opened(model, browser, tmp_path_factory):
+    file = tmp_path_factory.mktemp("page") / "page.html"
+    file.write_text(model.page(other=(model.config, model.params, model.tokenizer), other_name="<i>"), encoding="utf-8")
+    browser.get(file.as_uri())
+    return browser
+
+
+def test_no_view_has_an_error_and_nothing_is_fetched(opened):
+    assert opened.get_log("browser") == []
+    assert opened.execute_script("return document.documentElement.dataset.ready") == "yes"
+    assert opened.execute_script("return performance.getEntriesByType('resource').length") == 0
+    for width in (1200, 390):
+        opened.set_window_size(width, 900)
+        for button in opened.find_elements("css selector", "#architecture button, #tokens .tokens button"):
+            opened.execute_script("arguments[0].click()", button)
+        wide, there = opened.execute_script("return [document.documentElement.scrollWidth, innerWidth]")
+        assert wide <= there
+    empty = opened.execute_script(
+        "return [...document.querySelectorAll('.view')].filter((v) => !v.children.length).length"
+    )
+    assert empty == 0
+    assert opened.get_log("browser") == []
+
+
+def test_hostile_text_stays_text(opened):
+    assert opened.title == "<b>model</b>: see inside"
+    assert opened.execute_script("return document.querySelectorAll('img, h1 b, .bar b, h3 i').length") == 0
+    assert opened.execute_script("return document.scripts.length") == 2
+
+
+@pytest.mark.parametrize("temperature", [0.35, 1.0, 2.5])
+def test_the_temperature_gives_softmax_of_logits_by_it(opened, model, temperature):
+    ids = model.tokenizer.encode(model.text)
+    logits = np.asarray(inspect(model.config, model.params, [ids]).logits[0, -1], np.float16).astype(np.float64)
+    opened.execute_script(
+        "[...document.querySelectorAll('#tokens .tokens')[0].children].at(-1).click();"
+        "const t = document.getElementById('temperature'); t.value = arguments[0]; t.dispatchEvent(new Event('input'))",
+        temperature,
+    )
+    shown = opened.execute_script(
+        "return [...document.querySelectorAll('#bars .bar')].map((b) => [b.dataset.id, b.dataset.p])"
+    )
+    expected = np.exp(logits / temperature - (logits / temperature).max())
+    expected /= expected.sum()
+    assert len(shown) == 12
+    for token, p in shown:
+        assert float(p) == pytest.approx(expected[int(token)], rel=5e-3)
+
+
+def test_filters_are_the_librarys(opened, model):
+    """Top-k and min-p leave what `Sampling` leaves."""
+    opened.execute_script(
+        "for (const [id, x] of [['temperature', 1], ['top_k', 3]]) { const s = document.getElementById(id);"
+        "s.value = x; s.dispatchEvent(new Event('input')); }"
+    )
+    shown = opened.execute_script("return [...document.querySelectorAll('#bars .bar')].map((b) => Number(b.dataset.p))")
+    assert sum(p > 0 for p in shown) == 3 and sum(shown) == pytest.approx(1)
+    opened.execute_script(
+        "const s = document.getElementById('top_k'); s.value = 0; s.dispatchEvent(new Event('input'))"
+    )
+    opened.find_element("id", "sample")
+    opened.execute_script("document.getElementById('sample').click()")
+    assert opened.execute_script("return document.getElementById('sampled').textContent") != ""
+
+
+def test_a_row_of_a_head_sums_to_one(opened):
+    for place in (0, 5):
+        opened.execute_script("document.querySelector('#tokens .tokens').children[arguments[0]].click()", place)
+        text = opened.execute_script("return document.getElementById('attention-sum').textContent")
+        assert text == "The row sums to 1.000000."
+
+
+@pytest.mark.parametrize("text", NASTY, ids=["spaces", "controls", "scripts", "emoji", "markup", "nothing"])
+def test_the_page_cuts_texts_as_the_library_does(opened, model, text):
+    found = opened.execute_script(
+        "const box = document.getElementById('typed'); box.value = JSON.parse(arguments[0]);"
+        "box.dispatchEvent(new Event('input'));"
+        "return [...document.querySelectorAll('#typed-tokens button')].map((b) => b.title)",
+        # As JSON, in which a lone surrogate passes; a text area makes \n of \r alone.
+        json.dumps(text),
+    )
+    ids = [None if title == "not in the vocabulary" else int(title.removeprefix("id ")) for title in found]
+    if isinstance(model.tokenizer, CharTokenizer):
+        clean = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+        known = set(model.tokenizer.chars)
+        assert ids == [model.tokenizer.encode(char)[0] if char in known else None for char in clean]
+    else:
+        assert ids == model.tokenizer.encode(text)
+
+
+class Texts(HTMLParser):
+    """Counts the elements of a page."""
+
+    def __init__(self):
+        super().__init__()
+        self.tags = []
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+
+
+def test_without_scripts_the_tokens_can_be_read(model):
+    page = model.page()
+    parser = Texts()
+    parser.feed(page)
+    assert parser.tags.count("tr") == len(model.tokenizer.encode(model.text)) + 1
+    assert parser.tags.count("script") == 2 and "img" not in parser.tags
+    assert not re.search(r'(src|href)="(?!#|data:)', page)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory, draw):
+    """A run's folder."""
+    made, run = Model("char", draw), tmp_path_factory.mktemp("run")
+    save_params(run, made.config, made.params)
+    made.tokenizer.save(run)
+    return run
+
+
+def test_the_command_writes_the_page(folder, tmp_path, capsys):
+    out = tmp_path / "page.html"
+    main([str(folder), "--text", "the cat", "--out", str(out), "--compare", str(folder)])
+    assert "open it in a browser" in capsys.readouterr().out
+    assert out.read_text(encoding="utf-8").startswith("<!doctype html>")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--text", ""], "--text is empty"),
+        (["--text", "t"], "1 tokens; there must be two or more"),
+        (["--text", "the " * 60], "240 tokens, but the model's context is 200"),
+        (["--text", "the QUEEN"], "character 'Q'"),
+        (["--out", "nowhere/page.html"], "--out nowhere/page.html: can't be written"),
+        (["--out", "."], "--out .: can't be written"),
+        (["--checkpoint", "7"], "has no checkpoint of step 7"),
+    ],
+    ids=["empty", "short", "long", "unknown", "nowhere", "folder", "checkpoint"],
+)
+def test_bad_input_is_one_line(folder, tmp_path, monkeypatch, capsys, arguments, says):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as stopped:
+        main([str(folder), "--text", "the cat", *arguments] if "--text" not in arguments else [str(folder), *arguments])
+    error = capsys.readouterr().err
+    assert stopped.value.code == 2 and says in error and error.count("\n") == 1
+    assert not (tmp_path / "page.html").exists()
+
+
+def test_another_tokenizer_is_refused(model):
+    other = CharTokenizer("xyz")
+    with pytest.raises(UsageError, match="its tokenizer is another"):
+        model.page(other=(model.config, model.params, other), other_name="b")
