@@ -26,7 +26,7 @@ ROOMS = {
     "inspect": {"tokenizers", "data", "model", "objectives", "decode"},
     "train": {"tokenizers", "data", "model", "objectives", "hf", "mesh"},
     "evaluate": {"tokenizers", "data", "chat", "mesh", "model", "objectives", "decode", "hf", "train"},
-    "explore": {"tokenizers", "model", "inspect", "train", "cli"},
+    "explore": {"tokenizers", "model", "inspect", "train"},
     "rl": {"tokenizers", "data", "chat", "model", "objectives", "decode", "train"},
     "stages": {"tokenizers", "data", "chat", "model", "objectives", "decode", "hf", "mesh", "train", "evaluate", "rl"},
     "cli": {"tokenizers", "data", "chat", "model", "decode", "hf", "mesh", "train", "evaluate", "explore", "stages"},

@@ -17,9 +17,7 @@ from jaxgpt.tokenizers import BPETokenizer, CharTokenizer
 from jaxgpt.train.weights import save_params
 
 HOSTILE = (
-    "</script><script>document.title='got in'</script>"
-    "<!-- <img src=x onerror=\"document.title='got in'\"> {{data}} "
-)
+    "</script><script>document.title='got in'</script><!-- <img src=x onerror=\"document.title='got in'\"> {{data}} "
 )
 NASTY = [
     "strawberry  don't  WON'T\n\n\t x\u00a0y\u2003z  ",
