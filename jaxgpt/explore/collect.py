@@ -1,4 +1,4 @@
-"""What each view of the page shows, as plain data."""
+"""The data of each view of the page, as plain values."""
 
 from __future__ import annotations
 
