@@ -6,6 +6,7 @@ import pytest
 
 from jaxgpt.cli.convert import Options as ConvertOptions
 from jaxgpt.cli.evaluate import Options as EvaluateOptions
+from jaxgpt.cli.explore import Options as ExploreOptions
 from jaxgpt.cli.generate import Options as GenerateOptions
 from jaxgpt.flags import parse
 from jaxgpt.stages import STAGES, load_stage
@@ -36,6 +37,7 @@ FLAGS = {
     "generate.py": GenerateOptions,
     "convert_weights.py": ConvertOptions,
     "-m jaxgpt.evaluate": EvaluateOptions,
+    "-m jaxgpt.explore": ExploreOptions,
 }
 COMMANDS = re.findall(r"^\.venv/bin/python (\w+\.py|-m jaxgpt\.\w+) ([^#\n]*)", README, re.M)
 
