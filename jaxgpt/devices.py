@@ -74,6 +74,14 @@ def refuse_beyond_memory(needed: int, what: str) -> None:
         raise UsageError(f"{what} take {needed / 2**30:,.0f} GiB; the devices have {have / 2**30:,.0f} GiB together")
 
 
+def free_memory() -> int | None:
+    """Return the bytes of the host's memory that nobody uses; None where the system does not say."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES")
+    except (AttributeError, ValueError):  # Windows; macOS
+        return None
+
+
 def _number(variable: str) -> int:
     text = os.environ[variable]
     if not text.isdecimal():

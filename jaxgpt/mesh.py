@@ -94,5 +94,16 @@ def batch_divisor(mesh: Mesh) -> int:
     return mesh.shape["data"] * mesh.shape["fsdp"]
 
 
+def check_rows(mesh: Mesh, batch_size: int) -> None:
+    """Raise a UsageError unless a batch's rows can be divided among the devices."""
+    divisor = batch_divisor(mesh)
+    if over := batch_size % divisor:
+        near = sorted({max(divisor, batch_size - over), batch_size - over + divisor})
+        raise UsageError(
+            f"batch_size {batch_size} can't be divided among {divisor} devices; nearest are "
+            + " and ".join(map(str, near))
+        )
+
+
 def _batch_sharding(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec(("data", "fsdp")))

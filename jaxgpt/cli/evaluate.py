@@ -12,14 +12,16 @@ from typing import Any, Literal
 
 from jaxgpt import chat, evaluate
 from jaxgpt.chat.fitting import TooLong
+from jaxgpt.data.documents import suffix_of
 from jaxgpt.data.record_files import read_records
 from jaxgpt.errors import UsageError
+from jaxgpt.files import write_json
 from jaxgpt.flags import Count, Name, PathName, Rows, check_ranges, command, flag, parse
 from jaxgpt.model.config import VALUE
 from jaxgpt.notes import note
 from jaxgpt.stages import load_stage
 from jaxgpt.train.config import Context
-from jaxgpt.train.folder import read_record, write_json
+from jaxgpt.train.folder import read_record
 from jaxgpt.train.manifest import Which
 
 DESCRIPTION = "Measure how good models are: on texts, on tasks, on examples with a right answer."
@@ -177,7 +179,7 @@ def kind_of(options: Options, scorer: evaluate.Scorer) -> Kind:
     if labels is not None and labels != VALUE:
         return "labels" if len(labels) > 1 else "pairs"
     dataset = Path(options.dataset or "")
-    if dataset.name.endswith((".jsonl", ".jsonl.gz", ".json", ".json.gz")) and dataset.exists():
+    if suffix_of(dataset) in (".jsonl", ".json") and dataset.exists():
         _, first = next(read_records(dataset, (".jsonl", ".json")))
         if options.column not in first and any(isinstance(first.get(field), list) for field in CHAT_FIELDS):
             return "chat"

@@ -26,7 +26,6 @@ from jaxgpt.flags import Count, CountOrZero, PathName, Rows, Seed, check_ranges,
 from jaxgpt.model.config import GPTConfig
 from jaxgpt.notes import note
 from jaxgpt.tokenizers import Tokenizer
-from jaxgpt.tokenizers.tokenizer import BPETokenizer
 from jaxgpt.train.manifest import Which
 
 DESCRIPTION = "Continue a prompt with a trained or pretrained model."
@@ -253,8 +252,7 @@ def prompt_ids(
 
 def note_special(tokenizer: Tokenizer, text: str, flags: str) -> None:
     """Note the first special token that a prompt spells, and the flags that would have it read as such."""
-    specials = tokenizer.special_tokens if isinstance(tokenizer, BPETokenizer) else ()
-    if seen := min((token for token in specials if token in text), key=text.index, default=None):
+    if seen := min((token for token in tokenizer.special_tokens if token in text), key=text.index, default=None):
         note(f"the prompt's {seen!r} is read as plain text; {flags} reads it as the special token")
 
 

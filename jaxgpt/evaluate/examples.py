@@ -16,9 +16,9 @@ from jaxgpt.chat.encoded import EncodedPair, LabelledIds
 from jaxgpt.chat.examples import labelled_batch, pairs_batch
 from jaxgpt.chat.template import Encoded
 from jaxgpt.evaluate.scoring import Row, Scorer
-from jaxgpt.evaluate.texts import TextScore, byte_sizes
+from jaxgpt.evaluate.texts import TextScore, add_up
 from jaxgpt.model.gpt import GPT
-from jaxgpt.objectives.classification import confusion
+from jaxgpt.objectives.classification import confusion_table
 from jaxgpt.objectives.outputs import last_scores
 
 
@@ -49,9 +49,7 @@ class LabelScore:
 
     def table(self) -> str:
         """Return the confusion matrix with its shares."""
-        pairs = [(i, j) for i, row in enumerate(self.counts) for j, count in enumerate(row) for _ in range(count)]
-        truth, predicted = np.array(pairs, int).reshape(-1, 2).T
-        return confusion(self.labels, truth, predicted)
+        return confusion_table(self.labels, self.counts)
 
 
 @dataclass(frozen=True)
@@ -120,13 +118,9 @@ def measure_conversations(scorer: Scorer, conversations: Sequence[Encoded]) -> T
         conversations: as `jaxgpt.chat.encode_conversations` makes them.
     """
     rows = [Row(np.array(one.ids, np.int32)) for one in conversations]
-    sizes, nats, tokens, total = byte_sizes(scorer.tokenizer), 0.0, 0, 0
-    for one, scored in zip(conversations, scorer.score(rows), strict=True):
-        learnt = np.array(one.weights[1:]) > 0
-        nats -= float(scored.log_probs[learnt].sum(dtype=np.float64))
-        tokens += int(learnt.sum())
-        total += int(sizes[scored.ids[learnt]].sum())
-    return TextScore(nats, tokens, total, None, len(rows))
+    pairs = zip(conversations, scorer.score(rows), strict=True)
+    learnt = (scored.where(np.array(one.weights[1:]) > 0) for one, scored in pairs)
+    return TextScore(*add_up(scorer.tokenizer, learnt), None, len(rows))
 
 
 @partial(jax.jit, static_argnames="model")

@@ -24,7 +24,6 @@ from jaxgpt.devices import compute_dtype, start_devices
 from jaxgpt.errors import UsageError, did_you_mean
 from jaxgpt.evaluate.opening import open_scorer
 from jaxgpt.evaluate.scoring import Row
-from jaxgpt.tokenizers.tokenizer import BPETokenizer
 
 MAX_GEN_TOKS = 256
 DEVICE = "cuda:0"
@@ -121,9 +120,7 @@ class HarnessModel(TemplateLM):
 
     def tok_decode(self, tokens: Iterable[int]) -> str:
         """Return the text of ids, without special tokens."""
-        special: set[int] = set()
-        if isinstance(self.tokenizer, BPETokenizer):
-            special = {self.tokenizer.added_tokens[text].id for text in self.tokenizer.special_tokens}
+        special = set(self.tokenizer.special_tokens.values())
         return self.tokenizer.decode([token for token in tokens if token not in special])
 
     def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:

@@ -21,7 +21,7 @@ from tqdm import tqdm
 from jaxgpt.data.token_files import TokenFile
 from jaxgpt.decode.rows import bucket
 from jaxgpt.errors import RunError, UsageError, out_of_memory
-from jaxgpt.mesh import batch_divisor, make_mesh, parameter_shardings, put_batch, replicated
+from jaxgpt.mesh import batch_divisor, check_rows, make_mesh, parameter_shardings, put_batch, replicated
 from jaxgpt.model.atlas import parameters
 from jaxgpt.model.config import GPTConfig
 from jaxgpt.model.gpt import GPT, applied
@@ -62,6 +62,10 @@ class Scored:
     log_probs: Float[np.ndarray, " M"]
     likeliest: Bool[np.ndarray, " M"]
 
+    def where(self, kept: Bool[np.ndarray, " M"]) -> Scored:
+        """Return the same of some of the tokens."""
+        return Scored(self.ids[kept], self.log_probs[kept], self.likeliest[kept])
+
 
 class Scorer:
     """A model on a mesh, and how many rows it reads at a time.
@@ -101,14 +105,8 @@ class Scorer:
         self.config, self.tokenizer = config, tokenizer
         self.model = GPT(config, jnp.dtype(dtype))
         self.mesh = make_mesh() if mesh is None else mesh
-        divisor = batch_divisor(self.mesh)
-        self.batch_size = ROWS * divisor if batch_size is None else batch_size
-        if over := self.batch_size % divisor:
-            near = sorted({max(divisor, self.batch_size - over), self.batch_size - over + divisor})
-            raise UsageError(
-                f"batch_size {self.batch_size} can't be divided among {divisor} devices; nearest are "
-                + " and ".join(map(str, near))
-            )
+        self.batch_size = ROWS * batch_divisor(self.mesh) if batch_size is None else batch_size
+        check_rows(self.mesh, self.batch_size)
         leaves = jax.tree.leaves(params, is_leaf=lambda x: isinstance(x, DecodingMatrix))
         if any(isinstance(leaf, DecodingMatrix) for leaf in leaves):
             if self.mesh.shape["fsdp"] * self.mesh.shape["tensor"] > 1:

@@ -15,18 +15,17 @@ import numpy as np
 
 from jaxgpt.data.batches import Batch
 from jaxgpt.data.corpus import load_corpus
-from jaxgpt.data.documents import DocumentFiles, suffix_of
+from jaxgpt.data.documents import SUFFIXES, DocumentFiles, suffix_of
 from jaxgpt.data.download import DOWNLOADS
 from jaxgpt.data.folders import files_below
 from jaxgpt.data.record_files import read_records
 from jaxgpt.data.sources import read_text
 from jaxgpt.data.token_files import TokenFile
 from jaxgpt.errors import UsageError, did_you_mean
-from jaxgpt.evaluate.scoring import Row, Scorer, windows
+from jaxgpt.evaluate.scoring import Row, Scored, Scorer, windows
 from jaxgpt.tokenizers import Tokenizer
-from jaxgpt.tokenizers.tokenizer import BPETokenizer
 
-RECORDS = (".jsonl", ".json", ".csv", ".tsv")
+RECORDS = tuple(suffix for suffix in SUFFIXES if suffix != ".parquet")  # these are read column by column
 NAMES = ("plays", *DOWNLOADS)
 
 
@@ -114,7 +113,7 @@ def measure_texts(
     documents = list(documents)
     rows = chain.from_iterable(windows(one.ids, context=context, stride=stride, first=one.first) for one in documents)
     total = sum(max(len(one.ids) - one.first, 0) for one in documents)
-    nats, tokens, size = _sums(scorer, rows, total)
+    nats, tokens, size = add_up(scorer.tokenizer, scorer.score(rows, total=total))
     if not tokens:
         raise UsageError(f"none of the {len(documents)} texts has a token to score: the first of each is only context")
     words = sum(one.words or 0 for one in documents)
@@ -127,17 +126,18 @@ def measure_windows(scorer: Scorer, batches: Iterable[Batch]) -> TextScore:
     rows = []
     for batch in batches:
         rows += [Row(ids) for ids in np.concatenate([batch.tokens, batch.targets[:, -1:]], axis=1)]
-    nats, tokens, size = _sums(scorer, rows, sum(len(row.ids) - 1 for row in rows))
+    scored = scorer.score(rows, total=sum(len(row.ids) - 1 for row in rows))
+    nats, tokens, size = add_up(scorer.tokenizer, scored)
     return TextScore(nats, tokens, size, None, len(rows))
 
 
-def _sums(scorer: Scorer, rows: Iterable[Row], total: int) -> tuple[float, int, int]:
+def add_up(tokenizer: Tokenizer, rows: Iterable[Scored]) -> tuple[float, int, int]:
     """Return the sum of -log p over all tokens that are scored, how many there are, and of how many bytes."""
-    sizes, nats, tokens, size = byte_sizes(scorer.tokenizer), 0.0, 0, 0
-    for scored in scorer.score(rows, total=total):
-        nats -= float(scored.log_probs.sum(dtype=np.float64))
-        tokens += len(scored.ids)
-        size += int(sizes[scored.ids].sum())
+    sizes, nats, tokens, size = byte_sizes(tokenizer), 0.0, 0, 0
+    for row in rows:
+        nats -= float(row.log_probs.sum(dtype=np.float64))
+        tokens += len(row.ids)
+        size += int(sizes[row.ids].sum())
     return nats, tokens, size
 
 
@@ -159,8 +159,8 @@ def byte_sizes(tokenizer: Tokenizer) -> np.ndarray:
     for token in range(tokenizer.vocab_size):
         with contextlib.suppress(UsageError):  # a hole in the vocabulary
             sizes[token] = len(tokenizer.decode_bytes([token]))
-    if isinstance(tokenizer, BPETokenizer):
-        sizes[[tokenizer.added_tokens[text].id for text in tokenizer.special_tokens]] = 0
+    for token in tokenizer.special_tokens.values():
+        sizes[token] = 0
     return sizes
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import regex
 
-from jaxgpt.explore.data import packed, shown
+from jaxgpt.explore.data import packed
 from jaxgpt.inspect.embeddings import cosines, nearest, principal_components
 from jaxgpt.inspect.record import Inspection
 from jaxgpt.inspect.stages import attention_stages
@@ -25,7 +25,7 @@ KEPT, BINS, MOST_LOGITS = 60, 48, 300_000
 # Tokens of whose scores each stage is kept.
 STAGED = 24
 LENS_TOP = 5
-NEIGHBOURS = 8
+NEIGHBOURS = COMPARED = 8
 
 
 def tokenizer_data(tokenizer: Tokenizer) -> dict[str, Any]:
@@ -44,17 +44,6 @@ def tokenizer_data(tokenizer: Tokenizer) -> dict[str, Any]:
         "spaces": spaces,
         "added": {str(token.id): text for text, token in tokenizer.added_tokens.items()},
     }
-
-
-def pieces_of(tokenizer: Tokenizer, ids: Any) -> dict[str, str]:
-    """Return the texts of ids to look at; of ids that only pad the table, nothing."""
-    found = {}
-    for i in sorted({int(i) for i in ids}):
-        try:
-            found[str(i)] = shown(tokenizer.decode_bytes([i]))
-        except ValueError:
-            found[str(i)] = f"[{i}]"
-    return found
 
 
 def embedding_data(params: Any, ids: list[int], known: int) -> dict[str, Any]:
@@ -166,9 +155,9 @@ def prediction_data(found: Inspection, known: int) -> dict[str, Any]:
 def compared_data(found: Inspection, known: int) -> dict[str, Any]:
     """Return another model's losses and likeliest tokens."""
     logits = np.asarray(found.logits[0, :, :known], np.float32)
-    best = np.argsort(-logits, axis=-1, kind="stable")[:, :KEPT]
-    probs = np.exp(np.take_along_axis(logits - _logsumexp(logits), best, -1))[:, :8]
-    return {"losses": _losses(found, known), "best": best[:, :8].tolist(), "probs": packed(probs, "f4")}
+    best = np.argsort(-logits, axis=-1, kind="stable")[:, :COMPARED]
+    probs = np.exp(np.take_along_axis(logits - _logsumexp(logits), best, -1))
+    return {"losses": _losses(found, known), "best": best.tolist(), "probs": packed(probs, "f4")}
 
 
 def _losses(found: Inspection, known: int) -> list[float]:

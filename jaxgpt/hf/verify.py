@@ -122,19 +122,19 @@ def check_tensors(
         if tensors[name].read().astype(exported[name].dtype).tobytes() != exported[name].tobytes()
     ]
     return [
-        _check(
+        check(
             "every tensor mapped once, none left over",
             not left - explained,
             f"{len(tensors)} in the files, {len(exported)} exported",
             "no name on one side only",
         ),
-        _check(
+        check(
             "parameters",
             {*counts, answers.parameters} == {counts[0]},
             f"{counts[0]:,}; PyTorch {answers.parameters:,}; atlas {counts[1]:,}",
             "equal",
         ),
-        _check(
+        check(
             "round trip",
             not changed,
             f"changed: {', '.join(changed[:5])}" if changed else f"{len(exported)} tensors equal",
@@ -155,14 +155,14 @@ def check_outputs(logits: np.ndarray, answers: Answers) -> list[Check]:
     behind = np.max(before.max(-1) - np.take_along_axis(before, chosen[:, None], axis=-1)[:, 0])
     return [
         _close("logits against PyTorch", logits, answers.logits),
-        _check("KL divergence from PyTorch", kl <= KL_BAR, f"mean {kl:.2e}", f"at most {KL_BAR:g}"),
-        _check(
+        check("KL divergence from PyTorch", kl <= KL_BAR, f"mean {kl:.2e}", f"at most {KL_BAR:g}"),
+        check(
             "loss against PyTorch",
             abs(loss - answers.loss) <= LOSS_BAR,
             f"{loss:.6f}; PyTorch {answers.loss:.6f}",
             f"within {LOSS_BAR:g}",
         ),
-        _check(
+        check(
             "greedy continuation by PyTorch",
             behind <= _bar(answers.logits),
             f"{equal} of {len(chosen)} ids equal",
@@ -195,23 +195,32 @@ def check_story(config: GPTConfig, params: Mapping[str, Any], tokenizer: Tokeniz
     start, ids = len(tokenizer.encode(STORY[0])), tokenizer.encode("".join(STORY))
     chosen = _logits(config, params, np.array([ids]))[0, start - 1 : -1].argmax(-1)
     equal = int(np.sum(chosen == ids[start:]))
-    return _check(name, equal == len(chosen), f"{equal} of {len(chosen)} ids equal", bar)
+    return check(name, equal == len(chosen), f"{equal} of {len(chosen)} ids equal", bar)
 
 
-def ask_pytorch(folder: Path, config: GPTConfig, *, dtype: str) -> Answers:
-    """Run transformers' model of a folder, in f32 on weights rounded to `dtype`."""
+def import_pytorch() -> tuple[Any, Any]:
+    """Return the modules torch and transformers, the latter without warnings and progress bars.
+
+    Raises:
+        UsageError: one of them is not installed.
+    """
     try:
         import torch
-        from transformers import GPT2ForSequenceClassification, GPT2LMHeadModel
-        from transformers.utils import logging
+        import transformers
     except ImportError as error:
         raise UsageError(
             f"--check compares with PyTorch: {error.name} is missing (pip install torch transformers)"
         ) from None
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
+    transformers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+    return torch, transformers
+
+
+def ask_pytorch(folder: Path, config: GPTConfig, *, dtype: str) -> Answers:
+    """Run transformers' model of a folder, in f32 on weights rounded to `dtype`."""
+    torch, transformers = import_pytorch()
     options = {"dtype": getattr(torch, dtype), "attn_implementation": "eager", "local_files_only": True}
-    model = GPT2LMHeadModel.from_pretrained(folder, **options).float().eval()
+    model = transformers.GPT2LMHeadModel.from_pretrained(folder, **options).float().eval()
     context = min(CONTEXT, config.n_positions)
     prompt = min(PROMPT, context // 2)
     greedy = slice(prompt, min(prompt + NEW_TOKENS, context))
@@ -226,7 +235,7 @@ def ask_pytorch(folder: Path, config: GPTConfig, *, dtype: str) -> Answers:
         output = model(torch.from_numpy(rows), labels=torch.from_numpy(rows))
         scores, parameters = None, model.num_parameters()
         if config.labels is not None:
-            scorer = GPT2ForSequenceClassification.from_pretrained(folder, **options).float().eval()
+            scorer = transformers.GPT2ForSequenceClassification.from_pretrained(folder, **options).float().eval()
             # At every token: which one the whole model would choose depends on the padding.
             scores = scorer.score(scorer.transformer(torch.from_numpy(rows)).last_hidden_state).numpy()
             parameters += scorer.score.weight.numel()
@@ -251,7 +260,7 @@ def write_report(file: Path, checks: Sequence[Check]) -> None:
 
 def _close(name: str, ours: np.ndarray, theirs: np.ndarray) -> Check:
     difference = np.abs(ours - theirs).max()
-    return _check(
+    return check(
         name,
         difference <= _bar(theirs),
         f"largest difference {difference:.2e}, their standard deviation {theirs.std():.3g}",
@@ -263,7 +272,7 @@ def _bar(logits: np.ndarray) -> float:
     return min(LOGITS_BAR * float(logits.std()), LOGITS_LIMIT)
 
 
-def _check(name: str, passed: Any, measured: str, bar: str) -> Check:
+def check(name: str, passed: Any, measured: str, bar: str) -> Check:
     return Check(name, "pass" if passed else "FAIL", measured, bar)
 
 

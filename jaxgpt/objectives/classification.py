@@ -57,6 +57,11 @@ def confusion(
     """
     counts = np.zeros((len(labels), len(labels)), int)
     np.add.at(counts, (np.asarray(truth), predicted), 1)
+    return confusion_table(labels, counts)
+
+
+def confusion_table(labels: Sequence[str], counts: Int[np.ndarray, "N N"]) -> str:
+    """Return the table of `confusion` from the number of each label's texts (rows) taken for which (columns)."""
     right, total = int(counts.trace()), int(counts.sum())
     rows = [["", *(f"as {label}" for label in labels), "texts", "share", "precision", "recall"]]
     for i, label in enumerate(labels):

@@ -12,8 +12,8 @@ from jax.sharding import Mesh
 
 from jaxgpt.data.batches import Batch
 from jaxgpt.devices import compute_dtype
-from jaxgpt.errors import RunError, UsageError, out_of_memory
-from jaxgpt.mesh import batch_divisor, host_shard, parameter_shardings, put_batch
+from jaxgpt.errors import RunError, out_of_memory
+from jaxgpt.mesh import check_rows, host_shard, parameter_shardings, put_batch
 from jaxgpt.model.atlas import Parameter
 from jaxgpt.model.attention_kernels import report
 from jaxgpt.model.config import GPTConfig
@@ -67,13 +67,7 @@ class Trainer:
         Raises:
             UsageError: the batch can't be divided among the devices.
         """
-        divisor = batch_divisor(mesh)
-        if over := flags.batch_size % divisor:
-            near = sorted({max(divisor, flags.batch_size - over), flags.batch_size - over + divisor})
-            raise UsageError(
-                f"batch_size {flags.batch_size} can't be divided among {divisor} devices; nearest are "
-                + " and ".join(map(str, near))
-            )
+        check_rows(mesh, flags.batch_size)
         self.mesh, self.shard, self.config, self._flags = mesh, host_shard(mesh), config, flags
         self.optimizer = adamw(flags.times(updates), config) if optimizer is None else optimizer
         self.abstract = abstract_state(mesh, parameters, self.optimizer, trained, carried)

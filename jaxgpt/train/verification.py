@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -14,9 +13,9 @@ import numpy as np
 from flax.traverse_util import flatten_dict
 
 from jaxgpt.data.batches import Batch
-from jaxgpt.errors import UsageError
+from jaxgpt.devices import free_memory
 from jaxgpt.hf.convert import HEAD, save_pretrained
-from jaxgpt.hf.verify import Check
+from jaxgpt.hf.verify import Check, check, import_pytorch
 from jaxgpt.model.atlas import Parameter, count, parameters
 from jaxgpt.model.config import GPTConfig
 from jaxgpt.model.gpt import GPT
@@ -56,8 +55,8 @@ def verify_training(config: GPTConfig, params: Mapping[str, Any]) -> list[Check]
     params = {name: leaf for name, leaf in params.items() if name != "score"}
     names = "every gradient against PyTorch", f"{STEPS} updates by AdamW against PyTorch"
     bars = f"at most {GRADIENT_BAR:g} of each tensor's largest", f"each loss within {LOSS_BAR:g}"
-    needed, free = COPIES * 4 * count(config)["total"], os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES")
-    if needed > free:
+    needed, free = COPIES * 4 * count(config)["total"], free_memory()
+    if free is not None and needed > free:
         why = f"takes {needed / 2**30:.1f} GiB of memory, of which {free / 2**30:.1f} are free"
         return [Check(name, "not applicable", why, bar) for name, bar in zip(names, bars, strict=True)]
     rows = np.random.default_rng(1).integers(config.vocab_size, size=(ROWS, min(LENGTH, config.n_positions)))
@@ -68,8 +67,8 @@ def verify_training(config: GPTConfig, params: Mapping[str, Any]) -> list[Check]
         losses = learn(config, params, rows)
     difference = np.abs(losses - theirs.losses).max()
     return [
-        _check(names[0], worst <= GRADIENT_BAR, f"{len(theirs.gradients)}; worst {worst:.2e}, of {which}", bars[0]),
-        _check(
+        check(names[0], worst <= GRADIENT_BAR, f"{len(theirs.gradients)}; worst {worst:.2e}, of {which}", bars[0]),
+        check(
             names[1],
             difference <= LOSS_BAR,
             f"loss {losses[0]:.4f} to {losses[-1]:.4f}; largest difference {difference:.2e}",
@@ -109,19 +108,12 @@ def learn(config: GPTConfig, params: Any, rows: np.ndarray) -> np.ndarray:
 
 def ask_pytorch_to_learn(config: GPTConfig, params: Any, rows: np.ndarray) -> Learnt:
     """Let transformers' model take the same updates, by `torch.optim.AdamW`."""
-    try:
-        import torch
-        from transformers import GPT2LMHeadModel
-        from transformers.utils import logging
-    except ImportError as error:
-        raise UsageError(
-            f"--check compares with PyTorch: {error.name} is missing (pip install torch transformers)"
-        ) from None
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
+    torch, transformers = import_pytorch()
     with tempfile.TemporaryDirectory() as folder:
         save_pretrained(folder, config, params)
-        model = GPT2LMHeadModel.from_pretrained(folder, attn_implementation="eager", local_files_only=True).eval()
+        model = transformers.GPT2LMHeadModel.from_pretrained(
+            folder, attn_implementation="eager", local_files_only=True
+        ).eval()
     named = {row.hf_name: model.get_parameter(_their_name(row)) for row in parameters(config)}
     groups = [
         {
@@ -155,7 +147,3 @@ def _their_name(row: Parameter) -> str:
 
 def _array(gradient: Any) -> np.ndarray:
     return gradient.detach().clone().numpy()
-
-
-def _check(name: str, passed: Any, measured: str, bar: str) -> Check:
-    return Check(name, "pass" if passed else "FAIL", measured, bar)
