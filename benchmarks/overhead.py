@@ -23,9 +23,9 @@ from jax import Array
 from benchmarks import train
 from benchmarks.timing import Benchmark, Work
 from jaxgpt.devices import start_devices
+from jaxgpt.runs.checkpoint import Checkpoints
+from jaxgpt.runs.manifest import Progress
 from jaxgpt.stages.pretrain import PretrainConfig
-from jaxgpt.train.checkpoint import Checkpoints
-from jaxgpt.train.manifest import Progress
 
 
 def benchmarks() -> list[Benchmark]:

@@ -20,9 +20,9 @@ from jaxgpt.hf.peft import load_adapters
 from jaxgpt.model.config import GPTConfig
 from jaxgpt.objectives.preferences import read_reference
 from jaxgpt.rl.reward_function import load_reward_function
+from jaxgpt.runs.folder import LOCK, lock, read_record
+from jaxgpt.runs.manifest import read_manifest
 from jaxgpt.tokenizers import load_tokenizer
-from jaxgpt.train.folder import LOCK, lock, read_record
-from jaxgpt.train.manifest import read_manifest
 from jaxgpt.train.metrics import read_rows
 
 

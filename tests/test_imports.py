@@ -24,12 +24,16 @@ ROOMS = {
     "decode": {"tokenizers", "model"},
     "hf": {"tokenizers", "model"},
     "inspect": {"tokenizers", "data", "model", "objectives", "decode"},
-    "train": {"tokenizers", "data", "model", "objectives", "hf", "mesh"},
-    "evaluate": {"tokenizers", "data", "chat", "mesh", "model", "objectives", "decode", "hf", "train"},
-    "explore": {"tokenizers", "model", "inspect", "train"},
-    "rl": {"tokenizers", "data", "chat", "model", "objectives", "decode", "train"},
-    "stages": {"tokenizers", "data", "chat", "model", "objectives", "decode", "hf", "mesh", "train", "evaluate", "rl"},
-    "cli": {"tokenizers", "data", "chat", "model", "decode", "hf", "mesh", "train", "evaluate", "explore", "stages"},
+    "runs": {"tokenizers", "model", "hf"},
+    "train": {"data", "model", "objectives", "mesh", "runs"},
+    "verification": {"tokenizers", "data", "model", "objectives", "hf", "train"},
+    "evaluate": {"tokenizers", "data", "chat", "mesh", "model", "objectives", "decode", "hf", "runs", "train"},
+    "explore": {"tokenizers", "model", "inspect", "runs", "train"},
+    "rl": {"tokenizers", "data", "chat", "model", "objectives", "decode", "runs", "train"},
+    "stages": {"tokenizers", "data", "chat", "model", "objectives", "decode", "hf", "mesh", "runs", "train"}
+    | {"evaluate", "rl"},
+    "cli": {"tokenizers", "data", "chat", "model", "decode", "hf", "mesh", "runs", "train", "verification"}
+    | {"evaluate", "explore", "stages"},
 }
 FILES = sorted(ROOT.rglob("*.py"))
 
@@ -83,9 +87,9 @@ def test_one_import_is_enough():
     code = (
         "import jaxgpt\n"
         "assert jaxgpt.tokenizers.load_tokenizer is jaxgpt.load_tokenizer\n"
-        "assert jaxgpt.decode.sampling.Sampling and jaxgpt.data.batches.Batch and jaxgpt.train.weights.load_params\n"
+        "assert jaxgpt.decode.sampling.Sampling and jaxgpt.data.batches.Batch and jaxgpt.runs.weights.load_params\n"
         "assert {*jaxgpt.__all__, 'data', 'decode', 'train', '__version__'} <= set(dir(jaxgpt))\n"
-        "assert 'load_params' not in dir(jaxgpt) and 'weights' in dir(jaxgpt.train)\n"
+        "assert 'load_params' not in dir(jaxgpt) and 'weights' in dir(jaxgpt.runs)\n"
         "assert jaxgpt.__version__.count('.') == 2"
     )
     result = subprocess.run([sys.executable, "-c", code], cwd=ROOT.parent, stderr=subprocess.PIPE, text=True)

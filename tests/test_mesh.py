@@ -20,9 +20,9 @@ from jaxgpt.model.atlas import parameters
 from jaxgpt.model.config import GPTConfig
 from jaxgpt.model.gpt import GPT
 from jaxgpt.objectives.base import pretrain
+from jaxgpt.runs.checkpoint import Checkpoints
+from jaxgpt.runs.manifest import Progress
 from jaxgpt.stages.pretrain import PretrainConfig
-from jaxgpt.train.checkpoint import Checkpoints
-from jaxgpt.train.manifest import Progress
 from jaxgpt.train.state import TrainState, init_params
 from jaxgpt.train.trainer import Trainer
 

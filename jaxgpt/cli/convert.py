@@ -14,9 +14,9 @@ from jaxgpt.files import free_name
 from jaxgpt.flags import Name, PathName, command, flag, parse
 from jaxgpt.model.config import VALUE, GPTConfig
 from jaxgpt.notes import note
+from jaxgpt.runs.manifest import Which
 from jaxgpt.tokenizers import Tokenizer, load_tokenizer
 from jaxgpt.tokenizers.tokenizer import TOKENIZER_FILES, BPETokenizer
-from jaxgpt.train.manifest import Which
 
 DESCRIPTION = "Convert pretrained weights into a run's folder, or a run's folder into weights for PyTorch."
 EXAMPLES = """examples:
@@ -88,7 +88,7 @@ def import_weights(dest: Path, options: Options) -> None:
     """Read pretrained weights and write them as a run's folder."""
     from jaxgpt.hf.convert import load_pretrained
     from jaxgpt.hf.hub import locate
-    from jaxgpt.train.weights import find_tokenizer, load_params, save_params
+    from jaxgpt.runs.weights import find_tokenizer, load_params, save_params
 
     path = locate(options.source, revision=options.revision, allow_pickle=options.allow_pickle)
     config, params = load_pretrained(path, dtype=options.dtype, allow_pickle=options.allow_pickle)
@@ -107,7 +107,7 @@ def import_weights(dest: Path, options: Options) -> None:
 def export_run(run: Path, dest: Path, options: Options) -> None:
     """Read a run's weights and write them as a folder for transformers, without padding of the vocabulary."""
     from jaxgpt.hf.convert import cut_padding, save_pretrained
-    from jaxgpt.train.weights import find_tokenizer, load_params
+    from jaxgpt.runs.weights import find_tokenizer, load_params
 
     if options.allow_pickle or options.revision is not None:
         raise UsageError(f"--allow_pickle and --revision are for pretrained weights, but {run} is a run's folder")
@@ -129,8 +129,8 @@ def export_adapters(run: Path, dest: Path, options: Options) -> None:
     """Write what a run trained beside its weights as a folder for PEFT."""
     from jaxgpt.hf.peft import save_adapters
     from jaxgpt.model.lora import is_beside
+    from jaxgpt.runs.weights import BASE, load_trained
     from jaxgpt.train.state import split
-    from jaxgpt.train.weights import BASE, load_trained
 
     config, params, lora = load_trained(
         run, which(options), dtype=options.dtype, ignore_config_change=options.ignore_config_change
@@ -156,8 +156,8 @@ def import_adapters(source: Path, dest: Path, options: Options) -> None:
     """Merge PEFT's adapters into the model that they belong to, and write that as a run's folder."""
     from jaxgpt.hf.peft import load_adapters
     from jaxgpt.model.lora import merge
+    from jaxgpt.runs.weights import check_tokenizer, open_model, save_params
     from jaxgpt.train.state import join
-    from jaxgpt.train.weights import check_tokenizer, open_model, save_params
 
     assert options.base is not None
     config, params, tokenizer = open_model(
@@ -196,8 +196,8 @@ def check(
     path: Path, config: GPTConfig, params: Mapping[str, Any], tokenizer: Tokenizer | None, options: Options
 ) -> None:
     """Print the verification chain's report on a model and the files it came from or went to."""
-    from jaxgpt.hf.verify import table, verify, write_report
-    from jaxgpt.train.verification import verify_training
+    from jaxgpt.verification.learning import verify_training
+    from jaxgpt.verification.outputs import table, verify, write_report
 
     checks = verify(path, config, params, tokenizer=tokenizer, allow_pickle=options.allow_pickle)
     checks += verify_training(config, params)

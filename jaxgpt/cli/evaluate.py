@@ -19,10 +19,10 @@ from jaxgpt.files import write_json
 from jaxgpt.flags import Count, Name, PathName, Rows, check_ranges, command, flag, parse
 from jaxgpt.model.config import VALUE
 from jaxgpt.notes import note
+from jaxgpt.runs.folder import read_record
+from jaxgpt.runs.manifest import Which
 from jaxgpt.stages import load_stage
 from jaxgpt.train.config import Context
-from jaxgpt.train.folder import read_record
-from jaxgpt.train.manifest import Which
 
 DESCRIPTION = "Measure how good models are: on texts, on tasks, on examples with a right answer."
 CHAT_FIELDS = ("messages", "conversations")

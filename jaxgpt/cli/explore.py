@@ -10,7 +10,7 @@ from typing import Literal
 
 from jaxgpt.errors import UsageError
 from jaxgpt.flags import PathName, command, flag, parse
-from jaxgpt.train.manifest import Which
+from jaxgpt.runs.manifest import Which
 
 DESCRIPTION = "Write a page that shows a model at work on a text: one file, without a server or a network."
 TEXT = "The king is dead. Long live the king!"
@@ -46,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     # Only now what waits for JAX.
     from jaxgpt.devices import start_devices
     from jaxgpt.explore.page import explore
-    from jaxgpt.train.weights import open_model
+    from jaxgpt.runs.weights import open_model
 
     start_devices(options.device)
     how = {"allow_pickle": options.allow_pickle, "ignore_config_change": options.ignore_config_change}

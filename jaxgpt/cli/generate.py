@@ -25,8 +25,8 @@ from jaxgpt.files import regular
 from jaxgpt.flags import Count, CountOrZero, PathName, Rows, Seed, check_ranges, command, flag, parse
 from jaxgpt.model.config import GPTConfig
 from jaxgpt.notes import note
+from jaxgpt.runs.manifest import Which
 from jaxgpt.tokenizers import Tokenizer
-from jaxgpt.train.manifest import Which
 
 DESCRIPTION = "Continue a prompt with a trained or pretrained model."
 EXAMPLES = """examples:
@@ -178,7 +178,7 @@ def how(options: Options, tokenizer: Tokenizer) -> dict[str, Any]:
 def open_quantized(options: Options, source: str) -> tuple[GPTConfig, Any, Tokenizer]:
     """Open a model by path or name, with weights of as many bits as `--quantize` says."""
     from jaxgpt.model.quantized import quantize
-    from jaxgpt.train.weights import open_model
+    from jaxgpt.runs.weights import open_model
 
     config, params, tokenizer = open_model(
         source,
@@ -192,7 +192,7 @@ def open_quantized(options: Options, source: str) -> tuple[GPTConfig, Any, Token
 def open_draft(options: Options, tokenizer: Tokenizer) -> Any:
     """Return the `Draft` that guesses tokens ahead, or None."""
     from jaxgpt.decode.draft import DraftModel, PromptLookup
-    from jaxgpt.train.weights import open_model
+    from jaxgpt.runs.weights import open_model
 
     if options.draft is None:
         return None

@@ -60,7 +60,7 @@ class HarnessModel(TemplateLM):
         """Open a model by `--model_args path=…`; `--batch_size auto` is 8 rows a device.
 
         Raises:
-            UsageError: an argument that there is not, or is out of range; see also `jaxgpt.train.open_model`.
+            UsageError: an argument that there is not, or is out of range; see also `jaxgpt.runs.open_model`.
         """
         super().__init__()
         if unknown:

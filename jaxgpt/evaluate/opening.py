@@ -8,7 +8,7 @@ from jaxgpt.evaluate.scoring import Scorer
 from jaxgpt.hf.convert import cut_padding
 from jaxgpt.mesh import make_mesh
 from jaxgpt.model.quantized import quantize as quantized
-from jaxgpt.train.weights import open_model
+from jaxgpt.runs.weights import open_model
 
 
 def open_scorer(

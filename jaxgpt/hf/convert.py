@@ -151,7 +151,7 @@ def open_pretrained(path: Path, *, allow_pickle: bool = False) -> tuple[GPTConfi
         values = read_json(path / "config.json")
         if (path / "checkpoints").is_dir():
             raise UsageError(
-                f"{path} is a run's folder, which jaxgpt.train.weights.load_params reads; convert_weights.py makes a "
+                f"{path} is a run's folder, which jaxgpt.runs.weights.load_params reads; convert_weights.py makes a "
                 "folder of pretrained weights from it"
             )
         try:

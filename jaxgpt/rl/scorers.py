@@ -19,8 +19,8 @@ from jaxgpt.model.gpt import GPT
 from jaxgpt.objectives.outputs import last_scores
 from jaxgpt.rl.reward_function import load_reward_function
 from jaxgpt.rl.rollout import Scorer
+from jaxgpt.runs.weights import check_tokenizer, find_checkpoint, load_params
 from jaxgpt.tokenizers.tokenizer import Tokenizer, load_tokenizer
-from jaxgpt.train.weights import check_tokenizer, find_checkpoint, load_params
 
 
 def function_scorer(

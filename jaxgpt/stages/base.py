@@ -11,15 +11,15 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
-from jaxgpt import evaluate, model, objectives, train
+from jaxgpt import evaluate, model, objectives, runs, train
 from jaxgpt.devices import compute_dtype, describe_devices, is_first, refuse_beyond_memory, start_devices
 from jaxgpt.errors import UsageError, naming
 from jaxgpt.flags import flags_where
 from jaxgpt.model.atlas import Parameter, count, parameters
 from jaxgpt.model.config import GPTConfig
+from jaxgpt.runs.folder import holds_run, move_aside, read_record, versions, write_record
+from jaxgpt.runs.manifest import Progress
 from jaxgpt.train.config import RunConfig
-from jaxgpt.train.folder import holds_run, move_aside, read_record, versions, write_record
-from jaxgpt.train.manifest import Progress
 from jaxgpt.train.metrics import described
 from jaxgpt.train.resume import is_shown, refuse_differences, use_folder
 
@@ -166,7 +166,7 @@ class Stage(Generic[FlagsT]):
         """
         from jaxgpt.hosts import one_for_all
         from jaxgpt.mesh import make_mesh
-        from jaxgpt.train.checkpoint import quiet_traces
+        from jaxgpt.runs.checkpoint import quiet_traces
 
         if out_dir is not None:
             self.flags = dataclasses.replace(self.flags, out_dir=str(out_dir))
@@ -184,7 +184,7 @@ class Stage(Generic[FlagsT]):
                     return
                 if flags.writes:
                     self._begin_folder(folder, progress, trainer)
-                saved = None if progress is None else train.Checkpoints(folder, keep=flags.keep)
+                saved = None if progress is None else runs.Checkpoints(folder, keep=flags.keep)
                 if saved is None or progress is None:
                     state = trainer.start(self.init_params)
                 else:
@@ -198,7 +198,7 @@ class Stage(Generic[FlagsT]):
                     where = "new" if progress is None else f"step {progress.step}"
                     print(f"{where}: {described(found)}")
                     return
-                checkpoints = saved or train.Checkpoints(folder, keep=flags.keep)
+                checkpoints = saved or runs.Checkpoints(folder, keep=flags.keep)
                 state, progress = self.fit(trainer, folder, state, progress or Progress(0), checkpoints)
                 with naming(folder):
                     if progress.step == flags.max_iters:
@@ -212,7 +212,7 @@ class Stage(Generic[FlagsT]):
         folder: Path,
         begin: train.TrainState,
         progress: Progress,
-        checkpoints: train.Checkpoints,
+        checkpoints: runs.Checkpoints,
     ) -> tuple[train.TrainState, Progress]:
         """Train up to `max_iters`, or to the step in which a signal comes; all that is written goes into `folder`.
 
@@ -282,7 +282,7 @@ class Stage(Generic[FlagsT]):
         with together():
             record = None if progress is None else self._read_record(folder)
             self.open(folder, record)
-            train.check_tokenizer(folder, self.config, self.tokenizer)
+            runs.check_tokenizer(folder, self.config, self.tokenizer)
             if not self.flags.dry_run:
                 total = count(self.config)["total"]
                 refuse_beyond_memory(4 * total, f"the model's {total:,} parameters")

@@ -10,17 +10,17 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from jaxgpt import chat, decode, hf, model, objectives, tokenizers, train
+from jaxgpt import chat, decode, hf, model, objectives, runs, tokenizers, train
 from jaxgpt.chat.fitting import TooLong
 from jaxgpt.devices import is_first, process_count
 from jaxgpt.errors import UsageError
 from jaxgpt.flags import Count, PathName, Positive, Rate, Rows, Share, flag
 from jaxgpt.model.atlas import Parameter, count, parameters
 from jaxgpt.model.lora_config import LoRA
+from jaxgpt.runs.folder import BASE
+from jaxgpt.runs.manifest import latest
 from jaxgpt.stages.base import Record, Stage
 from jaxgpt.train.config import Context, RunConfig
-from jaxgpt.train.folder import BASE
-from jaxgpt.train.manifest import latest
 from jaxgpt.train.resume import refuse_changed_flags
 
 VAL_FRACTION = 0.1
@@ -161,7 +161,7 @@ class FineTune(Stage[FineTuneFlags]):
         """Open the model to begin with, or that of a run that goes on."""
         flags = self.flags
         if record is None:
-            config, params, self.tokenizer = train.open_model(
+            config, params, self.tokenizer = runs.open_model(
                 flags.source, allow_pickle=flags.allow_pickle, ignore_config_change=flags.ignore_config_change
             )
             config, self.params = hf.cut_padding(config, params, self.tokenizer.vocab_size)
@@ -173,7 +173,7 @@ class FineTune(Stage[FineTuneFlags]):
         if record.get("base"):
             if not (folder / BASE).is_dir():
                 raise UsageError(f"{folder / BASE} is missing; without what the run began with it can't go on")
-            _, self.params = train.load_params(folder / BASE, ignore_config_change=flags.ignore_config_change)
+            _, self.params = runs.load_params(folder / BASE, ignore_config_change=flags.ignore_config_change)
 
     def add_labels(self, labels: tuple[str, ...], *, zero: bool = False) -> None:
         """Give the model a head for these labels: its own where it has one for them, else a new one.
@@ -297,7 +297,7 @@ class FineTune(Stage[FineTuneFlags]):
 
     def write_files(self, folder: Path) -> None:
         if self.keeps_base:
-            train.save_params(folder / BASE, self.config, self.params)
+            runs.save_params(folder / BASE, self.config, self.params)
             self.tokenizer.save(folder / BASE)
 
     def best_params(self, folder: Path, params: Any) -> Any:
@@ -305,7 +305,7 @@ class FineTune(Stage[FineTuneFlags]):
         progress, lora = latest(folder, ()), self.flags.lora  # what is then read of it is verified
         if progress is not None and progress.best_step not in (None, progress.step):
             print(f"best:  step {progress.best_step}, by the loss on validation; the answers below are from it")
-            return train.load_params(folder, ignore_config_change=self.flags.ignore_config_change)[1]
+            return runs.load_params(folder, ignore_config_change=self.flags.ignore_config_change)[1]
         return params if lora is None else model.merge(params, lora)
 
     def show_answers(self, folder: Path, prompts: Sequence[Sequence[int]], params: Any) -> None:

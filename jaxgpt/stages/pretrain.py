@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
-from jaxgpt import data, decode, objectives, tokenizers, train
+from jaxgpt import data, decode, objectives, runs, tokenizers, train
 from jaxgpt.devices import is_first
 from jaxgpt.errors import UsageError
 from jaxgpt.flags import CountOrZero, Name, PathName, Share, Whole, flag
@@ -146,7 +146,7 @@ class Pretrain(Stage[PretrainConfig]):
         if flags.preset is not None:
             only = "only with --init_from scratch"
             raise UsageError(f"--preset {flags.preset}: {only}; {flags.init_from} has its own model")
-        config, self.params, tokenizer = train.open_model(
+        config, self.params, tokenizer = runs.open_model(
             flags.init_from, allow_pickle=flags.allow_pickle, ignore_config_change=flags.ignore_config_change
         )
         self.config = flags.fine_tuned(config)

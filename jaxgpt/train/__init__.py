@@ -1,7 +1,7 @@
 """Training: one loop for every objective.
 
 In: a model, its parameters, an objective, and batches as a function of the step.
-Out: a state that moves, rows of metrics, and checkpoints from which the run goes on bit for bit.
+Out: a state that moves, and in the run's folder rows of metrics, and checkpoints to go on from bit for bit.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from jaxgpt.lazy import on_first_use
 
 if TYPE_CHECKING:
     from jaxgpt.train.budget import flops_per_token
-    from jaxgpt.train.checkpoint import Checkpoints
     from jaxgpt.train.config import OptimizerConfig, RunConfig, trains
     from jaxgpt.train.loop import run
     from jaxgpt.train.meter import Meter
@@ -22,10 +21,8 @@ if TYPE_CHECKING:
     from jaxgpt.train.state import TrainState, init_params
     from jaxgpt.train.step import StepMetrics, make_step
     from jaxgpt.train.trainer import Trainer
-    from jaxgpt.train.weights import check_tokenizer, load_params, open_model, save_params
 
 __all__ = [
-    "Checkpoints",
     "Meter",
     "OptimizerConfig",
     "RunConfig",
@@ -33,16 +30,12 @@ __all__ = [
     "TrainState",
     "Trainer",
     "adamw",
-    "check_tokenizer",
     "flops_per_token",
     "init_params",
-    "load_params",
     "make_step",
-    "open_model",
     "plot",
     "recording",
     "run",
-    "save_params",
     "schedule",
     "trains",
 ]

@@ -12,10 +12,10 @@ import optax
 
 from jaxgpt.errors import RunError
 from jaxgpt.hosts import gather
+from jaxgpt.runs.checkpoint import Checkpoints
+from jaxgpt.runs.manifest import Progress, steps
 from jaxgpt.signals import Stop, stop_on_signal
-from jaxgpt.train.checkpoint import Checkpoints
 from jaxgpt.train.config import RunConfig
-from jaxgpt.train.manifest import Progress, steps
 from jaxgpt.train.meter import Meter, duration
 from jaxgpt.train.metrics import MetricsLog, NoMetrics, described
 from jaxgpt.train.state import TrainState

@@ -10,9 +10,9 @@ from typing import Any
 
 from jaxgpt.errors import UsageError
 from jaxgpt.flags import flags_where
+from jaxgpt.runs.folder import hold, read_record
+from jaxgpt.runs.manifest import Progress, latest, steps
 from jaxgpt.train.config import RunConfig
-from jaxgpt.train.folder import hold, read_record
-from jaxgpt.train.manifest import Progress, latest, steps
 
 
 def resumed_flags(stage: str, flags: type[RunConfig], given: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
@@ -48,7 +48,7 @@ def use_folder(flags: RunConfig, folder: Path) -> Iterator[Progress | None]:
     import jax
 
     from jaxgpt.hosts import gather, together
-    from jaxgpt.train.checkpoint import sweep
+    from jaxgpt.runs.checkpoint import sweep
 
     progress, new = None, flags.init_from not in ("resume", "auto")
     with ExitStack() as held:

@@ -1,6 +1,5 @@
 """Everything that changes during a run, where it lies on the mesh, and how it begins."""
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, no_type_check
@@ -83,35 +82,6 @@ def split(params: Any, trained: Callable[[LeafPath], bool]) -> tuple[Any, Any]:
 def join(params: Any, frozen: Any) -> Any:
     """Return one tree with the leaves of two."""
     return unflatten_dict({**flatten_dict(params), **flatten_dict(frozen)})
-
-
-def not_finite(tree: Any) -> list[str]:
-    """Return the paths of the leaves of a tree that hold a NaN or an infinity in a part that lies here.
-
-    Each device looks through its own part: programs that sum over devices, many of them under way at once, wait for one
-    another for ever where there are fewer threads than devices.
-    """
-    leaves = jax.tree_util.tree_leaves_with_path(tree)
-    # All are asked before the first answer is waited for.
-    found = [(path, [_zero(part) for part in _parts_here(leaf)]) for path, leaf in leaves]
-    return [
-        jax.tree_util.keystr(path, simple=True, separator="/") for path, zeros in found if any(map(math.isnan, zeros))
-    ]
-
-
-def _parts_here(leaf: Any) -> list[Any]:
-    """Return the parts of an array that lie on this process's devices, each once."""
-    return (
-        [shard.data for shard in leaf.addressable_shards if shard.replica_id == 0]
-        if isinstance(leaf, Array)
-        else [jnp.asarray(leaf)]
-    )
-
-
-@jax.jit
-def _zero(leaf: Array) -> Array:
-    # 0 times a NaN or an infinity is NaN, and sums keep it; XLA:CPU's max and min of large arrays do not.
-    return (0 * leaf).sum()
 
 
 def init_params(model: GPT, *, seed: int, shardings: Any = None) -> Any:

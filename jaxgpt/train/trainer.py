@@ -18,8 +18,8 @@ from jaxgpt.model.atlas import Parameter
 from jaxgpt.model.attention_kernels import report
 from jaxgpt.model.config import GPTConfig
 from jaxgpt.objectives.base import Objective
+from jaxgpt.runs.checkpoint import Checkpoints
 from jaxgpt.train.budget import table
-from jaxgpt.train.checkpoint import Checkpoints
 from jaxgpt.train.config import RunConfig
 from jaxgpt.train.loop import make_evaluate
 from jaxgpt.train.optimizer import adamw

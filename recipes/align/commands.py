@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from jaxgpt.train.manifest import latest
+from jaxgpt.runs.manifest import latest
 
 ANSWER = 40
 """Longest answer in tokens, the end of the turn included."""

@@ -20,8 +20,8 @@ from jaxgpt.decode.engine import generate
 from jaxgpt.model.config import GPTConfig
 from jaxgpt.model.gpt import GPT
 from jaxgpt.objectives.outputs import last_scores, sequence_log_probs
+from jaxgpt.runs.weights import Which, load_params
 from jaxgpt.tokenizers.tokenizer import load_tokenizer
-from jaxgpt.train.weights import Which, load_params
 from recipes.align.commands import ANSWER
 from recipes.align.rules import END, distinct_words, question_words, score, well_formed, win_rate
 

@@ -12,9 +12,9 @@ from jaxgpt.hf.convert import load_pretrained, save_pretrained
 from jaxgpt.model.config import GPTConfig
 from jaxgpt.model.gpt import GPT
 from jaxgpt.notes import note
+from jaxgpt.runs.weights import load_params, save_params
 from jaxgpt.tokenizers import CharTokenizer, load_tokenizer
 from jaxgpt.tokenizers.tokenizer import BPETokenizer
-from jaxgpt.train.weights import load_params, save_params
 
 CONFIG = GPTConfig(vocab_size=61, n_positions=16, n_embd=12, n_layer=2, n_head=2, bos_token_id=None, eos_token_id=None)
 
@@ -126,7 +126,7 @@ def test_a_failed_conversion_moves_nothing(folder, tmp_path):
 
 def test_a_failed_check_is_a_failed_run(folder, tmp_path, monkeypatch, capsys):
     other = jax.tree.map(lambda leaf: leaf + 1, init(CONFIG))
-    monkeypatch.setattr("jaxgpt.train.weights.load_params", lambda run, dtype: (CONFIG, other))
+    monkeypatch.setattr("jaxgpt.runs.weights.load_params", lambda run, dtype: (CONFIG, other))
     assert exit_code(folder, tmp_path / "run", "--check") == 1
     captured = capsys.readouterr()
     assert "the check failed: round trip; logits" in captured.err

@@ -9,9 +9,9 @@ from jaxgpt.chat import DEFAULT_TEMPLATE, add_template
 from jaxgpt.cli import convert, train
 from jaxgpt.cli.evaluate import main
 from jaxgpt.model.config import GPTConfig
+from jaxgpt.runs.weights import save_params
 from jaxgpt.stages import Pretrain
 from jaxgpt.tokenizers.tokenizer import BPETokenizer
-from jaxgpt.train.weights import save_params
 
 TEXT = "the quick brown fox jumps over the lazy dog; " * 40
 FLAGS = {"n_layer": 1, "n_head": 2, "n_embd": 16, "block_size": 16, "batch_size": 4, "max_iters": 4, "eval_interval": 2}

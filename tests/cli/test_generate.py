@@ -22,12 +22,12 @@ from jaxgpt.model.config import GPTConfig
 from jaxgpt.model.gpt import GPT
 from jaxgpt.model.quantized import quantize
 from jaxgpt.notes import note
+from jaxgpt.runs import weights
+from jaxgpt.runs.checkpoint import Checkpoints
+from jaxgpt.runs.folder import write_record
+from jaxgpt.runs.manifest import Progress, Which
+from jaxgpt.runs.weights import load_params, save_params
 from jaxgpt.tokenizers import CharTokenizer, load_tokenizer
-from jaxgpt.train import weights
-from jaxgpt.train.checkpoint import Checkpoints
-from jaxgpt.train.folder import write_record
-from jaxgpt.train.manifest import Progress, Which
-from jaxgpt.train.weights import load_params, save_params
 
 TOKENIZER = CharTokenizer("\nabcdefghijklmnopqrstuvwxyz")
 

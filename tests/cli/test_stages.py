@@ -17,12 +17,12 @@ from benchmarks.soak import ENVIRONMENT, ROOT, differences
 from jaxgpt import save_pretrained
 from jaxgpt.chat.template import DEFAULT_TEMPLATE, add_special_tokens
 from jaxgpt.cli import convert, generate, train
+from jaxgpt.runs.folder import read_record
+from jaxgpt.runs.weights import BASE, load_params
 from jaxgpt.signals import Stop
 from jaxgpt.stages.classify import Classify
 from jaxgpt.tokenizers import load_tokenizer
-from jaxgpt.train.folder import read_record
 from jaxgpt.train.metrics import read_rows
-from jaxgpt.train.weights import BASE, load_params
 
 TEXT = "Who is there? It is the king. What does he want? He wants bread and wine.\n" * 200
 SMALL = "--n_layer 2 --n_head 2 --n_embd 16 --block_size 48 --batch_size 4 --eval_iters 2".split()

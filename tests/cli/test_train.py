@@ -15,14 +15,14 @@ from jaxgpt.cli import convert, generate, train
 from jaxgpt.files import digest
 from jaxgpt.mesh import make_mesh
 from jaxgpt.model.config import GPTConfig
+from jaxgpt.runs.folder import read_record, write_record
+from jaxgpt.runs.manifest import read_manifest
+from jaxgpt.runs.weights import load_params
 from jaxgpt.stages import SFT, STAGES, Pretrain, load_stage
 from jaxgpt.stages.pretrain import PretrainConfig
 from jaxgpt.stages.sft import SFTConfig
-from jaxgpt.train.folder import read_record, write_record
-from jaxgpt.train.manifest import read_manifest
 from jaxgpt.train.metrics import read_rows
 from jaxgpt.train.optimizer import schedule
-from jaxgpt.train.weights import load_params
 
 TEXT = "To be, or not to be, that is the question.\n" * 200
 SMALL = "--n_layer 2 --n_head 2 --n_embd 16 --block_size 16 --batch_size 4 --eval_iters 2 --log_interval 5".split()

@@ -18,9 +18,9 @@ from jaxgpt.errors import UsageError
 from jaxgpt.evaluate import measure_texts, read_documents
 from jaxgpt.hf.convert import save_pretrained
 from jaxgpt.model.config import GPTConfig
+from jaxgpt.runs.weights import save_params
 from jaxgpt.tokenizers import CharTokenizer
 from jaxgpt.tokenizers.tokenizer import BPETokenizer
-from jaxgpt.train.weights import save_params
 
 ROOT = Path(__file__).parents[2]
 installed = pytest.mark.skipif(importlib.util.find_spec("lm_eval") is None, reason="lm-eval is not installed ([eval])")

@@ -13,8 +13,8 @@ from jaxgpt.errors import UsageError
 from jaxgpt.explore import explore
 from jaxgpt.inspect import inspect
 from jaxgpt.model.config import GPTConfig
+from jaxgpt.runs.weights import save_params
 from jaxgpt.tokenizers import BPETokenizer, CharTokenizer
-from jaxgpt.train.weights import save_params
 
 HOSTILE = (
     "</script><script>document.title='got in'</script><!-- <img src=x onerror=\"document.title='got in'\"> {{data}} "

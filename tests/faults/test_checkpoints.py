@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from jaxgpt.errors import UsageError
-from jaxgpt.train.manifest import latest
-from jaxgpt.train.weights import load_params
+from jaxgpt.runs.manifest import latest
+from jaxgpt.runs.weights import load_params
 
 
 def damage(checkpoint: Path) -> None:

@@ -27,18 +27,18 @@ from jaxgpt.errors import RunError, UsageError
 from jaxgpt.hf.convert import load_pretrained, save_pretrained
 from jaxgpt.model.config import GPTConfig
 from jaxgpt.model.gpt import GPT
+from jaxgpt.runs.checkpoint import Checkpoints
+from jaxgpt.runs.folder import read_record, write_record
+from jaxgpt.runs.manifest import Progress
+from jaxgpt.runs.weights import load_params, save_params
 from jaxgpt.stages.pretrain import PretrainConfig
 from jaxgpt.tokenizers import load_tokenizer
 from jaxgpt.tokenizers.char import CharTokenizer
 from jaxgpt.tokenizers.tokenizer import BPETokenizer, Tokenizer
-from jaxgpt.train.checkpoint import Checkpoints
 from jaxgpt.train.config import OptimizerConfig
-from jaxgpt.train.folder import read_record, write_record
-from jaxgpt.train.manifest import Progress
 from jaxgpt.train.metrics import MetricsLog, is_row, read_rows
 from jaxgpt.train.optimizer import adamw
 from jaxgpt.train.state import TrainState
-from jaxgpt.train.weights import load_params, save_params
 
 pytestmark = pytest.mark.usefixtures("unchecked_types")
 # A deadline, so that a hang is a failure.

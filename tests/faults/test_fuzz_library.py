@@ -21,10 +21,10 @@ from jaxgpt.decode.engine import stream
 from jaxgpt.errors import UsageError
 from jaxgpt.model.lora_config import LoRA
 from jaxgpt.model.quantized import quantize
+from jaxgpt.runs.weights import load_params, save_params
 from jaxgpt.tokenizers.char import CharTokenizer
 from jaxgpt.tokenizers.tokenizer import Tokenizer
 from jaxgpt.train.config import OptimizerConfig
-from jaxgpt.train.weights import load_params, save_params
 
 pytestmark = pytest.mark.usefixtures("unchecked_types")
 # A deadline, so that a hang is a failure.

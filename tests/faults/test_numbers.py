@@ -6,7 +6,7 @@ import pytest
 
 from jaxgpt.errors import UsageError
 from jaxgpt.hf.convert import load_pretrained, save_pretrained
-from jaxgpt.train.weights import load_params
+from jaxgpt.runs.weights import load_params
 
 # Gives the updates of some steps a loss that is not finite; the run's own code decides what comes of it.
 POISON = """

@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[2]
 # Kills this process when a checkpoint's arrays are written and its manifest is not, so it is not renamed either.
 IN_MID_SAVE = """
 import os, signal
-from jaxgpt.train import checkpoint
+from jaxgpt.runs import checkpoint
 write = checkpoint.write_manifest
 def killed(folder, progress):
     if progress.step == {step}:
@@ -26,7 +26,7 @@ checkpoint.write_manifest = killed
 AFTER_SAVE = """
 import os, signal
 from jaxgpt.train import metrics
-from jaxgpt.train.checkpoint import Checkpoints
+from jaxgpt.runs.checkpoint import Checkpoints
 written, write = [], metrics.MetricsLog.write
 def save(self, state, progress, save=Checkpoints.save):
     save(self, state, progress)

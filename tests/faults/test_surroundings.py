@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from jaxgpt.cli import train
-from jaxgpt.train.manifest import read_manifest
+from jaxgpt.runs.manifest import read_manifest
 
 AT_STEP_6 = """
 import os, sys

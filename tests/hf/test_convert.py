@@ -507,7 +507,7 @@ def test_remote_code_is_ignored(folder):
 
 def test_a_runs_folder_is_none_of_pretrained_weights(folder):
     (folder / "checkpoints").mkdir()
-    with pytest.raises(UsageError, match=r"is a run's folder, which jaxgpt.train.weights.load_params reads; convert_w"):
+    with pytest.raises(UsageError, match=r"is a run's folder, which jaxgpt.runs.weights.load_params reads; convert_w"):
         load_pretrained(folder)
 
 

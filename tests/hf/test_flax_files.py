@@ -11,8 +11,8 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 from jaxgpt.errors import UsageError
 from jaxgpt.hf.convert import load_pretrained
-from jaxgpt.hf.verify import verify
 from jaxgpt.model.gpt import GPT
+from jaxgpt.verification.outputs import verify
 
 
 @pytest.fixture(params=[True, False], ids=["tied", "untied"])

@@ -12,11 +12,11 @@ from jaxgpt.cli import convert
 from jaxgpt.decode.engine import generate
 from jaxgpt.errors import UsageError
 from jaxgpt.hf.convert import cut_padding, load_pretrained, save_pretrained
-from jaxgpt.hf.verify import verify
 from jaxgpt.model.config import GPTConfig
 from jaxgpt.model.gpt import GPT
+from jaxgpt.runs.weights import load_params, save_params
 from jaxgpt.tokenizers import CharTokenizer
-from jaxgpt.train.weights import load_params, save_params
+from jaxgpt.verification.outputs import verify
 
 ARGUMENTS = {"n_layer": 2, "n_head": 2, "n_embd": 12, "block_size": 16, "bias": True, "vocab_size": 61, "dropout": 0.1}
 

@@ -12,8 +12,8 @@ from jaxgpt.cli.train import read_stage
 from jaxgpt.errors import RunError
 from jaxgpt.model.config import GPTConfig
 from jaxgpt.rl.reward_function import load_reward_function
+from jaxgpt.runs.weights import save_params
 from jaxgpt.stages.ppo import PPOStageConfig
-from jaxgpt.train.weights import save_params
 from recipes.align import data, rules
 from recipes.align.__main__ import Clock, run
 from recipes.align.commands import FREE, HELD, Stage, checkpoints, stages

@@ -8,8 +8,8 @@ import pytest
 from jaxgpt.errors import UsageError
 from jaxgpt.rl.experience import minibatches
 from jaxgpt.rl.loop import run_ppo
-from jaxgpt.train.checkpoint import Checkpoints
-from jaxgpt.train.manifest import Progress
+from jaxgpt.runs.checkpoint import Checkpoints
+from jaxgpt.runs.manifest import Progress
 
 
 def iterations(rewarded, state, until, **options):

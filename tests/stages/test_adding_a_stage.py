@@ -7,10 +7,10 @@ import jax
 import numpy as np
 import pytest
 
+from jaxgpt.runs.weights import load_params
 from jaxgpt.signals import Stop
 from jaxgpt.stages import Pretrain
 from jaxgpt.train.metrics import read_rows
-from jaxgpt.train.weights import load_params
 
 PAGE = (Path(__file__).parents[2] / "docs" / "adding-a-stage.md").read_text(encoding="utf-8")
 SMALL = {"n_layer": 1, "n_head": 2, "n_embd": 16, "block_size": 16, "batch_size": 4, "eval_iters": 2}

@@ -9,10 +9,10 @@ from jaxgpt.cli import train as command
 from jaxgpt.data.batches import eval_batch
 from jaxgpt.model.gpt import GPT
 from jaxgpt.objectives.base import Objective, Sums, pretrain
+from jaxgpt.runs.weights import load_params
 from jaxgpt.stages import Pretrain
 from jaxgpt.train.loop import make_evaluate
 from jaxgpt.train.metrics import read_rows
-from jaxgpt.train.weights import load_params
 
 SMALL = {"n_layer": 1, "n_head": 2, "n_embd": 16, "block_size": 16, "batch_size": 4, "eval_iters": 1}
 SHORT = {"max_iters": 4, "warmup_iters": 1, "log_interval": 1, "sample_tokens": 0, "tensorboard": False}

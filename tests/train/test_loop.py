@@ -3,9 +3,9 @@
 import jax
 import numpy as np
 
-from jaxgpt.train.checkpoint import Checkpoints
+from jaxgpt.runs.checkpoint import Checkpoints
+from jaxgpt.runs.manifest import Progress
 from jaxgpt.train.loop import run
-from jaxgpt.train.manifest import Progress
 
 
 def test_steps_and_batches_come_in_order_and_once(tiny):

@@ -13,8 +13,8 @@ import pytest
 from jaxgpt.errors import RunError, UsageError
 from jaxgpt.files import write_json
 from jaxgpt.model.config import PRESETS, GPTConfig
-from jaxgpt.train import folder as folder_module
-from jaxgpt.train.folder import (
+from jaxgpt.runs import folder as folder_module
+from jaxgpt.runs.folder import (
     FORMAT,
     hold,
     holds_run,
@@ -24,9 +24,9 @@ from jaxgpt.train.folder import (
     read_record,
     write_record,
 )
-from jaxgpt.train.manifest import Progress, write_manifest
+from jaxgpt.runs.manifest import Progress, write_manifest
 
-HOLD = "import sys; from pathlib import Path; from jaxgpt.train.folder import lock\n"
+HOLD = "import sys; from pathlib import Path; from jaxgpt.runs.folder import lock\n"
 HOLD += "with lock(Path(sys.argv[1])): print('held', flush=True); sys.stdin.read()"
 
 

@@ -14,7 +14,7 @@ from typing import Literal
 
 from jaxgpt.errors import UsageError
 from jaxgpt.files import digest, read_json, sha256, write_json
-from jaxgpt.train.folder import FORMAT
+from jaxgpt.runs.folder import FORMAT
 
 Which = int | Literal["best", "last"]
 """A checkpoint of a run: by its step, the best by validation loss, or the newest."""

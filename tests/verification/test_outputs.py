@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-import jaxgpt.hf.verify as verify_module
+import jaxgpt.verification.outputs as verify_module
 from jaxgpt.errors import UsageError
 from jaxgpt.hf.convert import load_pretrained, save_pretrained
-from jaxgpt.hf.verify import check_story, table, verify, write_report
 from jaxgpt.model.config import GPTConfig
 from jaxgpt.model.gpt import GPT
 from jaxgpt.tokenizers import load_tokenizer
+from jaxgpt.verification.outputs import check_story, table, verify, write_report
 
 CONFIG = GPTConfig(
     vocab_size=61, n_positions=32, n_embd=12, n_layer=2, n_head=2, initializer_range=0.3, bos_token_id=None,

@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import logging
+import math
 import os
 import shutil
 import sys
@@ -19,17 +20,19 @@ import time
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
+import jax.numpy as jnp
 import orbax.checkpoint as ocp
+from jax import Array
 
 from jaxgpt.errors import RunError, UsageError
 from jaxgpt.files import free_name
-from jaxgpt.train.folder import named_run
-from jaxgpt.train.manifest import TEMPORARY, Progress, read_manifest, step_of, steps, write_manifest
-from jaxgpt.train.state import TrainState, not_finite
+from jaxgpt.runs.folder import named_run
+from jaxgpt.runs.manifest import TEMPORARY, Progress, read_manifest, step_of, steps, write_manifest
 
+StateT = TypeVar("StateT")  # of training: a record with params, opt_state, frozen, carried, and numbers
 
 class Checkpoints:
     """The checkpoints of one run: written one at a time in the background, read only if their hashes are right."""
@@ -49,8 +52,8 @@ class Checkpoints:
             async_options=ocp.options.AsyncOptions(post_finalization_callback=self._write_manifest),
         )
 
-    def save(self, state: TrainState, progress: Progress) -> None:
-        """Begin to write a checkpoint; when this returns, the state may change.
+    def save(self, state: Any, progress: Progress) -> None:
+        """Begin to write a checkpoint of a `jaxgpt.train.TrainState`; when this returns, the state may change.
 
         Raises:
             RunError: this or an earlier one could not be written, or the state is not finite.
@@ -88,7 +91,7 @@ class Checkpoints:
         with self._clear_errors():
             self._writer.check_for_errors()
 
-    def restore(self, like: TrainState, step: int, *, verified: bool = False) -> TrainState:
+    def restore(self, like: StateT, step: int, *, verified: bool = False) -> StateT:
         """Read a state.
 
         Args:
@@ -104,8 +107,9 @@ class Checkpoints:
             read_manifest(self.folder / str(step))
         if not (self.folder / str(step) / "rest").is_dir():
             raise UsageError(f"{self.folder / str(step)} holds weights only; start from them with --init_from DIR")
-        items = read_items(self.folder / str(step), params=like.params, rest=_rest(like))
-        return TrainState(params=items["params"], frozen=like.frozen, **items["rest"])
+        whole: Any = like
+        items = read_items(self.folder / str(step), params=whole.params, rest=_rest(whole))
+        return dataclasses.replace(whole, params=items["params"], **items["rest"])
 
     def last_good(self) -> str:
         """Say which checkpoint is the newest."""
@@ -187,7 +191,36 @@ def sweep(run: Path, last: int) -> None:
             _set_aside(path, "it is no checkpoint that can be used")
 
 
-def _rest(state: TrainState) -> dict[str, Any]:
+def not_finite(tree: Any) -> list[str]:
+    """Return the paths of the leaves of a tree that hold a NaN or an infinity in a part that lies here.
+
+    Each device looks through its own part: programs that sum over devices, many of them under way at once, wait for one
+    another for ever where there are fewer threads than devices.
+    """
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    # All are asked before the first answer is waited for.
+    found = [(path, [_zero(part) for part in _parts_here(leaf)]) for path, leaf in leaves]
+    return [
+        jax.tree_util.keystr(path, simple=True, separator="/") for path, zeros in found if any(map(math.isnan, zeros))
+    ]
+
+
+def _parts_here(leaf: Any) -> list[Any]:
+    """Return the parts of an array that lie on this process's devices, each once."""
+    return (
+        [shard.data for shard in leaf.addressable_shards if shard.replica_id == 0]
+        if isinstance(leaf, Array)
+        else [jnp.asarray(leaf)]
+    )
+
+
+@jax.jit
+def _zero(leaf: Array) -> Array:
+    # 0 times a NaN or an infinity is NaN, and sums keep it; XLA:CPU's max and min of large arrays do not.
+    return (0 * leaf).sum()
+
+
+def _rest(state: Any) -> dict[str, Any]:
     # Nothing is carried by most stages, and then nothing of it is stored.
     elsewhere = ("params", "frozen", *(() if jax.tree.leaves(state.carried) else ("carried",)))
     names = [field.name for field in dataclasses.fields(state) if field.name not in elsewhere]

@@ -13,13 +13,13 @@ import pytest
 
 from jaxgpt.errors import RunError, UsageError
 from jaxgpt.files import sha256
-from jaxgpt.train import manifest
-from jaxgpt.train.checkpoint import Checkpoints, gigabytes_at_once, sweep
-from jaxgpt.train.folder import FORMAT, write_record
+from jaxgpt.runs import manifest
+from jaxgpt.runs.checkpoint import Checkpoints, gigabytes_at_once, not_finite, sweep
+from jaxgpt.runs.folder import FORMAT, write_record
 from jaxgpt.train.loop import run
-from jaxgpt.train.manifest import Progress, latest, read_manifest, steps
-from jaxgpt.train.state import TrainState, not_finite
-from jaxgpt.train.weights import load_params, save_params
+from jaxgpt.runs.manifest import Progress, latest, read_manifest, steps
+from jaxgpt.train.state import TrainState
+from jaxgpt.runs.weights import load_params, save_params
 
 
 def assert_same_bits(first, second):

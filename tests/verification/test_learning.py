@@ -4,9 +4,9 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-import jaxgpt.train.verification as verification
+import jaxgpt.verification.learning as verification
 from jaxgpt.model.config import GPTConfig
-from jaxgpt.train.verification import verify_training
+from jaxgpt.verification.learning import verify_training
 
 CONFIG = GPTConfig(vocab_size=61, n_positions=32, n_embd=12, n_layer=2, n_head=2, bos_token_id=None, eos_token_id=None)
 

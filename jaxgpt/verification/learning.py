@@ -15,7 +15,6 @@ from flax.traverse_util import flatten_dict
 from jaxgpt.data.batches import Batch
 from jaxgpt.devices import free_memory
 from jaxgpt.hf.convert import HEAD, save_pretrained
-from jaxgpt.hf.verify import Check, check, import_pytorch
 from jaxgpt.model.atlas import Parameter, count, parameters
 from jaxgpt.model.config import GPTConfig
 from jaxgpt.model.gpt import GPT
@@ -24,6 +23,7 @@ from jaxgpt.train.config import OptimizerConfig
 from jaxgpt.train.optimizer import adamw
 from jaxgpt.train.state import TrainState
 from jaxgpt.train.step import make_step
+from jaxgpt.verification.outputs import Check, check, import_pytorch
 
 STEPS, ROWS, LENGTH = 10, 2, 32
 GRADIENT_BAR, LOSS_BAR = 1e-4, 1e-4
