@@ -3,6 +3,7 @@
 import contextlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
+from functools import cached_property
 from typing import Any
 
 import jax
@@ -32,7 +33,6 @@ class Trainer:
 
     Attributes:
         mesh: the devices.
-        shard: which rows of each batch this process feeds; see `jaxgpt.mesh.host_shard`.
         optimizer: what moves the parameters.
         step: (state, batch) → (state, metrics), jitted; it takes over the state's memory.
         abstract: the state's shapes, dtypes and shardings.
@@ -68,7 +68,7 @@ class Trainer:
             UsageError: the batch can't be divided among the devices.
         """
         check_rows(mesh, flags.batch_size)
-        self.mesh, self.shard, self.config, self._flags = mesh, host_shard(mesh), config, flags
+        self.mesh, self.config, self._flags = mesh, config, flags
         self.optimizer = adamw(flags.times(updates), config) if optimizer is None else optimizer
         self.abstract = abstract_state(mesh, parameters, self.optimizer, trained, carried)
         self.shardings = jax.tree.map(lambda leaf: leaf.sharding, self.abstract)
@@ -81,6 +81,11 @@ class Trainer:
         )
         self.step = jax.jit(step, donate_argnums=0, out_shardings=(self.shardings, None))
         self._trained, self._carried, self._sums = trained, carried, make_evaluate(objective)
+
+    @cached_property
+    def shard(self) -> dict[str, int]:
+        """Which rows of each batch this process feeds; see `jaxgpt.mesh.host_shard`."""
+        return host_shard(self.mesh)
 
     def put(self, batch: Any) -> Any:
         """Place this process's rows of a batch on its devices."""
