@@ -23,10 +23,10 @@ from jaxgpt.model.atlas import Parameter, parameters, tree_of
 from jaxgpt.model.config import GPTConfig
 from jaxgpt.model.lora import adapter_parameters, merge
 from jaxgpt.model.lora_config import LoRA
-from jaxgpt.tokenizers.tokenizer import TOKENIZER_FILES, Tokenizer, load_tokenizer
 from jaxgpt.runs.checkpoint import Checkpoints, read_items, stored_paths
 from jaxgpt.runs.folder import BASE, read_record, write_record
 from jaxgpt.runs.manifest import WEIGHTS, Progress, Which, read_manifest, steps, undamaged
+from jaxgpt.tokenizers.tokenizer import TOKENIZER_FILES, Tokenizer, load_tokenizer
 
 LAST_STEP = 2**63 - 1
 # The hub's models without an owner in their name; any other name without a slash is a folder that is not there.

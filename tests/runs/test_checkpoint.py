@@ -16,10 +16,10 @@ from jaxgpt.files import sha256
 from jaxgpt.runs import manifest
 from jaxgpt.runs.checkpoint import Checkpoints, gigabytes_at_once, not_finite, sweep
 from jaxgpt.runs.folder import FORMAT, write_record
-from jaxgpt.train.loop import run
 from jaxgpt.runs.manifest import Progress, latest, read_manifest, steps
-from jaxgpt.train.state import TrainState
 from jaxgpt.runs.weights import load_params, save_params
+from jaxgpt.train.loop import run
+from jaxgpt.train.state import TrainState
 
 
 def assert_same_bits(first, second):
