@@ -34,6 +34,7 @@ from jaxgpt.runs.manifest import TEMPORARY, Progress, read_manifest, step_of, st
 
 StateT = TypeVar("StateT")  # of training: a record with params, opt_state, frozen, carried, and numbers
 
+
 class Checkpoints:
     """The checkpoints of one run: written one at a time in the background, read only if their hashes are right."""
 
