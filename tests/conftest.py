@@ -2,14 +2,18 @@
 
 import os
 import signal
+import tempfile
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import jaxtyping
 import numpy as np
 import pytest
 from flax.traverse_util import unflatten_dict
 from hypothesis import HealthCheck, settings
+from jax.experimental.compilation_cache import compilation_cache
 
 from benchmarks.soak import ENVIRONMENT
 
@@ -25,6 +29,38 @@ for number, handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIG
 # No test asserts speed, and on a busy machine anything may take long.
 settings.register_profile("jaxgpt", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("jaxgpt")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def compiled_once(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Compile equal programs once for all tests of this process and for the processes that they start.
+
+    The latter only read what is kept: one that is killed while it writes would leave half a program to the next.
+    """
+    folder = str(tmp_path_factory.mktemp("compiled"))
+    compilation_cache.reset_cache()
+    jax.config.update("jax_compilation_cache_dir", folder)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+    if programs_are_found_again():
+        os.environ.update(JAX_COMPILATION_CACHE_DIR=folder, JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS="1e9")
+    else:
+        compilation_cache.reset_cache()
+        jax.config.update("jax_compilation_cache_dir", None)
+
+
+def programs_are_found_again() -> bool:
+    """Return whether JAX takes a program from its cache without a word; on some processors it rejects each one."""
+    said = os.dup(2)
+    with tempfile.TemporaryFile() as file:
+        os.dup2(file.fileno(), 2)
+        try:
+            for _ in range(2):
+                jax.block_until_ready(jax.jit(lambda x: jnp.sin(x) + 1)(np.arange(8.0, dtype=np.float32)))
+                jax.clear_caches()
+        finally:
+            os.dup2(said, 2)
+            os.close(said)
+        return file.tell() == 0
 
 
 @pytest.fixture

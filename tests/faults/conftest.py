@@ -52,8 +52,12 @@ class Workshop:
         return subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT, env=env)
 
     def train(self, out: str | Path, *flags: str, before: str = "", **environment: str) -> tuple[int, str, str]:
-        """Run such a process to its end; return its exit code, output and errors."""
-        with self.start(out, *flags, before=before, **environment) as process:
+        """Run such a process to its end; return its exit code, output and errors.
+
+        It keeps what it compiles for others, as one that may be killed must not.
+        """
+        kept = {} if before else {"JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
+        with self.start(out, *flags, before=before, **kept, **environment) as process:
             output, errors = process.communicate(timeout=120)
         return process.returncode, output, errors
 
