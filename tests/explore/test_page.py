@@ -2,7 +2,6 @@
 
 import json
 import re
-import shutil
 from html.parser import HTMLParser
 
 import numpy as np
@@ -27,25 +26,6 @@ NASTY = [
     HOSTILE + "<|endoftext|>",
     "",
 ]
-
-
-@pytest.fixture(scope="module")
-def browser():
-    """Debian's Chromium, without a window; `apt-get install chromium chromium-driver` brings it."""
-    binary, driver = shutil.which("chromium"), shutil.which("chromedriver")
-    if binary is None or driver is None:
-        pytest.skip("no chromium and chromedriver here; Debian's chromium and chromium-driver are they")
-    from selenium.webdriver import Chrome, ChromeOptions
-    from selenium.webdriver.chrome.service import Service
-
-    options = ChromeOptions()
-    options.binary_location = binary
-    for argument in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu"):
-        options.add_argument(argument)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    found = Chrome(options, Service(driver))
-    yield found
-    found.quit()
 
 
 class Model:
