@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 
 from jaxgpt.checks import shown
 from jaxgpt.cli import convert, generate, train
+from jaxgpt.command_line import command, parse
 from jaxgpt.errors import RunError, UsageError
-from jaxgpt.flags import Name, PathName, Whole, _kinds, command, flag, parse
+from jaxgpt.flags import Name, PathName, Whole, flag, kinds
 from jaxgpt.stages import STAGES, load_stage
 from jaxgpt.stages.ppo import PPOStageConfig
 from jaxgpt.stages.pretrain import PretrainConfig
@@ -220,8 +221,8 @@ COMMANDS = [*STAGE_FLAGS, *(record for record in GIVEN if record not in STAGE_FL
 @pytest.mark.parametrize("record", COMMANDS)
 def test_every_name_is_one_and_every_number_has_a_range(record):
     hints = typing.get_type_hints(record, include_extras=True)
-    kinds = {name: _kinds(hint) for name, hint in hints.items() if name not in OTHERS}
-    for name, found in kinds.items():
+    known = {name: kinds(hint) for name, hint in hints.items() if name not in OTHERS}
+    for name, found in known.items():
         assert not {int, str} & set(found), name
         for whole in (part for kind in found for part in typing.get_args(kind) if isinstance(part, Whole)):
             for value in (whole.least - 1, whole.most + 1, 10**12, 10**400):

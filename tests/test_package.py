@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from jaxgpt.command_line import RECIPES, parse
 from jaxgpt.errors import UsageError
-from jaxgpt.flags import RECIPES, parse
 from jaxgpt.stages.pretrain import PretrainConfig
 
 ROOT = Path(__file__).parent.parent

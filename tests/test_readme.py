@@ -8,7 +8,7 @@ from jaxgpt.cli.convert import Options as ConvertOptions
 from jaxgpt.cli.evaluate import Options as EvaluateOptions
 from jaxgpt.cli.explore import Options as ExploreOptions
 from jaxgpt.cli.generate import Options as GenerateOptions
-from jaxgpt.flags import parse
+from jaxgpt.command_line import parse
 from jaxgpt.stages import STAGES, load_stage
 from jaxgpt.stages.pretrain import PretrainConfig
 

@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from jaxgpt.chat.template import ChatTemplate
+from jaxgpt.command_line import command, parse
 from jaxgpt.errors import RunError, UsageError
 from jaxgpt.files import free_name
-from jaxgpt.flags import Name, PathName, command, flag, parse
+from jaxgpt.flags import Name, PathName, flag
 from jaxgpt.model.config import VALUE, GPTConfig
 from jaxgpt.notes import note
 from jaxgpt.runs.manifest import Which

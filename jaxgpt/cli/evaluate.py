@@ -12,11 +12,12 @@ from typing import Any, Literal
 
 from jaxgpt import chat, evaluate
 from jaxgpt.chat.fitting import TooLong
+from jaxgpt.command_line import command, parse
 from jaxgpt.data.documents import suffix_of
 from jaxgpt.data.record_files import read_records
 from jaxgpt.errors import UsageError
 from jaxgpt.files import write_json
-from jaxgpt.flags import Count, Name, PathName, Rows, check_ranges, command, flag, parse
+from jaxgpt.flags import Count, Name, PathName, Rows, check_ranges, flag
 from jaxgpt.model.config import VALUE
 from jaxgpt.notes import note
 from jaxgpt.runs.folder import read_record

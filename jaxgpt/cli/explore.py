@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from jaxgpt.command_line import command, parse
 from jaxgpt.errors import UsageError
-from jaxgpt.flags import PathName, command, flag, parse
+from jaxgpt.flags import PathName, flag
 from jaxgpt.runs.manifest import Which
 
 DESCRIPTION = "Write a page that shows a model at work on a text: one file, without a server or a network."

@@ -17,12 +17,13 @@ from jaxgpt.chat.encoded import begun
 from jaxgpt.chat.records import Message
 from jaxgpt.chat.template import ChatTemplate
 from jaxgpt.cli.dialects import translate
+from jaxgpt.command_line import command, parse
 from jaxgpt.decode.rows import Overflow
 from jaxgpt.decode.sampling import Sampling
 from jaxgpt.decode.text import TextStream
 from jaxgpt.errors import UsageError
 from jaxgpt.files import regular
-from jaxgpt.flags import Count, CountOrZero, PathName, Rows, Seed, check_ranges, command, flag, parse
+from jaxgpt.flags import Count, CountOrZero, PathName, Rows, Seed, check_ranges, flag
 from jaxgpt.model.config import GPTConfig
 from jaxgpt.notes import note
 from jaxgpt.runs.manifest import Which

@@ -6,8 +6,8 @@ import importlib
 import sys
 from collections.abc import Sequence
 
+from jaxgpt.command_line import command
 from jaxgpt.errors import UsageError
-from jaxgpt.flags import command
 
 
 @command

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from functools import partial
 
 from jaxgpt.cli.dialects import translate
+from jaxgpt.command_line import command, parse
 from jaxgpt.errors import UsageError, did_you_mean
-from jaxgpt.flags import command, parse
 from jaxgpt.stages import STAGES, Stage, load_stage
 from jaxgpt.train.resume import resumed_flags
 

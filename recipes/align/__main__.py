@@ -14,8 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from jaxgpt.cli import entry
+from jaxgpt.command_line import command, parse
 from jaxgpt.errors import RunError
-from jaxgpt.flags import PathName, command, flag, parse
+from jaxgpt.flags import PathName, flag
 from recipes.align.commands import Stage, stages
 from recipes.align.data import PARTS, write_data
 

@@ -2,8 +2,8 @@
 
 import pytest
 
+from jaxgpt.command_line import parse
 from jaxgpt.errors import UsageError
-from jaxgpt.flags import parse
 from jaxgpt.rl.config import PPOConfig
 
 
