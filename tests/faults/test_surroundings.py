@@ -8,6 +8,7 @@ import signal
 import numpy as np
 import pytest
 
+from benchmarks.soak import QUICK
 from jaxgpt.cli import train
 from jaxgpt.runs.manifest import read_manifest
 
@@ -34,7 +35,6 @@ def exhausted(step, *args, **kwargs):
     return run(update, *args, **kwargs)
 train.run = exhausted
 """
-QUICK = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
 DEVICES = "--xla_force_host_platform_device_count="
 
 

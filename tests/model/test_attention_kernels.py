@@ -94,7 +94,8 @@ def test_pallas_in_bf16_is_close():
 
 
 def test_on_several_devices_each_computes_its_rows_and_heads():
-    environment = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=4", "JAX_PLATFORMS": "cpu"}
+    flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=4"
+    environment = {**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
     subprocess.run([sys.executable, "-W", "error", __file__], env={**environment, "PYTHONPATH": str(ROOT)}, check=True)
 
 
