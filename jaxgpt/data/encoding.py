@@ -13,6 +13,7 @@ import threading
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import numpy as np
@@ -151,12 +152,12 @@ def _follow_parent() -> None:
     """End with the process that started this one, even if it is killed."""
     parent = multiprocessing.parent_process()
     assert parent is not None
+    threading.Thread(target=_end_after, args=(parent,), daemon=True).start()
 
-    def follow() -> None:
-        parent.join()
-        os._exit(1)
 
-    threading.Thread(target=follow, daemon=True).start()
+def _end_after(parent: BaseProcess) -> None:
+    parent.join()
+    os._exit(1)
 
 
 _open_once = functools.cache(load_tokenizer)

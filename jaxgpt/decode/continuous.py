@@ -202,11 +202,11 @@ def decode(
 ) -> tuple[KVCache, DecodeState]:
     """Take decode steps until `until` slots are filled or another row has ended."""
     ended = progress.ended
-
-    def going(carry: tuple[KVCache, DecodeState]) -> Array:
-        return (carry[0].length < until) & (carry[1].ended == ended).all()
-
-    return jax.lax.while_loop(going, lambda carry: decode_step(model, sampling, params, *carry), (cache, progress))
+    return jax.lax.while_loop(
+        lambda carry: (carry[0].length < until) & (carry[1].ended == ended).all(),
+        lambda carry: decode_step(model, sampling, params, *carry),
+        (cache, progress),
+    )
 
 
 _seat = jax.jit(KVCache.seat, static_argnames=("width",), donate_argnums=0)

@@ -48,10 +48,6 @@ def speculate(
         The cache, the draft's state, the progress, and the number of passes.
     """
 
-    def going(carry: Carry) -> Array:
-        progress = carry[2]
-        return (progress.count < until) & ~progress.ended.all()
-
     def guessing(carry: Carry) -> Array:
         cache, _, progress, _ = carry
         fits = cache.length + draft.tokens - cache.start.min() < model.config.n_positions
@@ -70,10 +66,11 @@ def speculate(
 
     def advance(carry: Carry) -> Carry:
         # Two loops and no `cond`, whose branches would each get a copy of the cache.
-        carry = jax.lax.while_loop(lambda carry: going(carry) & guessing(carry), check, carry)
-        return jax.lax.while_loop(lambda carry: going(carry) & ~guessing(carry), plain, carry)
+        carry = jax.lax.while_loop(lambda carry: carry[2].unfinished(until) & guessing(carry), check, carry)
+        return jax.lax.while_loop(lambda carry: carry[2].unfinished(until) & ~guessing(carry), plain, carry)
 
-    return jax.lax.while_loop(going, advance, (cache, state, progress, jnp.zeros((), jnp.int32)))
+    start = cache, state, progress, jnp.zeros((), jnp.int32)
+    return jax.lax.while_loop(lambda carry: carry[2].unfinished(until), advance, start)
 
 
 def verify(

@@ -36,6 +36,10 @@ class DecodeState:
     keys: Array
     stop_ids: Int[Array, " N"]
 
+    def unfinished(self, until: Int[Array, ""]) -> Bool[Array, ""]:
+        """Return whether fewer than `until` tokens are chosen and a row has not ended."""
+        return (self.count < until) & ~self.ended.all()
+
 
 @partial(jax.jit, static_argnames=("model", "sampling", "width"))
 def prefill(
@@ -51,11 +55,11 @@ def decode(
     model: GPT, sampling: Sampling, params: Any, cache: KVCache, progress: DecodeState, until: Int[Array, ""]
 ) -> tuple[KVCache, DecodeState]:
     """Take decode steps until `until` tokens are chosen or all rows have ended."""
-
-    def going(carry: tuple[KVCache, DecodeState]) -> Array:
-        return (carry[1].count < until) & ~carry[1].ended.all()
-
-    return jax.lax.while_loop(going, lambda carry: decode_step(model, sampling, params, *carry), (cache, progress))
+    return jax.lax.while_loop(
+        lambda carry: carry[1].unfinished(until),
+        lambda carry: decode_step(model, sampling, params, *carry),
+        (cache, progress),
+    )
 
 
 def decode_step(

@@ -5,6 +5,7 @@ accumulation and the sharding.
 """
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, no_type_check
 
 import flax.struct
@@ -48,29 +49,25 @@ The batch is a record with the rows first in every array: `Batch`, `Labelled`, `
 
 def pretrain(model: GPT) -> Objective:
     """Next-token cross-entropy, in nats per token."""
+    return partial(_next_tokens, model)
 
-    def objective(params: Params, batch: Batch, key: Array | None) -> Sums:
-        apply = applied(model, params)
-        hidden, _ = apply(
-            batch.tokens,
-            positions=batch.positions,
-            segment_ids=batch.segment_ids,
-            method="hidden",
-            **dropout(key),
-        )
-        loss = cross_entropy(hidden, apply(method="head"), batch.targets, batch.weights)
-        return Sums(loss, batch.weights.sum())
 
-    return objective
+def _next_tokens(model: GPT, params: Params, batch: Batch, key: Array | None) -> Sums:
+    apply = applied(model, params)
+    hidden, _ = apply(
+        batch.tokens, positions=batch.positions, segment_ids=batch.segment_ids, method="hidden", **dropout(key)
+    )
+    loss = cross_entropy(hidden, apply(method="head"), batch.targets, batch.weights)
+    return Sums(loss, batch.weights.sum())
 
 
 def with_adapters(objective: Objective, lora: LoRA) -> Objective:
     """Return the objective of a tree with adapters, which are merged first."""
+    return partial(_merged, objective, lora)
 
-    def merged(params: Params, batch: Any, key: Array | None) -> Sums:
-        if key is None:
-            return objective(merge(params, lora), batch, None)
-        own, rest = jax.random.split(key)
-        return objective(merge(params, lora, own), batch, rest)
 
-    return merged
+def _merged(objective: Objective, lora: LoRA, params: Params, batch: Any, key: Array | None) -> Sums:
+    if key is None:
+        return objective(merge(params, lora), batch, None)
+    own, rest = jax.random.split(key)
+    return objective(merge(params, lora, own), batch, rest)

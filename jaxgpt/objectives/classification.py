@@ -1,6 +1,7 @@
 """Classification: the objective, and at the end each text's label and a table of the mistakes."""
 
 from collections.abc import Iterable, Sequence
+from functools import partial
 
 import jax
 import numpy as np
@@ -26,14 +27,14 @@ def classify(model: GPT) -> Objective:
     labels = model.config.labels
     if labels is None or len(labels) < 2:
         raise UsageError(f"labels are {labels!r}; to classify takes two or more")
+    return partial(_labels, model)
 
-    def objective(params: Params, batch: Labelled, key: Array | None) -> Sums:
-        scores = last_scores(model, params, batch.tokens, batch.last, key)
-        losses = optax.softmax_cross_entropy_with_integer_labels(scores, batch.labels)
-        right, weight = scores.argmax(-1) == batch.labels, batch.weights.sum()
-        return Sums((losses * batch.weights).sum(), weight, {"accuracy": ((right * batch.weights).sum(), weight)})
 
-    return objective
+def _labels(model: GPT, params: Params, batch: Labelled, key: Array | None) -> Sums:
+    scores = last_scores(model, params, batch.tokens, batch.last, key)
+    losses = optax.softmax_cross_entropy_with_integer_labels(scores, batch.labels)
+    right, weight = scores.argmax(-1) == batch.labels, batch.weights.sum()
+    return Sums((losses * batch.weights).sum(), weight, {"accuracy": ((right * batch.weights).sum(), weight)})
 
 
 def predict(model: GPT, params: Params, batches: Iterable[Labelled]) -> Int[np.ndarray, " M"]:

@@ -4,8 +4,8 @@ import math
 import zipfile
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -15,13 +15,12 @@ from jax.nn import log_sigmoid
 from jaxtyping import Float
 
 from jaxgpt.chat.examples import Pairs
-from jaxgpt.errors import UsageError, did_you_mean
+from jaxgpt.errors import UsageError
 from jaxgpt.files import regular, replacing
 from jaxgpt.model.gpt import GPT
 from jaxgpt.objectives.base import Objective, Params, Sums
+from jaxgpt.objectives.dpo_config import DPOConfig, DPOLoss
 from jaxgpt.objectives.outputs import last_scores, sequence_log_probs
-
-DPOLoss = Literal["sigmoid", "robust", "hinge", "ipo"]
 
 
 def reward(model: GPT, *, centring: float | None = None) -> Objective:
@@ -43,17 +42,17 @@ def reward(model: GPT, *, centring: float | None = None) -> Objective:
         raise UsageError(f"labels are {labels!r}; a reward takes exactly one")
     if centring is not None and not 0 < centring < math.inf:
         raise UsageError(f"centring is {centring}; it must be a positive number, or none")
+    return partial(_reward, model, centring)
 
-    def objective(params: Params, batch: Pairs, key: Array | None) -> Sums:
-        rows = batch.tokens.reshape(-1, batch.tokens.shape[-1])
-        rewards = last_scores(model, params, rows, batch.last.reshape(-1), key).reshape(-1, 2)
-        chosen, rejected = rewards.T
-        losses = -log_sigmoid(chosen - rejected - batch.margin)
-        if centring is not None:
-            losses += centring * (chosen + rejected) ** 2
-        return _sums(batch, losses, rewards)
 
-    return objective
+def _reward(model: GPT, centring: float | None, params: Params, batch: Pairs, key: Array | None) -> Sums:
+    rows = batch.tokens.reshape(-1, batch.tokens.shape[-1])
+    rewards = last_scores(model, params, rows, batch.last.reshape(-1), key).reshape(-1, 2)
+    chosen, rejected = rewards.T
+    losses = -log_sigmoid(chosen - rejected - batch.margin)
+    if centring is not None:
+        losses += centring * (chosen + rejected) ** 2
+    return _sums(batch, losses, rewards)
 
 
 def dpo(
@@ -84,27 +83,19 @@ def dpo(
     Raises:
         UsageError: an argument out of range, or label smoothing with a loss that has none.
     """
-    if loss not in _LOSSES:
-        raise UsageError(f"loss is {loss!r}; valid are {', '.join(_LOSSES)}{did_you_mean(loss, _LOSSES)}")
-    if not 0 < beta < math.inf:
-        raise UsageError(f"beta is {beta}; it must be a positive number")
-    if not 0 <= label_smoothing < 0.5:
-        raise UsageError(f"label_smoothing is {label_smoothing}; it must be from 0 up and below 0.5")
-    if label_smoothing and loss not in ("sigmoid", "robust"):
-        raise UsageError(f"label_smoothing is {label_smoothing}; only the losses sigmoid and robust have it")
+    return partial(_dpo, model, DPOConfig(loss, beta, label_smoothing, length_normalised))
 
-    def objective(params: Params, batch: Pairs, key: Array | None) -> Sums:
-        if batch.reference is None:
-            raise ValueError("pairs without a reference; wrap the objective in `with_reference`")
-        log_probs = _log_probs(model, params, batch, key)
-        scores = log_probs - batch.reference
-        # A pair that only fills up has no tokens, and must stay free of NaN.
-        count = jnp.maximum(batch.weights.sum(-1), 1) if length_normalised or loss == "ipo" else 1
-        chosen, rejected = (scores / count).T
-        losses = _LOSSES[loss](chosen - rejected, beta, label_smoothing)
-        return _sums(batch, losses, beta * scores, logp_chosen=log_probs[:, 0], logp_rejected=log_probs[:, 1])
 
-    return objective
+def _dpo(model: GPT, config: DPOConfig, params: Params, batch: Pairs, key: Array | None) -> Sums:
+    if batch.reference is None:
+        raise ValueError("pairs without a reference; wrap the objective in `with_reference`")
+    log_probs = _log_probs(model, params, batch, key)
+    scores = log_probs - batch.reference
+    # A pair that only fills up has no tokens, and must stay free of NaN.
+    count = jnp.maximum(batch.weights.sum(-1), 1) if config.length_normalised or config.loss == "ipo" else 1
+    chosen, rejected = (scores / count).T
+    losses = _LOSSES[config.loss](chosen - rejected, config.beta, config.label_smoothing)
+    return _sums(batch, losses, config.beta * scores, logp_chosen=log_probs[:, 0], logp_rejected=log_probs[:, 1])
 
 
 def with_reference(objective: Objective, model: GPT, reference_params: Callable[[Params], Params]) -> Objective:
@@ -116,14 +107,21 @@ def with_reference(objective: Objective, model: GPT, reference_params: Callable[
         reference_params: the trained parameters → the reference's; no gradient flows through it. It may leave adapters
             off, so that no second model is needed.
     """
+    return partial(_referred, objective, model, reference_params)
 
-    def wrapped(params: Params, batch: Pairs, key: Array | None) -> Sums:
-        if batch.reference is None:
-            reference = _log_probs(model, reference_params(jax.lax.stop_gradient(params)), batch, None)
-            batch = replace(batch, reference=reference)
-        return objective(params, batch, key)
 
-    return wrapped
+def _referred(
+    objective: Objective,
+    model: GPT,
+    reference_params: Callable[[Params], Params],
+    params: Params,
+    batch: Pairs,
+    key: Array | None,
+) -> Sums:
+    if batch.reference is None:
+        reference = _log_probs(model, reference_params(jax.lax.stop_gradient(params)), batch, None)
+        batch = replace(batch, reference=reference)
+    return objective(params, batch, key)
 
 
 def reference_log_probs(model: GPT, params: Params, batches: Iterable[Pairs]) -> Float[np.ndarray, "M 2"]:

@@ -4,6 +4,8 @@ The model is one trunk with two heads: the language model's, which is the policy
 which is the value. Nothing is dropped, whatever the config's rates: the ratio to the old policy would be noise.
 """
 
+from functools import partial
+
 import flax.struct
 import jax
 import jax.numpy as jnp
@@ -54,48 +56,57 @@ def view(
     apply = applied(model, params)
     hidden, _ = apply(tokens, method="hidden")
 
-    def read(logits: Array, targets: Array) -> tuple[Array, Array]:
-        logits = logits[..., :vocab_size] / temperature
-        total = jax.nn.logsumexp(logits, axis=-1)
-        chosen = jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]
-        return chosen - total, total - (jnp.exp(logits - total[..., None]) * logits).sum(-1)
-
+    read = partial(_log_probs_and_entropy, temperature, vocab_size)
     log_probs, entropy = map_logits(read, hidden, apply(method="head"), targets)
     values = None if model.config.labels is None else apply(hidden, method="scores")[..., 0]
     return View(log_probs, entropy, values)
 
 
+def _log_probs_and_entropy(
+    temperature: float, vocab_size: int | None, logits: Array, targets: Array
+) -> tuple[Array, Array]:
+    logits = logits[..., :vocab_size] / temperature
+    total = jax.nn.logsumexp(logits, axis=-1)
+    chosen = jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]
+    return chosen - total, total - (jnp.exp(logits - total[..., None]) * logits).sum(-1)
+
+
 def ppo(model: GPT, config: PPOConfig, *, vocab_size: int | None = None) -> Objective:
     """PPO's clipped losses in a mean over the responses' tokens; for GRPO with the divergence in the loss."""
 
-    def objective(params: Params, experience: Experience, key: Array | None) -> Sums:
-        tokens, targets, weights = map(jnp.asarray, (experience.tokens, experience.targets, experience.weights))
-        now = view(model, params, tokens, targets, temperature=config.temperature, vocab_size=vocab_size)
+    return partial(_ppo, model, config, vocab_size)
 
-        def inside(x: Array | np.ndarray) -> Array:
-            return jnp.where(weights > 0, x, 0)  # not a product: what stands outside may be anything
 
-        def add(x: Array) -> Array:
-            return (inside(x) * weights).sum()
+def _ppo(
+    model: GPT, config: PPOConfig, vocab_size: int | None, params: Params, experience: Experience, key: Array | None
+) -> Sums:
+    tokens, targets, weights = map(jnp.asarray, (experience.tokens, experience.targets, experience.weights))
+    now = view(model, params, tokens, targets, temperature=config.temperature, vocab_size=vocab_size)
+    inside, add = partial(_inside, weights), partial(_weighted_sum, weights)
+    log_probs, old = inside(now.log_probs), inside(experience.old_log_probs)
+    policy, cut = policy_losses(log_probs, old, inside(experience.advantages), clip=config.clip)
+    loss = add(policy)
+    found = {"policy_loss": policy, "clip_fraction": cut, "approx_kl": estimate_kl("k3", old, log_probs)}
+    if config.algorithm == "ppo":
+        assert now.values is not None and experience.old_values is not None and experience.returns is not None
+        values, before, returns = map(inside, (now.values, experience.old_values, experience.returns))
+        found["value_loss"] = value_losses(values, before, returns, clip=config.value_clip)
+        loss += config.value_coef * add(found["value_loss"])
+    elif config.kl_coef:
+        loss += config.kl_coef * add(estimate_kl("k3", log_probs, inside(experience.reference_log_probs)))
+    found["entropy"] = now.entropy
+    if config.entropy_coef:  # its gradient is as large as the logits
+        loss -= config.entropy_coef * add(now.entropy)
+    weight = weights.sum()
+    return Sums(loss, weight, {name: (add(jax.lax.stop_gradient(x)), weight) for name, x in found.items()})
 
-        log_probs, old = inside(now.log_probs), inside(experience.old_log_probs)
-        policy, cut = policy_losses(log_probs, old, inside(experience.advantages), clip=config.clip)
-        loss = add(policy)
-        found = {"policy_loss": policy, "clip_fraction": cut, "approx_kl": estimate_kl("k3", old, log_probs)}
-        if config.algorithm == "ppo":
-            assert now.values is not None and experience.old_values is not None and experience.returns is not None
-            values, before, returns = map(inside, (now.values, experience.old_values, experience.returns))
-            found["value_loss"] = value_losses(values, before, returns, clip=config.value_clip)
-            loss += config.value_coef * add(found["value_loss"])
-        elif config.kl_coef:
-            loss += config.kl_coef * add(estimate_kl("k3", log_probs, inside(experience.reference_log_probs)))
-        found["entropy"] = now.entropy
-        if config.entropy_coef:  # its gradient is as large as the logits
-            loss -= config.entropy_coef * add(now.entropy)
-        weight = weights.sum()
-        return Sums(loss, weight, {name: (add(jax.lax.stop_gradient(x)), weight) for name, x in found.items()})
 
-    return objective
+def _inside(weights: Float[Array, "B T"], x: Array | np.ndarray) -> Float[Array, "B T"]:
+    return jnp.where(weights > 0, x, 0)  # not a product: what stands outside may be anything
+
+
+def _weighted_sum(weights: Float[Array, "B T"], x: Array) -> Float[Array, ""]:
+    return (_inside(weights, x) * weights).sum()
 
 
 def policy_losses(

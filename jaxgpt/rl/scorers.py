@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +19,7 @@ from jaxgpt.files import sha256
 from jaxgpt.model.config import GPTConfig
 from jaxgpt.model.gpt import GPT
 from jaxgpt.objectives.outputs import last_scores
-from jaxgpt.rl.reward_function import load_reward_function
+from jaxgpt.rl.reward_function import RewardFunction, load_reward_function
 from jaxgpt.rl.rollout import Scorer
 from jaxgpt.runs.weights import check_tokenizer, find_checkpoint, load_params
 from jaxgpt.tokenizers.tokenizer import Tokenizer, load_tokenizer
@@ -37,13 +39,19 @@ def function_scorer(
     Raises:
         UsageError: there is no such function.
     """
-    function = load_reward_function(name)
+    return partial(_call_function, load_reward_function(name), prompts, tokenizer, stop_ids)
 
-    def score(rows: list[list[int]], responses: list[list[int]]) -> np.ndarray:
-        answers = [tokenizer.decode(ids[:-1] if ids[-1] in stop_ids else ids) for ids in responses]
-        return function([prompts[tuple(ids)] for ids in rows], answers)
 
-    return score
+def _call_function(
+    function: RewardFunction,
+    prompts: Mapping[tuple[int, ...], Prompt],
+    tokenizer: Tokenizer,
+    stop_ids: Sequence[int],
+    rows: list[list[int]],
+    responses: list[list[int]],
+) -> np.ndarray:
+    answers = [tokenizer.decode(ids[:-1] if ids[-1] in stop_ids else ids) for ids in responses]
+    return function([prompts[tuple(ids)] for ids in rows], answers)
 
 
 def reward_fingerprint(reward_model: str | None, reward_function: str | None) -> str:
@@ -82,18 +90,24 @@ def model_scorer(
     check_reward_model(config, run, policy, tokenizer, length)
     model = GPT(config, jnp.dtype(dtype))
     scores = jax.jit(lambda params, tokens, last: last_scores(model, params, tokens, last)[:, 0])
+    return partial(_score_by_model, partial(scores, params), length, batch_size)
 
-    def score(prompts: list[list[int]], responses: list[list[int]]) -> np.ndarray:
-        tokens = np.zeros((len(prompts), length), np.int32)
-        last = np.zeros(len(prompts), np.int32)
-        for row, (prompt, response) in enumerate(zip(prompts, responses, strict=True)):
-            ids = [*prompt, *response]
-            tokens[row, : len(ids)], last[row] = ids, len(ids) - 1
-        starts = range(0, len(tokens), batch_size)
-        parts = [scores(params, tokens[i : i + batch_size], last[i : i + batch_size]) for i in starts]
-        return np.concatenate([np.asarray(part) for part in parts])
 
-    return score
+def _score_by_model(
+    scores: Callable[[np.ndarray, np.ndarray], Any],
+    length: int,
+    batch_size: int,
+    prompts: list[list[int]],
+    responses: list[list[int]],
+) -> np.ndarray:
+    tokens = np.zeros((len(prompts), length), np.int32)
+    last = np.zeros(len(prompts), np.int32)
+    for row, (prompt, response) in enumerate(zip(prompts, responses, strict=True)):
+        ids = [*prompt, *response]
+        tokens[row, : len(ids)], last[row] = ids, len(ids) - 1
+    starts = range(0, len(tokens), batch_size)
+    parts = [scores(tokens[i : i + batch_size], last[i : i + batch_size]) for i in starts]
+    return np.concatenate([np.asarray(part) for part in parts])
 
 
 def check_reward_model(config: GPTConfig, run: Path, policy: str, tokenizer: Tokenizer, length: int) -> None:

@@ -18,7 +18,8 @@ import shutil
 import sys
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -168,14 +169,13 @@ def quiet_traces() -> None:
         logging.getLogger(name).setLevel(logging.CRITICAL)
     # A save that failed leaves some of orbax's coroutines without a turn.
     warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
-    show = sys.unraisablehook
+    sys.unraisablehook = partial(_show_others, sys.unraisablehook)
 
-    def show_others(trace: sys.UnraisableHookArgs) -> None:
-        # Tensorstore, from threads of its own, calls back event loops that a failed save has closed.
-        if str(trace.exc_value) != "Event loop is closed":
-            show(trace)
 
-    sys.unraisablehook = show_others
+def _show_others(show: Callable[[Any], Any], trace: sys.UnraisableHookArgs) -> None:
+    # Tensorstore, from threads of its own, calls back event loops that a failed save has closed.
+    if str(trace.exc_value) != "Event loop is closed":
+        show(trace)
 
 
 def sweep(run: Path, last: int) -> None:

@@ -6,33 +6,27 @@ import hashlib
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 from jaxgpt import chat, model, objectives
 from jaxgpt.errors import UsageError
-from jaxgpt.flags import PathName, Positive, Rate, Real, flag
+from jaxgpt.flags import PathName, Positive, Rate, flag
+from jaxgpt.objectives.dpo_config import DPOConfig
 from jaxgpt.stages.base import Record, next_command, show_curve
 from jaxgpt.stages.finetune import SHOWN_PROMPTS, FineTuneConfig
 from jaxgpt.stages.reward import PAIR_FILE, FromPairs
 
 REFERENCE = "reference.npz"
-Smoothing = Annotated[float, Real(lambda x: 0 <= x < 0.5, "from 0 up and below 0.5")]
 
 
 @dataclass(frozen=True)
-class DPOConfig(FineTuneConfig):
+class DPOStageConfig(DPOConfig, FineTuneConfig):
     """Learning from pairs of answers without a reward model (Rafailov et al. 2023)."""
 
     out_dir: PathName = flag("out-dpo", "the run's folder", on_resume="of the command", per_host=True)
     dataset: PathName | None = flag(None, PAIR_FILE, per_host=True)
     dropout: Rate | None = flag(0.0, "all three dropout rates; none: the model's own, but 0 of attention weights")
     learning_rate: Positive = flag(5e-6, "peak learning rate, reached after warmup")
-    loss: Literal["sigmoid", "robust", "hinge", "ipo"] = flag("sigmoid", "the loss of a pair", group="objective")
-    beta: Positive = flag(0.1, "the higher, the closer the model stays to the reference", group="objective")
-    label_smoothing: Smoothing = flag(
-        0.0, "share of pairs that may be the wrong way round: for sigmoid and robust", group="objective"
-    )
-    length_normalised: bool = flag(False, "take log-probabilities per token", group="objective")
     reference: Literal["precomputed", "live"] = flag(
         "precomputed",
         "log-probabilities of the reference: computed once, or, with adapters, in every step",
@@ -41,20 +35,19 @@ class DPOConfig(FineTuneConfig):
     )
 
     def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.label_smoothing and self.loss not in ("sigmoid", "robust"):
-            raise UsageError(f"label_smoothing {self.label_smoothing}: only with the losses sigmoid and robust")
+        DPOConfig.__post_init__(self)
+        FineTuneConfig.__post_init__(self)
         if self.eval_only and self.reference == "precomputed" and self.init_from != "resume":
             raise UsageError("--eval_only: of a new run only with --reference live, as nothing is written")
         if self.reference == "live" and self.lora is None:
             raise UsageError("--reference live: only with --lora_rank, where the reference is the model without it")
 
 
-class DPO(FromPairs[DPOConfig]):
+class DPO(FromPairs[DPOStageConfig]):
     """The chosen answer more likely than the rejected one, near the model that the run begins with."""
 
     name = "dpo"
-    Flags = DPOConfig
+    Flags = DPOStageConfig
 
     def open(self, folder: Path, record: Record | None) -> None:
         self.folder = folder

@@ -1,13 +1,14 @@
 """The training loop as a generator: it moves the state; the caller logs, saves, evaluates and may stop."""
 
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from jaxgpt.devices import return_memory
-from jaxgpt.objectives.base import Objective, Params
+from jaxgpt.objectives.base import Objective, Params, Sums
 from jaxgpt.train.state import TrainState
 from jaxgpt.train.step import Step, StepMetrics, means
 
@@ -41,12 +42,11 @@ def make_evaluate(objective: Objective) -> Callable[[Params, Iterable[Any]], dic
 
     The means are "loss", and the objective's own metrics by their names.
     """
-    sums = jax.jit(lambda params, batch: objective(params, batch, None))
+    return partial(_evaluate, jax.jit(lambda params, batch: objective(params, batch, None)))
 
-    def evaluate(params: Params, batches: Iterable[Any]) -> dict[str, float]:
-        added = [sums(params, batch) for batch in batches]
-        total = jax.tree.map(lambda *parts: jnp.stack(parts).sum(), *added)
-        found = {"loss": total.loss / total.weight, **means(total)}
-        return {name: float(value) for name, value in found.items()}
 
-    return evaluate
+def _evaluate(sums: Callable[[Params, Any], Sums], params: Params, batches: Iterable[Any]) -> dict[str, float]:
+    added = [sums(params, batch) for batch in batches]
+    total = jax.tree.map(lambda *parts: jnp.stack(parts).sum(), *added)
+    found = {"loss": total.loss / total.weight, **means(total)}
+    return {name: float(value) for name, value in found.items()}

@@ -101,15 +101,15 @@ def abstract_state(
     shapes = tree_of(parameters, lambda p: jax.ShapeDtypeStruct(p.shape, jnp.float32))
     state = jax.eval_shape(lambda params: TrainState.create(params, optimizer, trained, carried), shapes)
     params, frozen = split(parameter_shardings(mesh, parameters), trained)
-
-    def place(leaf: jax.ShapeDtypeStruct, sharding: NamedSharding) -> jax.ShapeDtypeStruct:
-        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
-
-    whole = jax.tree.map(lambda leaf: place(leaf, replicated(mesh)), state)
+    whole = jax.tree.map(lambda leaf: _placed(leaf, replicated(mesh)), state)
     moments = optimizer_shardings(mesh, optimizer, split(shapes, trained)[0], params)
     return replace(
         whole,
-        params=jax.tree.map(place, state.params, params),
-        opt_state=jax.tree.map(place, state.opt_state, moments),
-        frozen=jax.tree.map(place, state.frozen, frozen),
+        params=jax.tree.map(_placed, state.params, params),
+        opt_state=jax.tree.map(_placed, state.opt_state, moments),
+        frozen=jax.tree.map(_placed, state.frozen, frozen),
     )
+
+
+def _placed(leaf: jax.ShapeDtypeStruct, sharding: NamedSharding) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)

@@ -12,7 +12,6 @@ from typing import Any, Literal
 import flax.linen as nn
 import jax
 import numpy as np
-from jax import Array
 
 from jaxgpt.errors import UsageError
 from jaxgpt.hf.convert import HEAD, TABLE, hf_tensors, open_pretrained, save_pretrained
@@ -175,12 +174,9 @@ def check_scores(config: GPTConfig, params: Mapping[str, Any], answers: Answers)
     """Compare the scores of a model with labels with PyTorch's."""
     if answers.scores is None:
         return []
-
-    def scores(model: GPT, rows: Array) -> Array:
-        return model.scores(model.hidden(rows)[0])
-
+    scores = nn.apply(lambda model, rows: model.scores(model.hidden(rows)[0]), GPT(config))
     with jax.default_matmul_precision("highest"):
-        ours = jax.jit(nn.apply(scores, GPT(config)))({"params": params}, answers.rows.astype(np.int32))
+        ours = jax.jit(scores)({"params": params}, answers.rows.astype(np.int32))
     return [_close("scores against PyTorch", np.asarray(ours), answers.scores)]
 
 
