@@ -2,6 +2,7 @@
 
 import ast
 import importlib
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -115,3 +116,18 @@ def test_no_public_name_is_a_modules_name_too(room: str):
     """An imported module takes the place of what its package gives on first use."""
     found = importlib.import_module(f"jaxgpt.{room}")
     assert {*getattr(found, "__all__", ())}.isdisjoint(file.stem for file in (ROOT / room).glob("*.py"))
+
+
+def test_every_module_says_where_it_is_tested():
+    """In a file of the same name, or as tests/README.md says."""
+    tests = Path(__file__).parent
+    rows = (tests / "README.md").read_text(encoding="utf-8").splitlines()
+    cells = [re.findall(r"`([\w/]+\.py)`", row) for row in rows if row.startswith("| `")]
+    elsewhere = {module: files for module, *files in cells}
+    for module, files in elsewhere.items():
+        assert (ROOT / module).is_file() and files and all((tests / file).is_file() for file in files), module
+    for file in FILES:
+        module = file.relative_to(ROOT)
+        alike = tests / module.parent / f"test_{module.name}"
+        assert file.stem.startswith("__") or alike.is_file() or str(module) in elsewhere, f"{module}: tested nowhere"
+        assert not (alike.is_file() and str(module) in elsewhere), f"{module}: has a test of its own"

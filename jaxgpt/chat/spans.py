@@ -1,4 +1,4 @@
-"""What an assistant says in a rendered conversation, where the template does not mark it by `{% generation %}` blocks.
+"""The assistant's parts of a rendered conversation, where the template does not mark it by `{% generation %}` blocks.
 
 A template is asked what each of the assistant's turns adds: the text up to it, with what an answer begins with, and the
 text with it must both be beginnings of the whole. Where one is not, as of templates that lay a turn out otherwise once

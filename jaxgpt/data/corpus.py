@@ -27,7 +27,7 @@ from jaxgpt.data.documents import DocumentFiles, suffix_of
 from jaxgpt.data.download import DOWNLOADS, download
 from jaxgpt.data.encoding import cut_between_words, encode_documents
 from jaxgpt.data.folders import open_path
-from jaxgpt.data.sources import PLAYS_FOLDER, Source, Split, TextFiles
+from jaxgpt.data.sources import PLAYS_FOLDER, VAL_FRACTION, Source, Split, TextFiles
 from jaxgpt.data.special_texts import SpecialTexts
 from jaxgpt.data.token_files import TokenFile, write_token_file
 from jaxgpt.errors import RunError, UsageError, did_you_mean
@@ -70,7 +70,7 @@ class Corpus:
 
 @dataclass(frozen=True)
 class _Encoding:
-    """How a text becomes tokens."""
+    """The way from a text to tokens."""
 
     bpe_vocab_size: int
     allow_special: bool
@@ -174,7 +174,7 @@ def _open_source(
     if dataset in ("plays", *DOWNLOADS):
         _refuse(dataset, "is read as it is", text_column, separator)
     if dataset == "plays":
-        return TextFiles(dataset, sorted(PLAYS_FOLDER.glob("*.txt")), val_fraction or 0.1)
+        return TextFiles(dataset, sorted(PLAYS_FOLDER.glob("*.txt")), val_fraction or VAL_FRACTION)
     if dataset in DOWNLOADS:
         return download(dataset, cache, val_fraction)
     if not Path(dataset).exists():
@@ -205,7 +205,7 @@ def _open_tokens(path: Path, tokenizer: str | Path | Tokenizer | None, val_fract
     for ids in files:
         if ids.sidecar and ids.sidecar.tokenizer_fingerprint != tokenizer.fingerprint:
             raise UsageError(f"{ids.path}: made by tokenizer {ids.sidecar.tokenizer!r}, another one than is asked for")
-    train, val = files if path.is_dir() else files[0].split(val_fraction or 0.1)
+    train, val = files if path.is_dir() else files[0].split(val_fraction or VAL_FRACTION)
     return Corpus(str(path), train, val, tokenizer, tuple(notes))
 
 

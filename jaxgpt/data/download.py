@@ -11,7 +11,7 @@ import huggingface_hub
 from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
 from jaxgpt.data.documents import DocumentFiles
-from jaxgpt.data.sources import Source, TextFiles
+from jaxgpt.data.sources import VAL_FRACTION, Source, TextFiles
 from jaxgpt.errors import UsageError
 from jaxgpt.files import replacing, sha256
 
@@ -25,7 +25,7 @@ class WebFile:
     url: str
     file: str
     sha256: str
-    val_fraction: float = 0.1
+    val_fraction: float = VAL_FRACTION
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,6 @@ DOWNLOADS: dict[str, WebFile | HubFiles] = {
         "https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt",
         "tinyshakespeare.txt",
         "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed",
-        val_fraction=0.1,
     ),
     "openwebtext": HubFiles("Skylion007/openwebtext", "plain_text/*.parquet", val_fraction=0.0005),
     "fineweb": HubFiles("HuggingFaceFW/fineweb", "sample/10BT/*.parquet", val_fraction=0.0005),

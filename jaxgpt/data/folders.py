@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 
 from jaxgpt.data.documents import SUFFIXES, TEXT_COLUMN, DocumentFiles, suffix_of
-from jaxgpt.data.sources import Source, TextFiles
+from jaxgpt.data.sources import VAL_FRACTION, Source, TextFiles
 from jaxgpt.errors import UsageError
 
 _NO_DATA = re.compile(r"(readme|license|licence|dataset_infos?|state)\b.*", re.IGNORECASE)
@@ -45,7 +45,7 @@ def open_path(
         raise UsageError(f"text_column {text_column!r}: {path} is text, without columns")
     if separator is not None and records:
         raise UsageError(f"document_separator {separator!r}: each row of {path} is a document")
-    fraction = val_fraction or 0.1
+    fraction = val_fraction or VAL_FRACTION
     if records or val or separator is not None:
         column = text_column or TEXT_COLUMN
         if records:

@@ -19,6 +19,8 @@ from jaxgpt.errors import UsageError
 from jaxgpt.files import regular
 
 PLAYS_FOLDER = Path(__file__).parent / "plays"
+VAL_FRACTION = 0.1
+"""Of a text or of examples, for validation, where neither the user nor the data say otherwise."""
 
 Split = Literal["train", "val"]
 _READ_BYTES = 1 << 20

@@ -24,7 +24,7 @@ from jaxgpt.objectives.outputs import last_scores
 
 @dataclass(frozen=True)
 class LabelScore:
-    """What texts of each label were taken for.
+    """Counts of the label that each text was taken for.
 
     Attributes:
         labels: their names.
@@ -54,7 +54,7 @@ class LabelScore:
 
 @dataclass(frozen=True)
 class PairScore:
-    """How a reward model judges pairs of answers.
+    """The figures of a reward model that judges pairs of answers.
 
     Attributes:
         rewards: (M, 2), of the chosen and of the rejected answer.

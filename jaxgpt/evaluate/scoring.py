@@ -50,7 +50,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Scored:
-    """What a model says of a row's tokens from `first` on.
+    """The probabilities a model gives a row's tokens from `first` on.
 
     Attributes:
         ids: these tokens.

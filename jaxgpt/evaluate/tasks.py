@@ -83,7 +83,7 @@ class ChoiceScore:
 
 @dataclass(frozen=True)
 class WordScore:
-    """How a model predicts last words, of M texts.
+    """The figures of a model that predicts the last words of M texts.
 
     Attributes:
         log_likelihoods: (M,) of the words, in nats.

@@ -47,7 +47,7 @@ class Document:
 
 @dataclass(frozen=True)
 class TextScore:
-    """How well a model predicts texts.
+    """The figures of a model that predicts texts.
 
     Attributes:
         nats: the sum of -log p of all tokens that were scored.

@@ -1,4 +1,4 @@
-"""What a model computes on its way from tokens to predictions.
+"""The values a model computes on its way from tokens to predictions.
 
 In: a config, parameters and tokens.
 Out: one record of every intermediate value, tables that measure them, and figures that show them.

@@ -1,4 +1,4 @@
-"""What a model predicts: each next token's probability, before and after sampling's filters, and a text's loss."""
+"""Predictions of a model: each next token's probability, before and after sampling's filters, and a text's loss."""
 
 from __future__ import annotations
 

@@ -66,7 +66,7 @@ def attention(
 
 @flax.struct.dataclass
 class AttentionStages:
-    """What attention computes on its way, for those who look inside; of several layers stacked, with L in front.
+    """The values attention computes on its way, for those who look inside; of several layers stacked, with L in front.
 
     Attributes:
         q: (B, H, T, K) queries.

@@ -12,6 +12,7 @@ from typing import Any, Literal, TypeVar
 
 from jaxgpt import chat, decode, hf, model, objectives, runs, tokenizers, train
 from jaxgpt.chat.fitting import TooLong
+from jaxgpt.data.sources import VAL_FRACTION
 from jaxgpt.devices import is_first, process_count
 from jaxgpt.errors import UsageError
 from jaxgpt.flags import Count, PathName, Positive, Rate, Rows, Share, flag
@@ -23,7 +24,6 @@ from jaxgpt.stages.base import Record, Stage
 from jaxgpt.train.config import Context, RunConfig
 from jaxgpt.train.resume import refuse_changed_flags
 
-VAL_FRACTION = 0.1
 FILES = "a file (.jsonl, .json, .parquet), a folder with a file for each split, or hub:OWNER/NAME[:SPLIT]"
 SHOWN_PROMPTS = 3
 SHOWN_TOKENS = 200

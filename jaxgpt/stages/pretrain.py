@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from jaxgpt import data, decode, objectives, runs, tokenizers, train
+from jaxgpt.data.sources import VAL_FRACTION
 from jaxgpt.devices import is_first
 from jaxgpt.errors import UsageError
 from jaxgpt.flags import CountOrZero, Name, PathName, Share, Whole, flag
@@ -50,7 +51,7 @@ class PretrainConfig(RunConfig):
     )
     val_fraction: Share | None = flag(
         None,
-        "of the text, for validation; none: 0.1, of openwebtext and fineweb 0.0005",
+        f"of the text, for validation; none: {VAL_FRACTION}, of openwebtext and fineweb 0.0005",
         on_resume="fixed",
         group="data",
     )

@@ -36,7 +36,7 @@ COPIES = 10
 
 @dataclass(frozen=True)
 class Learnt:
-    """What PyTorch makes of the same updates: the gradients of the first by HF's names, and each one's loss."""
+    """The same updates by PyTorch: the gradients of the first by HF's names, and each one's loss."""
 
     gradients: Mapping[str, np.ndarray]
     losses: np.ndarray
