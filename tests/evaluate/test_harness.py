@@ -86,20 +86,42 @@ def place(tmp_path_factory, draw) -> Path:
     return folder
 
 
-def call(place: Path, *words: str, tasks: str = ",".join(TASKS)) -> subprocess.CompletedProcess[str]:
-    """Run `jaxgpt-eval`."""
+# Importing the harness takes ten seconds, so that one process calls the command several times.
+CALLS = """
+import json, sys
+from jaxgpt.cli.entry import harness
+for words in json.loads(sys.argv[1]):
+    sys.argv[1:] = words
+    harness()
+"""
+
+
+def call(place: Path, *calls: list[str]) -> subprocess.CompletedProcess[str]:
+    """Run `jaxgpt-eval` with each list of words."""
     env = {**os.environ, "HF_HOME": str(place / "cache"), "HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
-    env |= {"JAX_PLATFORMS": "cpu", "TOKENIZERS_PARALLELISM": "false"}
-    code = "from jaxgpt.cli.entry import harness; harness()"
-    command = [sys.executable, "-c", code, "--include_path", str(place), "--tasks", tasks, *words]
-    return subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True)
+    env |= {"JAX_PLATFORMS": "cpu", "TOKENIZERS_PARALLELISM": "false", "OMP_NUM_THREADS": "1"}
+    words = json.dumps([["--include_path", str(place), *words] for words in calls])
+    return subprocess.run([sys.executable, "-c", CALLS, words], cwd=ROOT, env=env, capture_output=True, text=True)
 
 
-def measured(place: Path, model: str, path: str, *flags: str) -> SimpleNamespace:
-    """Return the harness's results and, by task, its samples."""
-    out = place / f"out-{model}{len(flags)}"
-    result = call(place, "--model", model, "--model_args", path, "--output_path", str(out), "--log_samples", *flags)
+@pytest.fixture(scope="module")
+def measured(place: Path) -> dict[str, SimpleNamespace]:
+    """The harness's results and, by task, its samples: of our model and of its own, of texts and of conversations."""
+    ours, theirs = (["--model", "jaxgpt", "--model_args"], ["--model", "hf", "--device", "cpu", "--model_args"])
+    chats = ["--apply_chat_template", "--batch_size", "auto", "--limit", "6"]
+    calls = {
+        "ours": [*ours, f"path={place / 'run'}", "--batch_size", "8"],
+        "theirs": [*theirs, f"pretrained={place / 'hf'},dtype=float32"],
+        "ours on chats": [*ours, f"path={place / 'hf'}", *chats],
+        "theirs on chats": [*theirs, f"pretrained={place / 'hf'},dtype=float32", *chats],
+    }
+    more = ["--tasks", ",".join(TASKS), "--log_samples", "--output_path"]
+    result = call(place, *([*words, *more, str(place / name)] for name, words in calls.items()))
     assert result.returncode == 0, result.stderr[-3000:]
+    return {name: read(place / name) for name in calls}
+
+
+def read(out: Path) -> SimpleNamespace:
     [results] = out.rglob("results_*.json")
     samples = {
         name: [json.loads(line) for line in next(out.rglob(f"samples_{name}_*.jsonl")).read_text().splitlines()]
@@ -111,9 +133,8 @@ def measured(place: Path, model: str, path: str, *flags: str) -> SimpleNamespace
 
 @installed
 @pytest.mark.slow
-def test_the_harness_gets_from_us_what_its_own_model_says(place):
-    ours = measured(place, "jaxgpt", f"path={place / 'run'}", "--batch_size", "8")
-    theirs = measured(place, "hf", f"pretrained={place / 'hf'},dtype=float32", "--device", "cpu")
+def test_the_harness_gets_from_us_what_its_own_model_says(measured):
+    ours, theirs = measured["ours"], measured["theirs"]
     assert ours.samples.keys() == theirs.samples.keys() == TASKS.keys()
     for name in TASKS:
         for one, other in zip(ours.samples[name], theirs.samples[name], strict=True):
@@ -133,16 +154,9 @@ def test_the_harness_gets_from_us_what_its_own_model_says(place):
 
 @installed
 @pytest.mark.slow
-def test_a_chat_template_is_rendered_as_by_transformers(place):
-    flags = ("--apply_chat_template", "--batch_size", "auto")
-    both = [
-        measured(place, model, path, *flags, *more)
-        for model, path, *more in (
-            ("jaxgpt", f"path={place / 'hf'}", "--limit", "6"),
-            ("hf", f"pretrained={place / 'hf'},dtype=float32", "--limit", "6", "--device", "cpu"),
-        )
-    ]
-    for one, other in zip(both[0].samples["local_answer"], both[1].samples["local_answer"], strict=True):
+def test_a_chat_template_is_rendered_as_by_transformers(measured):
+    both = [measured[name].samples["local_answer"] for name in ("ours on chats", "theirs on chats")]
+    for one, other in zip(*both, strict=True):
         assert "<|assistant|>" in str(one["arguments"]) and one["arguments"] == other["arguments"]
         assert one["resps"] == other["resps"]
 
@@ -150,7 +164,7 @@ def test_a_chat_template_is_rendered_as_by_transformers(place):
 @installed
 @pytest.mark.slow
 def test_a_bad_argument_is_one_line_and_exit_code_2(place):
-    result = call(place, "--model", "jaxgpt", "--model_args", "path=no-such-run", tasks="local_answer")
+    result = call(place, ["--model", "jaxgpt", "--model_args", "path=no-such-run", "--tasks", "local_answer"])
     assert result.returncode == 2 and "no-such-run: no such folder" in result.stderr
     assert "Traceback" not in result.stderr
 
