@@ -93,6 +93,13 @@ class Workshop:
         words = [*begin_with, "--dataset", f"{stage}.jsonl", "--val_fraction", "0.25", "--out_dir", out]
         train.main([stage, *last_of_equal([*words, *SHORT, "--save_interval", "2", *flags, *more])])
 
+    def whole(self, name: str) -> Path:
+        """Return the folder of a case's run that nothing disturbed, which is made once for all tests."""
+        out = Path(name.replace(" ", "-"))
+        if not out.exists():
+            self.run(name, str(out))
+        return out
+
 
 @pytest.fixture(scope="module")
 def workshop(tmp_path_factory) -> Workshop:
@@ -105,8 +112,8 @@ def here(workshop, monkeypatch) -> Workshop:
     monkeypatch.chdir(workshop.folder)
     if not Path("pretrained").exists():
         workshop.pretrain()
-        workshop.run("sft", "sft")
-        workshop.run("reward", "reward")
+        workshop.whole("sft")
+        workshop.whole("reward")
         shutil.copytree("reward", "laid-out-otherwise")
         (Path("laid-out-otherwise") / "chat_template.jinja").write_text(
             DEFAULT_TEMPLATE.source.replace("<|user|>", "User: ")
@@ -137,20 +144,20 @@ def errors_of(capsys, run: Callable[[], None]) -> str:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", CASES)
 def test_resumed_is_uninterrupted_bit_for_bit(here, monkeypatch, name: str):
-    out = name.replace(" ", "-")
-    here.run(name, f"{out}-whole")
+    whole = here.whole(name)
+    parts = f"{whole}-parts"
     with monkeypatch.context() as patch:
         stop_at(patch, 2)
-        here.run(name, f"{out}-parts")
-    assert max(row["step"] for row in read_rows(Path(f"{out}-parts/metrics.jsonl"))) == 2
-    here.run(name, f"{out}-parts", "--init_from", "resume")
-    assert differences(Path(f"{out}-whole"), Path(f"{out}-parts"), 4) == []
+        here.run(name, parts)
+    assert max(row["step"] for row in read_rows(Path(parts, "metrics.jsonl"))) == 2
+    here.run(name, parts, "--init_from", "resume")
+    assert differences(whole, Path(parts), 4) == []
 
 
 def test_what_is_frozen_stays_and_what_is_not_moves(here):
-    here.run("classify the last layer", "last-layer")
+    whole = here.whole("classify the last layer")
     _, before = load_params("pretrained")
-    config, after = load_params("last-layer", "last")
+    config, after = load_params(whole, "last")
     assert config.labels == ("what", "who")
     for part in ("wte", "wpe", "h_0"):
         for one, other in zip(jax.tree.leaves(before[part]), jax.tree.leaves(after[part]), strict=True):
@@ -158,15 +165,15 @@ def test_what_is_frozen_stays_and_what_is_not_moves(here):
     for part in ("h_1", "ln_f"):
         assert all((one != other).any() for one, other in
                    zip(jax.tree.leaves(before[part]), jax.tree.leaves(after[part]), strict=True))  # fmt: skip
-    stored = [str(path) for path in Path("last-layer/checkpoints/4/params").rglob("*")]
+    stored = [str(path) for path in (whole / "checkpoints/4/params").rglob("*")]
     assert not any("wte" in path for path in stored), "a checkpoint holds what is trained alone"
 
 
 def test_conversations_give_a_model_a_template_and_its_tokens_and_leave_other_rows_as_they_were(here, capsys):
-    here.run("sft with adapters", "templated")
+    whole = here.whole("sft with adapters")
     _, before = load_params("pretrained")
-    config, params = load_params(Path("templated") / BASE)
-    tokenizer = load_tokenizer("templated")
+    config, params = load_params(whole / BASE)
+    tokenizer = load_tokenizer(whole)
     assert config.vocab_size == tokenizer.vocab_size == 284
     np.testing.assert_array_equal(params["wte"]["embedding"][:280], before["wte"]["embedding"])
     assert config.eos_token_ids[0] == tokenizer.encode("<|end|>", allow_special=True)[0]
@@ -176,16 +183,16 @@ def test_conversations_give_a_model_a_template_and_its_tokens_and_leave_other_ro
 
 
 def test_adapters_are_merged_when_a_model_is_read_and_go_to_peft_alone(here, capsys):
-    here.run("sft with adapters", "adapters")
-    assert read_record(Path("adapters"))["lora"]["rank"] == 2
-    config, params = load_params("adapters", "last")
-    base_config, base = load_params(Path("adapters") / BASE)
+    whole = here.whole("sft with adapters")
+    assert read_record(whole)["lora"]["rank"] == 2
+    config, params = load_params(whole, "last")
+    base_config, base = load_params(whole / BASE)
     assert config == base_config
     moved = params["h_0"]["attn"]["c_attn"]["kernel"] - base["h_0"]["attn"]["c_attn"]["kernel"]
     assert np.linalg.matrix_rank(np.asarray(moved, np.float64), tol=1e-6) <= 2 and np.abs(moved).max() > 0
-    convert.main(["adapters", "for-peft", "--adapters"])
+    convert.main([str(whole), "for-peft", "--adapters"])
     assert {file.name for file in Path("for-peft").iterdir()} >= {"adapter_config.json", "adapter_model.safetensors"}
-    convert.main(["for-peft", "merged", "--base", f"adapters/{BASE}"])
+    convert.main(["for-peft", "merged", "--base", f"{whole}/{BASE}"])
     for one, other in zip(jax.tree.leaves(load_params("merged")[1]), jax.tree.leaves(params), strict=True):
         np.testing.assert_array_equal(one, other)
 
@@ -218,12 +225,12 @@ def test_what_makes_a_run_may_not_change_when_it_goes_on(here, capsys, monkeypat
 
 def test_a_policy_is_exported_as_the_language_model_that_it_is(here):
     transformers = pytest.importorskip("transformers")
-    here.run("ppo", "policy")
-    convert.main(["policy", "policy-hf", "--check"])
+    whole = here.whole("ppo")
+    convert.main([str(whole), "policy-hf", "--check"])
     assert json.loads(Path("policy-hf/config.json").read_text())["architectures"] == ["GPT2LMHeadModel"]
     model = transformers.GPT2LMHeadModel.from_pretrained("policy-hf")
     np.testing.assert_array_equal(
-        model.transformer.wte.weight.detach().numpy(), load_params("policy")[1]["wte"]["embedding"]
+        model.transformer.wte.weight.detach().numpy(), load_params(whole)[1]["wte"]["embedding"]
     )
 
 
