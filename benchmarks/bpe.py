@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from benchmarks.timing import Benchmark, Work
-from jaxgpt.data.corpus import PLAYS_FOLDER
+from jaxgpt.data.sources import PLAYS_FOLDER
 from jaxgpt.tokenizers import BPE
 
 MEGABYTES, VOCAB_SIZE = 10, 4096

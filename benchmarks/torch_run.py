@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from benchmarks.torch_gpt import TorchGPT
 from benchmarks.torch_step import make_torch_step
-from jaxgpt.data.corpus import PLAYS_FOLDER
+from jaxgpt.data.sources import PLAYS_FOLDER
 from jaxgpt.model.config import GPTConfig
 from jaxgpt.stages.pretrain import PretrainConfig
 

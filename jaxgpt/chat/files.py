@@ -6,8 +6,8 @@ import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
-from jaxgpt.data.folders import split_files
-from jaxgpt.data.hub import is_hub, read_hub, validation_split
+from jaxgpt.data.folders import find_splits
+from jaxgpt.data.hub import is_hub, read_hub
 from jaxgpt.errors import UsageError
 from jaxgpt.files import sha256
 from jaxgpt.notes import note
@@ -30,9 +30,7 @@ def find_files(dataset: str, val_dataset: str | None = None, val_fraction: float
     """Return the files of a data set, and those to validate on where there are some.
 
     Args:
-        dataset: a file; a folder, of whose files those named train, valid, validation, val, dev and test are splits,
-            the last of which is left alone; or `hub:OWNER/NAME[@REVISION][:SPLIT]`, with a split to validate on where
-            the data set has one and no split is named.
+        dataset: what `jaxgpt.data.folders.find_splits` takes.
         val_dataset: the same, to validate on.
         val_fraction: what is asked for in the place of files to validate on.
 
@@ -55,13 +53,7 @@ def fingerprint(files: tuple[str, ...]) -> str:
 
 
 def _splits(dataset: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    if is_hub(dataset):
-        if (val := validation_split(dataset)) is not None:
-            note(f"{dataset}: its split {val.rpartition(':')[2]} is validated on")
-        return (dataset,), () if val is None else (val,)
-    if not Path(dataset).is_dir():
-        return (dataset,), ()
-    train, val, notes = split_files(Path(dataset))
+    train, val, notes = find_splits(dataset)
     for text in notes:
         note(text)
     return tuple(map(str, train)), tuple(map(str, val))

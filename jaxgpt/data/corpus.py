@@ -23,14 +23,14 @@ from filelock import lock_descriptor
 from tqdm import tqdm
 
 from jaxgpt import checks
-from jaxgpt.data.documents import DocumentFiles, suffix_of
-from jaxgpt.data.download import DOWNLOADS, download
+from jaxgpt.data.documents import suffix_of
 from jaxgpt.data.encoding import cut_between_words, encode_documents
-from jaxgpt.data.folders import open_path
-from jaxgpt.data.sources import PLAYS_FOLDER, VAL_FRACTION, Source, Split, TextFiles
+from jaxgpt.data.hub import columns_and_size
+from jaxgpt.data.opening import VAL_FRACTION, default_cache_dir, open_source
+from jaxgpt.data.sources import Source, Split
 from jaxgpt.data.special_texts import SpecialTexts
 from jaxgpt.data.token_files import TokenFile, write_token_file
-from jaxgpt.errors import RunError, UsageError, did_you_mean
+from jaxgpt.errors import RunError, UsageError
 from jaxgpt.files import regular
 from jaxgpt.signals import tidied
 from jaxgpt.tokenizers.bpe import END_OF_TEXT
@@ -70,7 +70,7 @@ class Corpus:
 
 @dataclass(frozen=True)
 class _Encoding:
-    """The way from a text to tokens."""
+    """How a text becomes tokens."""
 
     bpe_vocab_size: int
     allow_special: bool
@@ -82,6 +82,7 @@ def load_corpus(
     dataset: str | Path,
     tokenizer: str | Path | Tokenizer | None = None,
     *,
+    val_dataset: str | Path | None = None,
     cache_dir: str | Path | None = None,
     block_size: int,
     val_fraction: float | None = None,
@@ -102,11 +103,13 @@ def load_corpus(
     Args:
         dataset: "plays" (bundled), "shakespeare", "openwebtext" or "fineweb" (downloaded), a text file, a file of
             records (.parquet, .jsonl, .json, .csv, .tsv; but for parquet also .gz) with a text a row, a folder of
-            these, or tokens, ours or nanoGPT's, which are used as they are: a folder with `train.bin` and `val.bin`,
-            or a .bin file, whose last ids are for validation.
+            these, a data set of the hub, `hub:OWNER/NAME[@REVISION][:SPLIT]`, or tokens, ours or nanoGPT's, which are
+            used as they are: a folder with `train.bin` and `val.bin`, or a .bin file, whose last ids are for
+            validation.
         tokenizer: "char", "bpe" (both made from the text), what `load_tokenizer` takes, or a tokenizer. None is the
             folder's own for token files (GPT-2's if it has none; nanoGPT's `meta.pkl` is one), "gpt2" for downloads
             from the hub, else "char".
+        val_dataset: likewise, to validate on: its own part for that, or else all of it; tokens where `dataset` is.
         cache_dir: default_cache_dir() by default.
         block_size: T; both splits must be longer.
         val_fraction: for validation; None is 0.1, and 0.0005 for downloads from the hub.
@@ -127,6 +130,11 @@ def load_corpus(
         wanted = "'char', 'bpe', 'gpt2', the path of a folder, a tokenizer, or None"
         given = checks.path("tokenizer", tokenizer, wanted)
         tokenizer = tokenizer if isinstance(tokenizer, str) else given
+    if val_dataset is not None:
+        if val_fraction is not None:
+            raise UsageError(f"val_fraction {val_fraction}: not with val_dataset, which is what to validate on")
+        val_place = checks.path("val_dataset", val_dataset, "a name, or the path of a file or folder")
+        val_dataset = val_dataset if isinstance(val_dataset, str) else val_place
     block_size = checks.whole("block_size", block_size, 1)
     bpe_vocab_size = checks.whole("bpe_vocab_size", bpe_vocab_size, 257, MOST_BPE_IDS)
     for name, value in (("text_column", text_column), ("document_separator", document_separator)):
@@ -136,15 +144,21 @@ def load_corpus(
     workers = None if workers is None else checks.whole("workers", workers, 0, MOST_WORKERS)
     cache = default_cache_dir() if cache_dir is None else checks.path("cache_dir", cache_dir)
     bars = sys.stderr.isatty() if progress is None else checks.flag("progress", progress)
-    if (place / "train.bin").exists() or (place.suffix == ".bin" and place.is_file()):
+    if _are_tokens(place):
         _refuse(place, "holds tokens", text_column, document_separator)
-        corpus = _open_tokens(place, tokenizer, val_fraction)
+        corpus = _open_tokens(place, tokenizer, val_fraction, val_dataset)
     else:
-        name = dataset if isinstance(dataset, str) else str(place)
-        source = _open_source(name, cache, val_fraction, text_column, document_separator)
+        source = open_source(
+            dataset if isinstance(dataset, str) else place,
+            val_fraction,
+            val_dataset=val_dataset,
+            text_column=text_column,
+            separator=document_separator,
+            cache_dir=cache,
+        )
         if tokenizer is None:
-            parquet = isinstance(source, DocumentFiles) and suffix_of(source.paths[0]) == ".parquet"
-            tokenizer = "gpt2" if parquet else "char"
+            first = source.paths[0]
+            tokenizer = "gpt2" if isinstance(first, str) or suffix_of(first) == ".parquet" else "char"
         encoding = _Encoding(bpe_vocab_size, allow_special, workers, bars)
         corpus = _open_cached(source, tokenizer, cache, encoding)
     for ids in (corpus.train, corpus.val):
@@ -156,11 +170,6 @@ def load_corpus(
     return corpus
 
 
-def default_cache_dir() -> Path:
-    """Return `$XDG_CACHE_HOME/jaxgpt`, by default `~/.cache/jaxgpt`."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "jaxgpt"
-
-
 def _refuse(dataset: str | Path, why: str, text_column: str | None, document_separator: str | None) -> None:
     """Refuse what says how files are read, where none are."""
     for name, value in (("text_column", text_column), ("document_separator", document_separator)):
@@ -168,25 +177,17 @@ def _refuse(dataset: str | Path, why: str, text_column: str | None, document_sep
             raise UsageError(f"{name} {value!r}: of no use, as {dataset} {why}")
 
 
-def _open_source(
-    dataset: str, cache: Path, val_fraction: float | None, text_column: str | None, separator: str | None
-) -> Source:
-    if dataset in ("plays", *DOWNLOADS):
-        _refuse(dataset, "is read as it is", text_column, separator)
-    if dataset == "plays":
-        return TextFiles(dataset, sorted(PLAYS_FOLDER.glob("*.txt")), val_fraction or VAL_FRACTION)
-    if dataset in DOWNLOADS:
-        return download(dataset, cache, val_fraction)
-    if not Path(dataset).exists():
-        names = ["plays", *DOWNLOADS]
-        raise UsageError(
-            f"dataset {dataset!r}: no such file or folder, nor one of {', '.join(names)}{did_you_mean(dataset, names)}"
-        )
-    return open_path(Path(dataset), val_fraction, text_column=text_column, separator=separator)
+def _are_tokens(path: Path) -> bool:
+    return (path / "train.bin").exists() or (path.suffix == ".bin" and path.is_file())
 
 
-def _open_tokens(path: Path, tokenizer: str | Path | Tokenizer | None, val_fraction: float | None) -> Corpus:
-    """Open a folder with token files, or one such file."""
+def _open_tokens(
+    path: Path,
+    tokenizer: str | Path | Tokenizer | None,
+    val_fraction: float | None,
+    val_dataset: str | Path | None,
+) -> Corpus:
+    """Open a folder with token files, or one such file, and another one to validate on if that is named."""
     folder = path if path.is_dir() else path.parent
     has_own = any((folder / file).exists() for file in TOKENIZER_FILES)
     own = load_tokenizer(folder if has_own else "gpt2")
@@ -195,18 +196,24 @@ def _open_tokens(path: Path, tokenizer: str | Path | Tokenizer | None, val_fract
     if isinstance(tokenizer, str | Path):
         tokenizer = own if tokenizer in ("char", "bpe") else load_tokenizer(tokenizer)
     tokenizer = own if tokenizer is None else tokenizer
-    names, notes = [path.name], []
-    if path.is_dir():
-        if val_fraction is not None:
-            raise UsageError(f"val_fraction {val_fraction}: {path} has tokens to validate on, in a file of their own")
-        names = ["train.bin", next((name for name in _VAL_BINS if (path / name).exists()), _VAL_BINS[0])]
-        notes = [f"{path}: test.bin is left out"] if (path / "test.bin").exists() else []
-    files = [TokenFile(folder / name, vocab_size=tokenizer.vocab_size) for name in names]
+    if path.is_dir() and val_fraction is not None:
+        raise UsageError(f"val_fraction {val_fraction}: {path} has tokens to validate on, in a file of their own")
+    paths = [path / "train.bin", _val_tokens(path)] if path.is_dir() else [path]
+    if val_dataset is not None:
+        if not (_are_tokens(other := Path(val_dataset)) or _val_tokens(other).exists()):
+            raise UsageError(f"val_dataset {val_dataset}: must be tokens too, a .bin file or a folder, as {path} is")
+        paths = [paths[0], _val_tokens(other) if other.is_dir() else other]
+    notes = [f"{path}: test.bin is left out"] if (path / "test.bin").exists() else []
+    files = [TokenFile(file, vocab_size=tokenizer.vocab_size) for file in paths]
     for ids in files:
         if ids.sidecar and ids.sidecar.tokenizer_fingerprint != tokenizer.fingerprint:
             raise UsageError(f"{ids.path}: made by tokenizer {ids.sidecar.tokenizer!r}, another one than is asked for")
-    train, val = files if path.is_dir() else files[0].split(val_fraction or VAL_FRACTION)
+    train, val = files if len(files) > 1 else files[0].split(val_fraction or VAL_FRACTION)
     return Corpus(str(path), train, val, tokenizer, tuple(notes))
+
+
+def _val_tokens(folder: Path) -> Path:
+    return next((path for name in _VAL_BINS if (path := folder / name).exists()), folder / _VAL_BINS[0])
 
 
 def _open_cached(
@@ -222,7 +229,7 @@ def _open_cached(
     identity: list[Any] = [_FORMAT, source.fingerprint(), str(kind), how.bpe_vocab_size if kind == "bpe" else None]
     identity += ["special"] if how.allow_special else []
     key = hashlib.sha256(json.dumps(identity).encode()).hexdigest()
-    folder = cache / "corpora" / f"{Path(source.name).name}-{key[:16]}"
+    folder = cache / "corpora" / f"{Path(source.name).name.replace(':', '-')}-{key[:16]}"
     opening = list(source.notes)  # those of reading come later, or from the cache
     if not folder.exists():
         with _unfinished(folder.parent) as place:
@@ -293,7 +300,7 @@ def _encode_into(
     tokenizer.save(folder)
     workers = how.workers
     if workers is None:
-        small = sum(path.stat().st_size for path in source.paths) < _PARALLEL_FROM
+        small = sum(map(_size, source.paths)) < _PARALLEL_FROM
         workers = 0 if small else os.cpu_count() or 1
     special = {END_OF_TEXT, *tokenizer.special_tokens}
     seen = SpecialTexts(special.difference(tokenizer.special_tokens) if how.allow_special else special)
@@ -305,6 +312,11 @@ def _encode_into(
         with tqdm(desc=f"{source.name}: {split}", unit=" tokens", unit_scale=True, disable=not how.progress) as bar:
             write_token_file(folder / f"{split}.bin", _counted(chunks, bar), tokenizer)
     source.notes += seen.notes(source.name)
+
+
+def _size(path: Path | str) -> int:
+    """Return bytes of what is read."""
+    return columns_and_size(path)[1] if isinstance(path, str) else path.stat().st_size
 
 
 def _alphabet(source: Source) -> set[str]:

@@ -1,4 +1,4 @@
-"""Files of many documents: rows of parquet, JSON lines, CSV and the like, and texts that a separator divides.
+"""Files of many documents: rows of parquet, JSON lines, CSV and the like or of the hub's data sets, and texts.
 
 Documents are read one after another, so files may be larger than memory.
 """
@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from operator import itemgetter
 from pathlib import Path
 
+from jaxgpt.data.hub import columns_and_size, is_hub, read_hub
 from jaxgpt.data.record_files import import_parquet, read_records
 from jaxgpt.data.sources import Split, open_file, read_text
 from jaxgpt.errors import UsageError
@@ -32,9 +33,9 @@ class DocumentFiles:
 
     Args:
         name: what messages call it.
-        paths: in the order in which they are read.
+        paths: in the order in which they are read; a text is the name of a data set of the hub, as of `read_hub`.
         val_fraction: of the documents, for validation.
-        val_paths: files to validate on, in the place of a fraction.
+        val_paths: likewise, to validate on, in the place of a fraction.
         text_column: of records, the column with the text.
         separator: what separates documents in text files; None where each file is one.
     """
@@ -42,15 +43,15 @@ class DocumentFiles:
     def __init__(
         self,
         name: str,
-        paths: Sequence[Path],
+        paths: Sequence[Path | str],
         val_fraction: float,
         *,
-        val_paths: Sequence[Path] = (),
+        val_paths: Sequence[Path | str] = (),
         text_column: str = TEXT_COLUMN,
         separator: str | None = None,
     ):
         self.name = name
-        self.paths: Sequence[Path] = [*paths, *val_paths]
+        self.paths: Sequence[Path | str] = [*paths, *val_paths]
         self.notes: list[str] = []
         self._train_paths, self._val_paths = paths, val_paths or paths
         self._every = max(2, round(1 / val_fraction))
@@ -59,10 +60,16 @@ class DocumentFiles:
             self._parquet = import_parquet(f"dataset {name!r}")
 
     def fingerprint(self) -> str:
-        """Hash what the files hold; of parquet names, sizes and footers, which hold each column's statistics."""
+        """Hash what the files hold; of parquet names, sizes and footers, which hold each column's statistics.
+
+        Of a data set of the hub it is the revision.
+        """
         kind = ["documents", self._every, len(self._train_paths), len(self._val_paths), self._column, self._separator]
         digest = hashlib.sha256(f"{kind}\n".encode(errors="surrogatepass"))
         for path in self.paths:
+            if isinstance(path, str):
+                digest.update(f"{path} {read_hub(path)[1]}\n".encode())
+                continue
             with open_file(path) as file:
                 if suffix_of(path) == ".parquet":
                     size = file.seek(0, io.SEEK_END)
@@ -82,24 +89,27 @@ class DocumentFiles:
             what = "train" if split == "train" else "validate"
             raise UsageError(f"dataset {self.name}: {number + 1} documents in it, of which there is none to {what} on")
 
-    def read(self, paths: Iterable[Path]) -> Iterator[Iterator[str]]:
+    def read(self, paths: Iterable[Path | str]) -> Iterator[Iterator[str]]:
         """Yield the documents of some of the files that are not empty."""
         for path in paths:
             for pieces in self._read(path):
                 if (first := next(filter(None, pieces), None)) is not None:
                     yield itertools.chain([first], pieces)
 
-    def _read(self, path: Path) -> Iterator[Iterator[str]]:
+    def _read(self, path: Path | str) -> Iterator[Iterator[str]]:
         """Yield a file's documents, each as an iterator over its pieces, to be used up before the next."""
-        if (suffix := suffix_of(path)) == ".parquet":
+        if isinstance(path, str):
+            if self._column not in (columns := columns_and_size(path)[0]):
+                raise self._missing(path, columns)
+            rows, _ = read_hub(path, self._column)
+            yield from (self._text(f"{path} row {n}", row.get(self._column)) for n, row in enumerate(rows, start=1))
+        elif (suffix := suffix_of(path)) == ".parquet":
             yield from (iter([text]) for text in self._rows_of_parquet(path))
         elif suffix in SUFFIXES:
             for where, record in read_records(path, SUFFIXES[1:]):
                 if self._column not in record:
                     raise self._missing(where, list(record))
-                if (text := record[self._column]) is not None and not isinstance(text, str):
-                    raise UsageError(f"{where}: {self._column!r} is {text!r:.80}; it must be a text")
-                yield iter([text or ""])
+                yield self._text(where, record[self._column])
         else:
             notes: list[str] = []
             pieces = read_text(path, notes)
@@ -120,13 +130,24 @@ class DocumentFiles:
                 raise
             raise UsageError(f"{path}: not a parquet file: {error}") from None
 
+    def _text(self, where: str, value: object) -> Iterator[str]:
+        if value is not None and not isinstance(value, str):
+            raise UsageError(f"{where}: {self._column!r} is {value!r:.80}; it must be a text")
+        return iter([value or ""])
+
     def _missing(self, where: str, columns: list[str]) -> UsageError:
         there = ", ".join(map(repr, columns)) or "none"
         return UsageError(f"{where}: no column {self._column!r}; text_column must be one of its columns: {there}")
 
 
-def suffix_of(path: Path) -> str:
+def are_records(path: Path | str) -> bool:
+    """Return whether what is read is rows, and not a text."""
+    return is_hub(path) or suffix_of(Path(path)) in SUFFIXES
+
+
+def suffix_of(path: Path | str) -> str:
     """Return a file's suffix in small letters, without that of gzip behind it."""
+    path = Path(path)
     return path.with_suffix("" if path.suffix.lower() == ".gz" else path.suffix).suffix.lower()
 
 

@@ -10,8 +10,6 @@ from pathlib import Path
 import huggingface_hub
 from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
-from jaxgpt.data.documents import DocumentFiles
-from jaxgpt.data.sources import VAL_FRACTION, Source, TextFiles
 from jaxgpt.errors import UsageError
 from jaxgpt.files import replacing, sha256
 
@@ -25,7 +23,7 @@ class WebFile:
     url: str
     file: str
     sha256: str
-    val_fraction: float = VAL_FRACTION
+    val_fraction: float = 0.1
 
 
 @dataclass(frozen=True)
@@ -42,27 +40,26 @@ DOWNLOADS: dict[str, WebFile | HubFiles] = {
         "https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt",
         "tinyshakespeare.txt",
         "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed",
+        val_fraction=0.1,
     ),
     "openwebtext": HubFiles("Skylion007/openwebtext", "plain_text/*.parquet", val_fraction=0.0005),
     "fineweb": HubFiles("HuggingFaceFW/fineweb", "sample/10BT/*.parquet", val_fraction=0.0005),
 }
 
 
-def download(name: str, cache_dir: Path, val_fraction: float | None) -> Source:
-    """Return one of `DOWNLOADS`, from `cache_dir` if it is there.
+def download(name: str, cache_dir: Path) -> list[Path]:
+    """Return the files of one of `DOWNLOADS`, from `cache_dir` if they are there.
 
     Args:
         name: its key.
         cache_dir: downloads go to `downloads/` in it.
-        val_fraction: for validation; None for what is usual with this corpus.
 
     Raises:
         UsageError: if it cannot be had, saying where to put it by hand; or if its checksum is wrong.
     """
     origin = DOWNLOADS[name]
-    val_fraction = origin.val_fraction if val_fraction is None else val_fraction
     if isinstance(origin, WebFile):
-        return TextFiles(name, [web_file(name, origin, cache_dir)], val_fraction)
+        return [web_file(name, origin, cache_dir)]
     try:
         folder = huggingface_hub.snapshot_download(
             origin.repo,
@@ -75,7 +72,7 @@ def download(name: str, cache_dir: Path, val_fraction: float | None) -> Source:
             f"dataset {name!r}: {origin.files} of the hub's data set {origin.repo} cannot be downloaded "
             f"({_first_line(error)}); put these files into a folder by hand and give the folder as the dataset"
         ) from None
-    return DocumentFiles(name, sorted(Path(folder).glob(origin.files)), val_fraction)
+    return sorted(Path(folder).glob(origin.files))
 
 
 def web_file(name: str, origin: WebFile, cache_dir: Path) -> Path:

@@ -6,59 +6,40 @@ import os
 import re
 from pathlib import Path
 
-from jaxgpt.data.documents import SUFFIXES, TEXT_COLUMN, DocumentFiles, suffix_of
-from jaxgpt.data.sources import VAL_FRACTION, Source, TextFiles
+from jaxgpt.data.documents import SUFFIXES, suffix_of
+from jaxgpt.data.hub import is_hub, validation_split
 from jaxgpt.errors import UsageError
 
 _NO_DATA = re.compile(r"(readme|license|licence|dataset_infos?|state)\b.*", re.IGNORECASE)
 _SPLITS = {"train": "train", **dict.fromkeys(("val", "valid", "validation", "dev"), "val"), "test": "test"}
 
 
-def open_path(
-    path: Path,
-    val_fraction: float | None = None,
-    *,
-    text_column: str | None = None,
-    separator: str | None = None,
-) -> Source:
-    """Open a file, or a folder: all files in it and below, sorted by path, but for hidden ones.
-
-    A folder's files are records if it has parquet or JSON lines, or no others than records; then texts are left out.
-    Where one file is named train and others are named val (or valid, validation, dev) or test, as most are, these are
-    the splits, and what is named test is never read.
+def find_splits(dataset: str | Path) -> tuple[list[Path | str], list[Path | str], list[str]]:
+    """Return what of a data set is to train on, what to validate on, if anything says, and what is to be said of both.
 
     Args:
-        path: what to open.
-        val_fraction: for validation; None is 0.1.
-        text_column: of records, the column with the text; None is "text".
-        separator: what separates documents in text files; None where each file is one.
+        dataset: a file; a folder, of whose files those named train, valid, validation, val, dev and test are splits,
+            the last of which is left alone; or `hub:OWNER/NAME[@REVISION][:SPLIT]`, with a split to validate on where
+            the data set has one and no split is named.
 
     Raises:
-        UsageError: there is nothing to read, or an argument has no meaning for what there is.
+        UsageError: see `split_files` and `read_hub`.
     """
+    if isinstance(dataset, str) and is_hub(dataset):
+        val = validation_split(dataset)
+        said = [] if val is None else [f"{dataset}: its split {val.rpartition(':')[2]} is validated on"]
+        return [dataset], [] if val is None else [val], said
+    path = Path(dataset)
     train, val, notes = split_files(path) if path.is_dir() else ([path], [], [])
-    files = [*train, *val]
-    records = suffix_of(files[0]) in SUFFIXES and all(suffix_of(file) in SUFFIXES for file in files)
-    if val and val_fraction is not None:
-        raise UsageError(f"val_fraction {val_fraction}: {path} has files to validate on, {val[0].name} and so on")
-    if text_column is not None and not records:
-        raise UsageError(f"text_column {text_column!r}: {path} is text, without columns")
-    if separator is not None and records:
-        raise UsageError(f"document_separator {separator!r}: each row of {path} is a document")
-    fraction = val_fraction or VAL_FRACTION
-    if records or val or separator is not None:
-        column = text_column or TEXT_COLUMN
-        if records:
-            notes.append(f"{path}: of each row the column {column!r} is a document")
-        source = DocumentFiles(str(path), train, fraction, val_paths=val, text_column=column, separator=separator)
-    else:
-        source = TextFiles(str(path), train, fraction)
-    source.notes += notes
-    return source
+    return [*train], [*val], notes
 
 
 def split_files(folder: Path) -> tuple[list[Path], list[Path], list[str]]:
     """Return a folder's files to train on, those to validate on, if names say which, and what is to be said of both.
+
+    They are all files in it and below, sorted by path, but for hidden ones. If there are parquet or JSON lines, or no
+    others than records, texts are left out. Where one file is named train and others are named val (or valid,
+    validation, dev) or test, as most are, these are the splits, and what is named test is never read.
 
     Raises:
         UsageError: there are none, or a folder can't be read.

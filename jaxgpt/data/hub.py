@@ -20,23 +20,26 @@ def is_hub(name: object) -> bool:
     return isinstance(name, str) and name.startswith(PREFIX)
 
 
-def read_hub(spec: str) -> tuple[Iterator[dict[str, Any]], str]:
+def read_hub(spec: str, column: str | None = None) -> tuple[Iterator[dict[str, Any]], str]:
     """Return a data set's rows, without values that are null, and the revision that they are of.
 
     Args:
         spec: `hub:OWNER/NAME[@REVISION][:SPLIT]`; in the place of OWNER/NAME may stand a folder that `datasets` reads.
             Without SPLIT it is train, or the only one there is.
+        column: the only one to read; None for all.
 
     Raises:
         UsageError: the package is missing, there is no network, or no such data set, revision or split.
     """
-    name, _, split = _parts(spec)
-    splits, revision = _open(spec.removesuffix(f":{split}") if split else spec)
-    wanted = split or ("train" if "train" in splits or len(splits) > 1 else next(iter(splits)))
-    if wanted not in splits:
-        raise UsageError(f"{spec}: {name} has no split {wanted!r}; there are {', '.join(splits)}")
-    rows = ({key: value for key, value in row.items() if value is not None} for row in splits[wanted])
-    return rows, f"{revision}:{wanted}"
+    part, revision = _part(spec)
+    chosen = part if column is None else part.select_columns([column])
+    return ({key: value for key, value in row.items() if value is not None} for row in chosen), revision
+
+
+def columns_and_size(spec: str) -> tuple[list[str], int]:
+    """Return the names of a data set's columns, and its bytes in memory; see `read_hub`."""
+    part, _ = _part(spec)
+    return list(part.column_names), part.data.nbytes
 
 
 def validation_split(spec: str) -> str | None:
@@ -46,6 +49,16 @@ def validation_split(spec: str) -> str | None:
     splits, _ = _open(spec)
     found = next((split for split in _VALIDATION if split in splits), None)
     return found and f"{spec}:{found}"
+
+
+def _part(spec: str) -> tuple[Any, str]:
+    """Return the split that is asked for, and its revision."""
+    name, _, split = _parts(spec)
+    splits, revision = _open(spec.removesuffix(f":{split}") if split else spec)
+    wanted = split or ("train" if "train" in splits or len(splits) > 1 else next(iter(splits)))
+    if wanted not in splits:
+        raise UsageError(f"{spec}: {name} has no split {wanted!r}; there are {', '.join(splits)}")
+    return splits[wanted], f"{revision}:{wanted}"
 
 
 def _parts(spec: str) -> tuple[str, str | None, str | None]:

@@ -19,8 +19,6 @@ from jaxgpt.errors import UsageError
 from jaxgpt.files import regular
 
 PLAYS_FOLDER = Path(__file__).parent / "plays"
-VAL_FRACTION = 0.1
-"""Of a text or of examples, for validation, where neither the user nor the data say otherwise."""
 
 Split = Literal["train", "val"]
 _READ_BYTES = 1 << 20
@@ -33,12 +31,12 @@ class Source(Protocol):
     Attributes:
         name: what messages call it.
         notes: what was taken out of the text or passed over, for people; complete once all documents were read.
-        paths: the files, in the order in which they are read.
+        paths: the files, in the order in which they are read; a text is the name of a data set of the hub.
     """
 
     name: str
     notes: list[str]
-    paths: Sequence[Path]
+    paths: Sequence[Path | str]
 
     def fingerprint(self) -> str:
         """Return a hash of all that decides the documents of the splits."""
@@ -59,13 +57,14 @@ class TextFiles:
     """
 
     def __init__(self, name: str, paths: Sequence[Path], val_fraction: float):
-        self.name, self.paths = name, paths
+        self.name = name
+        self.paths: Sequence[Path | str] = paths
         self.notes: list[str] = []
-        self._val_fraction = val_fraction
+        self._files, self._val_fraction = paths, val_fraction
 
     def fingerprint(self) -> str:
         digest = hashlib.sha256(f"text {self._val_fraction}\n".encode())
-        for path in self.paths:
+        for path in self._files:
             with open_file(path) as file:
                 digest.update(hashlib.file_digest(file, "sha256").digest())
         return digest.hexdigest()
@@ -74,7 +73,7 @@ class TextFiles:
         cut = int(sum(self._lengths) * (1 - self._val_fraction))
         first, last = (0, cut) if split == "train" else (cut, sum(self._lengths))
         begin = 0
-        for path, length in zip(self.paths, self._lengths, strict=True):
+        for path, length in zip(self._files, self._lengths, strict=True):
             start, stop = max(first - begin, 0), min(last - begin, length)
             begin += length
             if start < stop:
@@ -84,7 +83,7 @@ class TextFiles:
     def _lengths(self) -> list[int]:
         """Characters of each file: the split needs them, and bad input is best found before work is begun."""
         lengths, has_text = [], False
-        for path in self.paths:
+        for path in self._files:
             lengths.append(0)
             for piece in read_text(path, self.notes):
                 lengths[-1] += len(piece)

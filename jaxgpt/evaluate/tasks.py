@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from jaxgpt.data.corpus import default_cache_dir
 from jaxgpt.data.download import WebFile, web_file
+from jaxgpt.data.opening import default_cache_dir
 from jaxgpt.data.record_files import read_records
 from jaxgpt.errors import UsageError
 from jaxgpt.evaluate.scoring import Row, Scorer

@@ -12,7 +12,7 @@ from typing import Any, Literal, TypeVar
 
 from jaxgpt import chat, decode, hf, model, objectives, runs, tokenizers, train
 from jaxgpt.chat.fitting import TooLong
-from jaxgpt.data.sources import VAL_FRACTION
+from jaxgpt.data.opening import VAL_FRACTION
 from jaxgpt.devices import is_first, process_count
 from jaxgpt.errors import UsageError
 from jaxgpt.flags import Count, PathName, Positive, Rate, Rows, Share, flag

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from jaxgpt import data, decode, objectives, runs, tokenizers, train
-from jaxgpt.data.sources import VAL_FRACTION
+from jaxgpt.data.hub import is_hub, read_hub
 from jaxgpt.devices import is_first
 from jaxgpt.errors import UsageError
 from jaxgpt.flags import CountOrZero, Name, PathName, Share, Whole, flag
@@ -35,8 +35,14 @@ class PretrainConfig(RunConfig):
 
     dataset: PathName = flag(
         "plays",
-        "a file or folder of text, records (parquet, jsonl, csv …) or .bin tokens; or a name: plays, shakespeare, "
-        "openwebtext, fineweb",
+        "a file or folder of text, records (parquet, jsonl, csv …) or .bin tokens; hub:OWNER/NAME[:SPLIT]; or a name: "
+        "plays, shakespeare, openwebtext, fineweb",
+        per_host=True,
+        group="data",
+    )
+    val_dataset: PathName | None = flag(
+        None,
+        "what to validate on, likewise; none: the folder's or data set's own, or a part of it",
         per_host=True,
         group="data",
     )
@@ -51,7 +57,7 @@ class PretrainConfig(RunConfig):
     )
     val_fraction: Share | None = flag(
         None,
-        f"of the text, for validation; none: {VAL_FRACTION}, of openwebtext and fineweb 0.0005",
+        "of the text, for validation; none: 0.1, of openwebtext and fineweb 0.0005",
         on_resume="fixed",
         group="data",
     )
@@ -89,6 +95,8 @@ class PretrainConfig(RunConfig):
         super().__post_init__()
         if self.bpe_vocab_size is not None and self.tokenizer != "bpe":
             raise UsageError(f"--bpe_vocab_size {self.bpe_vocab_size}: only with --tokenizer bpe")
+        if self.val_dataset is not None and self.val_fraction is not None:
+            raise UsageError(f"--val_fraction {self.val_fraction}: not with --val_dataset, which is to validate on")
 
 
 class Pretrain(Stage[PretrainConfig]):
@@ -119,10 +127,12 @@ class Pretrain(Stage[PretrainConfig]):
             self._begin_with_model()
         if record is None:
             self.new, self.tokenizer = self.params is None, self.corpus.tokenizer
+        named = {"dataset": self.flags.dataset, "val_dataset": self.flags.val_dataset}
         self.data = {
             "train": self.corpus.train.fingerprint,
             "val": self.corpus.val.fingerprint,
             "tokenizer": self.tokenizer.fingerprint,
+            **{name: read_hub(value)[1] for name, value in named.items() if value is not None and is_hub(value)},
         }
         train_size, val_size = len(self.corpus.train), len(self.corpus.val)
         self.about = [
@@ -174,6 +184,7 @@ class Pretrain(Stage[PretrainConfig]):
         return data.load_corpus(
             flags.dataset,
             tokenizer,
+            val_dataset=flags.val_dataset,
             cache_dir=flags.cache_dir,
             block_size=length,
             val_fraction=flags.val_fraction,

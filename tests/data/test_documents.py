@@ -9,10 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jaxgpt.data import download
 from jaxgpt.data.corpus import load_corpus
 from jaxgpt.data.documents import separated
-from jaxgpt.data.folders import open_path
+from jaxgpt.data.opening import open_source
 from jaxgpt.errors import UsageError
 from jaxgpt.tokenizers.tokenizer import load_tokenizer
 
@@ -63,14 +62,14 @@ def test_a_column_is_chosen_by_its_name_and_a_part_of_the_caches_key(tmp_path: P
 def test_rows_without_a_text_are_left_out_and_others_refused(tmp_path: Path):
     path = tmp_path / "a.jsonl"
     path.write_text(lines(["", "a", "b"]) + '{"text": null}\n')
-    source = open_path(path)
+    source = open_source(path)
     assert [["".join(d) for d in source.documents(split)] for split in ("val", "train")] == [["a"], ["b"]]
     path.write_text('{"text": 7}\n')
     with pytest.raises(UsageError, match="a.jsonl:1: 'text' is 7; it must be a text"):
-        list(open_path(path).documents("val"))
+        list(open_source(path).documents("val"))
     path.write_text(lines(["alone"]))
     with pytest.raises(UsageError, match="1 documents in it, of which there is none to train on"):
-        list(open_path(path).documents("train"))
+        list(open_source(path).documents("train"))
 
 
 @pytest.mark.parametrize(
@@ -117,11 +116,11 @@ def test_parquet_rows_are_documents(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         texts = [f"document {n}" for n in range(5 * i, 5 * i + 5)]
         parquet.write_table(pa.table({"text": texts, "id": texts}), tmp_path / f"plain_text/{i}.parquet")
     monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda *_, **__: str(tmp_path))
-    for source in (download.download("openwebtext", tmp_path, 0.25), open_path(tmp_path, 0.25)):
+    for source in (open_source("openwebtext", 0.25, cache_dir=tmp_path), open_source(tmp_path, 0.25)):
         val = ["".join(d) for d in source.documents("val")]
         assert val == ["document 0", "document 4", "document 8"]
         assert len(list(source.documents("train"))) == 7
-    assert source.fingerprint() == open_path(tmp_path, 0.25).fingerprint() != open_path(tmp_path, 0.5).fingerprint()
+    assert source.fingerprint() == open_source(tmp_path, 0.25).fingerprint() != open_source(tmp_path, 0.5).fingerprint()
 
 
 def test_parquet_without_pyarrow_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -129,15 +128,15 @@ def test_parquet_without_pyarrow_says_so(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.delitem(__import__("sys").modules, "pyarrow.parquet", raising=False)
     (tmp_path / "x.parquet").touch()
     with pytest.raises(UsageError, match="pip install pyarrow"):
-        open_path(tmp_path, 0.1)
+        open_source(tmp_path, 0.1)
 
 
 def test_of_parquet_only_the_column_that_is_asked_for_is_read(tmp_path: Path):
     pa = pytest.importorskip("pyarrow")
     parquet = pytest.importorskip("pyarrow.parquet")
     parquet.write_table(pa.table({"id": [1, 2], "body": ["a", "b"]}), tmp_path / "x.parquet")
-    source = open_path(tmp_path / "x.parquet", text_column="body")
+    source = open_source(tmp_path / "x.parquet", text_column="body")
     assert [["".join(d) for d in source.documents(split)] for split in ("val", "train")] == [["a"], ["b"]]
     for column, message in ((None, "no column 'text'; .* columns: 'id', 'body'"), ("id", "'id' is of type int64")):
         with pytest.raises(UsageError, match=message):
-            list(open_path(tmp_path / "x.parquet", text_column=column).documents("val"))
+            list(open_source(tmp_path / "x.parquet", text_column=column).documents("val"))

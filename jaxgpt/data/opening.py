@@ -1,0 +1,89 @@
+"""A data set by name or path → its documents, to train on and to validate on."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from jaxgpt.data.documents import TEXT_COLUMN, DocumentFiles, are_records
+from jaxgpt.data.download import DOWNLOADS, download
+from jaxgpt.data.folders import find_splits
+from jaxgpt.data.hub import is_hub
+from jaxgpt.data.sources import PLAYS_FOLDER, Source, TextFiles
+from jaxgpt.errors import UsageError, did_you_mean
+
+NAMES = ("plays", *DOWNLOADS)
+VAL_FRACTION = 0.1
+Paths = Sequence[Path | str]
+
+
+def open_source(
+    dataset: str | Path,
+    val_fraction: float | None = None,
+    *,
+    val_dataset: str | Path | None = None,
+    text_column: str | None = None,
+    separator: str | None = None,
+    cache_dir: Path | None = None,
+) -> Source:
+    """Open a corpus by name, a file, a folder or a data set of the hub.
+
+    Args:
+        dataset: one of `NAMES`, or what `find_splits` takes.
+        val_fraction: for validation; None is the corpus's own, else 0.1.
+        val_dataset: likewise, to validate on: its own part for that, or else all of it.
+        text_column: of records, the column with the text; None is "text".
+        separator: what separates documents in text files; None where each file is one.
+        cache_dir: downloads go to `downloads/` in it; None for `default_cache_dir()`.
+
+    Raises:
+        UsageError: there is nothing to read, or an argument has no meaning for what there is.
+    """
+    cache = cache_dir or default_cache_dir()
+    train, val, notes = _find("dataset", dataset, cache)
+    if val_dataset is not None:
+        own, beside, more = _find("val_dataset", val_dataset, cache)
+        val, notes = beside or own, [*notes, *more]
+    if val and val_fraction is not None:
+        where = dataset if val_dataset is None else val_dataset
+        raise UsageError(f"val_fraction {val_fraction}: {where} has what to validate on, {Path(val[0]).name} and so on")
+    rows = [path for path in (*train, *val) if are_records(path)]
+    if text_column is not None and not rows:
+        raise UsageError(f"text_column {text_column!r}: {dataset} is text, without columns")
+    if separator is not None and str(dataset) in NAMES:
+        raise UsageError(f"document_separator {separator!r}: of no use, as {dataset} is read as it is")
+    if separator is not None and len(rows) == len(train) + len(val):
+        raise UsageError(f"document_separator {separator!r}: each row of {dataset} is a document")
+    name = str(dataset)
+    fraction = val_fraction or (DOWNLOADS[name].val_fraction if name in DOWNLOADS else VAL_FRACTION)
+    texts = [path for path in train if isinstance(path, Path)]
+    if rows or val or separator is not None or len(texts) < len(train):
+        column = text_column or TEXT_COLUMN
+        if rows and name not in NAMES:
+            where = name if are_records(train[0]) else val_dataset
+            notes.append(f"{where}: of each row the column {column!r} is a document")
+        source = DocumentFiles(name, train, fraction, val_paths=val, text_column=column, separator=separator)
+    else:
+        source = TextFiles(name, texts, fraction)
+    source.notes += notes
+    return source
+
+
+def default_cache_dir() -> Path:
+    """Return `$XDG_CACHE_HOME/jaxgpt`, by default `~/.cache/jaxgpt`."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "jaxgpt"
+
+
+def _find(what: str, dataset: str | Path, cache: Path) -> tuple[Paths, Paths, list[str]]:
+    """Return what to train on, what to validate on if that is told apart, and what is to be said of both."""
+    if dataset == "plays":
+        return sorted(PLAYS_FOLDER.glob("*.txt")), [], []
+    if isinstance(dataset, str) and dataset in DOWNLOADS:
+        return download(dataset, cache), [], []
+    if not is_hub(dataset) and not Path(dataset).exists():
+        raise UsageError(
+            f"{what} {str(dataset)!r}: no such file or folder, nor one of {', '.join(NAMES)}"
+            f"{did_you_mean(str(dataset), NAMES)}"
+        )
+    return find_splits(dataset)

@@ -1,0 +1,73 @@
+"""What is validated on may be named apart, and may come from elsewhere: text, records, tokens, the hub's data sets."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from jaxgpt.data.corpus import load_corpus
+from jaxgpt.data.opening import open_source
+from jaxgpt.data.sources import Source
+from jaxgpt.errors import UsageError
+
+ROWS = [f"row {i} " * 9 for i in range(30)]
+
+
+def texts(source: Source, split: str) -> list[str]:
+    return ["".join(document) for document in source.documents(split)]
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> Path:
+    (tmp_path / "a.txt").write_text("All of it. " * 9)
+    (tmp_path / "b.jsonl").write_text("".join(json.dumps({"text": row, "body": row.upper()}) + "\n" for row in ROWS))
+    (tmp_path / "split").mkdir()
+    for name in ("train", "valid", "test"):
+        (tmp_path / "split" / f"{name}.txt").write_text(f"<{name}>")
+    return tmp_path
+
+
+def test_all_of_either_is_read_and_of_a_folder_with_splits_its_own(files: Path):
+    source = open_source(files / "a.txt", val_dataset=files / "b.jsonl", text_column="body")
+    assert texts(source, "train") == ["All of it. " * 9] and texts(source, "val") == [row.upper() for row in ROWS]
+    assert source.notes == [f"{files / 'b.jsonl'}: of each row the column 'body' is a document"]
+    source = open_source(files / "split", val_dataset=files / "split")
+    assert (texts(source, "train"), texts(source, "val")) == (["<train>"], ["<valid>"])
+    assert source.fingerprint() != open_source(files / "split", val_dataset=files / "a.txt").fingerprint()
+
+
+def test_of_tokens_it_is_a_file_or_folder_of_tokens(files: Path):
+    for name in ("train.bin", "val.bin", "other.bin"):
+        np.arange(len(name) + 4, dtype=np.uint16).tofile(files / name)
+    for train in (files, files / "train.bin"):
+        corpus = load_corpus(train, val_dataset=files / "other.bin", block_size=4)
+        assert (len(corpus.train), len(corpus.val)) == (13, 13) and corpus.val.path.name == "other.bin"
+    assert load_corpus(files / "other.bin", val_dataset=files, block_size=4).val.path.name == "val.bin"
+    with pytest.raises(UsageError, match=r"val_dataset .*a.txt: must be tokens too, a .bin file or a folder, as "):
+        load_corpus(files, val_dataset=files / "a.txt", block_size=4)
+
+
+def test_what_contradicts_itself_is_refused(files: Path):
+    with pytest.raises(UsageError, match=r"val_fraction 0.1: not with val_dataset"):
+        load_corpus(files / "a.txt", val_dataset=files / "a.txt", val_fraction=0.1, block_size=4)
+    with pytest.raises(UsageError, match="val_dataset 'playz': no such file or folder, nor one of plays, .*'plays'"):
+        open_source(files / "a.txt", val_dataset="playz")
+
+
+def test_a_data_set_of_the_hub_is_read_by_its_column(tmp_path: Path):
+    datasets = pytest.importorskip("datasets")
+    rows = [{"body": text, "id": i} for i, text in enumerate([*ROWS, None])]
+    splits = {"train": datasets.Dataset.from_list(rows), "validation": datasets.Dataset.from_list(rows[:3])}
+    datasets.DatasetDict(splits).save_to_disk(tmp_path / "saved")
+    name = f"hub:{tmp_path / 'saved'}"
+    source = open_source(name, text_column="body")
+    assert texts(source, "train") == ROWS and texts(source, "val") == ROWS[:3]
+    assert source.notes[0] == f"{name}: its split validation is validated on"
+    source = open_source(f"{name}:train", 0.1, text_column="body")
+    assert texts(source, "val") == ROWS[::10] and len(texts(source, "train")) == 27
+    corpus = load_corpus(name, text_column="body", cache_dir=tmp_path, block_size=4)
+    assert corpus.tokenizer.name == "gpt2" and corpus.tokenizer.decode(corpus.val[:]).split("<|endoftext|>") == ROWS[:3]
+    for column, message in ((None, "no column 'text'; .* 'body', 'id'"), ("id", "row 1: 'id' is 0; it must be a text")):
+        with pytest.raises(UsageError, match=message):
+            texts(open_source(name, text_column=column), "train")
