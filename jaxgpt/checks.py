@@ -171,6 +171,21 @@ def ids(name: str, value: Any, wanted: str = "a list of token ids, or an array o
     return array
 
 
+def below(name: str, ids: np.ndarray, size: int) -> None:
+    """Refuse an id that a model has not: XLA would clamp it, wrap it or make NaN of it, silently.
+
+    Args:
+        name: what has the ids, for the message.
+        ids: (N,) whole numbers.
+        size: the model's vocabulary.
+
+    Raises:
+        UsageError: naming the first id that is not from 0 to `size` - 1.
+    """
+    for token in ids[(ids < 0) | (ids >= size)]:
+        raise UsageError(f"{name} has the id {token}; the model's are 0 to {size - 1}")
+
+
 def rows(name: str, value: Any) -> list[np.ndarray]:
     """Return several lists of token ids, of unequal lengths; an array of two axes is one too.
 

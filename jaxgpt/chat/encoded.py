@@ -89,8 +89,8 @@ def encode_conversations(
         tokenizer: has the template's special tokens.
         template: lays them out.
         length: of a row.
-        too_long: what becomes of one that does not fit; cut, it ends with the last answer that does, and one of which
-            not even the first answer does is left out.
+        too_long: what becomes of one that does not fit; cut, it ends where the room does, as by TRL, and one of which
+            nothing of an answer is left is left out.
 
     Raises:
         UsageError: nothing can be learnt from the template, it fails on a conversation, one is too long, if that is to

@@ -1,7 +1,7 @@
 """Examples with more tokens than there is room for: cut, left out, or an error; never without a word.
 
-Each kind is cut where users of TRL expect it: a conversation behind an answer, a text at its end, a prompt at its
-beginning; of a pair first the prompt, down to half of the room, then the answers at their ends.
+A conversation and a text lose their ends, as by TRL and transformers, a prompt its beginning; of a pair first the
+prompt, down to half of the room, then the answers at their ends.
 """
 
 from __future__ import annotations
@@ -70,9 +70,9 @@ class Fitting:
 
 
 def cut_conversation(conversation: Encoded, room: int) -> Encoded | None:
-    """Return a conversation up to the end of the assistant's last turn that is whole within the room, or None."""
-    end = max((end for _, end in conversation.turns() if end <= room), default=None)
-    return None if end is None else _first(conversation, end)
+    """Return a conversation's first `room` tokens, or None where none of them is to be learnt."""
+    cut = _first(conversation, room)
+    return cut if any(cut.weights) else None
 
 
 def cut_answers(chosen: Encoded, rejected: Encoded, room: int) -> tuple[Encoded, Encoded] | None:

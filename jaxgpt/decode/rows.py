@@ -160,9 +160,7 @@ def _stop_ids(config: GPTConfig, given: StopIds) -> list[int]:
 
 def _checked(config: GPTConfig, row: int, prompt: np.ndarray) -> list[int]:
     """Return a prompt's ids; an empty one becomes the token that begins a text."""
-    # XLA would clamp it, wrap it or make NaN of it, silently.
-    for token in prompt[(prompt < 0) | (prompt >= config.vocab_size)]:
-        raise UsageError(f"prompt {row} has the id {token}; the model's are 0 to {config.vocab_size - 1}")
+    checks.below(f"prompt {row}", prompt, config.vocab_size)
     if len(prompt):
         return prompt.tolist()
     for token in (config.bos_token_id, *config.eos_token_ids):

@@ -77,8 +77,7 @@ def token_log_probs(config: GPTConfig, params: Any, tokens: checks.Ids) -> Float
     ids = checks.ids("tokens", tokens)
     if not 2 <= len(ids) <= config.n_positions + 1:
         raise UsageError(f"tokens: {len(ids)} of them; there must be 2 to {config.n_positions + 1}")
-    for token in ids[(ids < 0) | (ids >= config.vocab_size)]:
-        raise UsageError(f"tokens: id {token} is not the model's, which are 0 to {config.vocab_size - 1}")
+    checks.below("tokens", ids, config.vocab_size)
     return np.asarray(_token_log_probs(GPT(config), params, jnp.asarray(ids, jnp.int32)[None]))[0]
 
 

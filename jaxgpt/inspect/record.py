@@ -101,8 +101,7 @@ def inspect(
             + f" is longer than the model's context of {config.n_positions}"
         )  # fmt: skip
     for row, ids in enumerate(rows):
-        for token in ids[(ids < 0) | (ids >= config.vocab_size)]:
-            raise UsageError(f"tokens: row {row} has the id {token}; the model's are 0 to {config.vocab_size - 1}")
+        checks.below(f"tokens: row {row}", ids, config.vocab_size)
     if cache is not None and (len(set(lengths)) > 1 or filled + max(lengths) > cache.size):
         raise UsageError(f"tokens: with a cache, rows must be of one length and fit its {cache.size} slots")
     padded = np.zeros((len(rows), max(lengths)), np.int32)

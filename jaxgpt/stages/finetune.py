@@ -67,8 +67,9 @@ class FineTuneConfig(RunConfig):
     )
     too_long: TooLong = flag(
         "cut",
-        "what becomes of an example beyond block_size, counted at the start: cut, as by TRL (a conversation behind an "
-        "answer, a text at its end, a prompt at its beginning, then the answers at their ends), left out, or an error",
+        "what becomes of an example beyond block_size, counted at the start: cut (a conversation, as by TRL, and a "
+        "text at the end, of a pair the prompt at its beginning, then the answers at their ends), left out, or an "
+        "error",
         on_resume="fixed",
         group="data",
     )

@@ -62,6 +62,7 @@ def test_labels_are_numbered_by_name():
 def test_cut_and_dropped_conversations_are_counted(bpe: BPETokenizer, capsys):
     talk = [Conversation((user("a"), says("b")) * turns, f"f:{turns}") for turns in (1, 2, 3)]
     long = Conversation((user("a" * 50), says("b")), "f:4")
+    answer = Conversation((user("a"), says("b" * 50)), "f:5")  # the first answer alone is longer than the room
     whole = {"tokenizer": bpe, "template": DEFAULT_TEMPLATE, "length": 11}  # a turn and its answer are 6 tokens
     found = encode_conversations([*talk, long], **whole, too_long="cut")
     assert [len(conversation.ids) for conversation in found] == [6, 12, 12]
@@ -71,6 +72,10 @@ def test_cut_and_dropped_conversations_are_counted(bpe: BPETokenizer, capsys):
         f"note: 1 of 4 conversations {more} cut: f:3 (--too_long)",
         f"note: 1 of 4 conversations {more} left out: f:4 (--too_long)",
     ]
+    [first] = encode_conversations([answer], **whole, too_long="cut")
+    told = DEFAULT_TEMPLATE.encode(bpe, answer.messages)
+    assert first == Encoded(told.ids[:12], told.weights[:12])
+    assert capsys.readouterr().err == f"note: 1 of 1 conversations {more} cut: f:5 (--too_long)\n"
     assert encode_conversations([*talk, long], **whole, too_long="drop") == found[:2]
     assert capsys.readouterr().err == f"note: 2 of 4 conversations {more} left out: f:3, f:4 (--too_long)\n"
     with pytest.raises(UsageError, match="none of the 1 conversations fits into 12 tokens; the first is f:4"):
