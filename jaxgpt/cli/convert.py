@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any, Literal
 from jaxgpt.chat.template import ChatTemplate
 from jaxgpt.command_line import command, parse
 from jaxgpt.errors import RunError, UsageError
-from jaxgpt.files import free_name
+from jaxgpt.files import free_name, write_json
 from jaxgpt.flags import Name, PathName, flag
 from jaxgpt.model.config import VALUE, GPTConfig
 from jaxgpt.notes import note
@@ -19,10 +20,12 @@ from jaxgpt.runs.manifest import Which
 from jaxgpt.tokenizers import Tokenizer, load_tokenizer
 from jaxgpt.tokenizers.tokenizer import TOKENIZER_FILES, BPETokenizer
 
+HUB = "hub:"
 DESCRIPTION = "Convert pretrained weights into a run's folder, or a run's folder into weights for PyTorch."
 EXAMPLES = """examples:
   convert_weights.py gpt2 gpt2-jax --check
   convert_weights.py out for-pytorch
+  convert_weights.py out hub:OWNER/NAME --private
   convert_weights.py out-sft for-peft --adapters"""
 
 
@@ -36,8 +39,11 @@ class Options:
         positional=True,
     )
     dest: PathName = flag(
-        help="the folder to write: a run's folder, or, where SOURCE is one, a folder for transformers", positional=True
+        help="the folder to write: a run's folder, or, where SOURCE is one, a folder for transformers, or "
+        "hub:OWNER/NAME, a model on the hub",
+        positional=True,
     )
+    private: bool = flag(False, "of a DEST on the hub: for nobody but its owner")
     checkpoint: Which | None = flag(None, "of a run, the checkpoint of this step; none: the best")
     check: bool = flag(False, "compare what was written with PyTorch's model; exit with 1 if anything differs")
     report: PathName | None = flag(None, "also write what --check finds to a .json or .md file")
@@ -63,6 +69,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Convert, and check if asked to."""
     options = parse(Options, argv, prog="convert_weights.py", description=DESCRIPTION, examples=EXAMPLES)
     source, dest = Path(options.source), Path(options.dest)
+    to_hub = options.dest.startswith(HUB)
+    if to_hub and (options.adapters or options.overwrite or not (source / "checkpoints").is_dir()):
+        raise UsageError(
+            f"DEST {dest}: SOURCE must be a run's folder, without --adapters and --overwrite; other folders that are "
+            f"for the hub are uploaded by `hf upload {options.dest.removeprefix(HUB)} DIR`"
+        )
+    if options.private and not to_hub:
+        raise UsageError("--private: only where DEST is hub:OWNER/NAME")
     if dest.exists() and not options.overwrite and (not dest.is_dir() or any(dest.iterdir())):
         raise UsageError(f"DEST {dest} is not an empty folder; choose another one, or --overwrite moves it aside")
     if source.exists() and source.resolve() == dest.resolve():
@@ -79,8 +93,10 @@ def main(argv: Sequence[str] | None = None) -> None:
             raise UsageError("--check: not for adapters alone; check the merged model")
         move = import_adapters if from_peft else export_adapters
         move(source, dest, options)
+    elif to_hub:
+        publish(source, options)
     elif from_run:
-        export_run(source, dest, options)
+        export_run(source, dest, options, title=dest.name)
     else:
         import_weights(dest, options)
 
@@ -105,10 +121,23 @@ def import_weights(dest: Path, options: Options) -> None:
         check(path, config, params, tokenizer, options)
 
 
-def export_run(run: Path, dest: Path, options: Options) -> None:
+def publish(run: Path, options: Options) -> None:
+    """Write a run's weights to the hub: what `export_run` makes of them."""
+    from jaxgpt.hf.hub import make_repository, upload
+
+    name = options.dest.removeprefix(HUB)
+    make_repository(name, private=options.private)  # first, as it may be refused
+    with tempfile.TemporaryDirectory() as folder:
+        export_run(run, Path(folder), options, title=name)
+        print(f"{run} is now at {upload(Path(folder), name)}")
+
+
+def export_run(run: Path, dest: Path, options: Options, *, title: str) -> None:
     """Read a run's weights and write them as a folder for transformers, without padding of the vocabulary."""
     from jaxgpt.hf.convert import cut_padding, save_pretrained
-    from jaxgpt.runs.weights import find_tokenizer, load_params
+    from jaxgpt.runs.manifest import step_of
+    from jaxgpt.runs.weights import find_checkpoint, find_tokenizer, load_params
+    from jaxgpt.train.card import CARD, model_card
 
     if options.allow_pickle or options.revision is not None:
         raise UsageError(f"--allow_pickle and --revision are for pretrained weights, but {run} is a run's folder")
@@ -119,9 +148,22 @@ def export_run(run: Path, dest: Path, options: Options) -> None:
         print(f"note: ids {real} to {config.vocab_size - 1} stand for no text; left out", file=sys.stderr)
         config, params = cut_padding(config, params, real)
     config.to_hf()  # raises, before anything is moved, if HF's model has no such architecture
+    card = model_card(
+        run,
+        config,
+        title=title,
+        step=step_of(find_checkpoint(run, which(options))),
+        ignore_change=options.ignore_config_change,
+    )
     make_room(dest)
     save_pretrained(dest, config, params, tokenizer=tokenizer)
-    print(f"{run} is now in {dest}")
+    (dest / CARD).write_text(card, encoding="utf-8")
+    if config.labels is None:
+        ends = list(config.eos_token_ids)
+        ids = {"bos_token_id": config.bos_token_id, "eos_token_id": ends or None, "pad_token_id": config.pad_token_id}
+        write_json(dest / "generation_config.json", {name: value for name, value in ids.items() if value is not None})
+    if dest == Path(options.dest):
+        print(f"{run} is now in {dest}")
     if options.check:
         check(dest, config, params, tokenizer, options)
 

@@ -1,7 +1,12 @@
 import json
+import re
 import subprocess
 import sys
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
 
+import huggingface_hub
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -199,3 +204,64 @@ def test_weights_are_imported_without_a_second_copy_in_memory(folder, tmp_path):
     places = [str(place) for place in (folder, tmp_path / "large", tmp_path / "imported")]
     command = [sys.executable, "-c", MEASURE, *places, str(size)]
     assert float(subprocess.check_output(command, text=True).splitlines()[-1]) < 1.3
+
+
+class Hub:
+    """A stand-in for `huggingface_hub.HfApi`: keeps what is uploaded; `me/public` is there already."""
+
+    files: dict[str, bytes]
+
+    def create_repo(self, name, *, private, exist_ok):
+        Hub.files = {"private": str(private).encode()}
+
+    def model_info(self, name):
+        return SimpleNamespace(private=name != "me/public")
+
+    def upload_folder(self, *, repo_id, folder_path, commit_message):
+        Hub.files |= {path.name: path.read_bytes() for path in Path(folder_path).iterdir()}
+        return SimpleNamespace(repo_url=f"https://huggingface.co/{repo_id}")
+
+
+def test_a_run_goes_to_the_hub_with_a_card_made_of_its_record(tmp_path, monkeypatch, capsys):
+    run, secret = tmp_path / "run", tmp_path / "secret" / "mine.txt"
+    flags = {"dataset": str(secret), "val_dataset": "hub:some/set@v1:dev", "learning_rate": 0.5, "out_dir": str(run)}
+    data = {"train": "0123", "val_dataset": "v1sha:dev"}
+    config = replace(CONFIG, eos_token_id=60, bos_token_id=60)
+    save_params(run, config, init(config), stage="pretrain", flags=flags, data=data)
+    rows = [{"step": step, "split": "val", "loss": 4 - step} for step in (0, 1, 2)]
+    (run / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    CharTokenizer("".join(map(chr, range(65, 65 + 61)))).save(run)
+    monkeypatch.setattr(huggingface_hub, "HfApi", Hub)
+    main([str(run), "hub:me/new", "--private"])
+    assert capsys.readouterr().out == f"{run} is now at https://huggingface.co/me/new\n"
+    assert Hub.files.keys() >= {"config.json", "model.safetensors", "README.md", "generation_config.json"}
+    assert Hub.files["private"] == b"True" and json.loads(Hub.files["generation_config.json"])["eos_token_id"] == [60]
+    card = Hub.files["README.md"].decode()
+    for line in ("# me/new", "| dataset | `mine.txt` |", "| revision of val_dataset | `v1sha:dev` |"):
+        assert line in card.splitlines()
+    assert "| learning_rate | `0.5` |" in card and "| 2 | 2 |" in card and str(tmp_path) not in card
+    main([str(run), str(tmp_path / "local")])
+    assert (tmp_path / "local/README.md").read_text() == card.replace("me/new", "local")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("hub:me",), "hub:me: must be hub:OWNER/NAME"),
+        (("hub:me/public", "--private"), "me/public is on the hub already, and public"),
+        (("hub:me/new", "--adapters"), "DEST hub:me/new: SOURCE must be a run's folder, without --adapters"),
+        (("hf", "--private"), "--private: only where DEST is hub:OWNER/NAME"),
+    ],
+)
+def test_what_cannot_go_to_the_hub_is_refused_before_any_work(tmp_path, monkeypatch, capsys, words, message):
+    save_params(tmp_path / "run", CONFIG, init(CONFIG))
+    monkeypatch.setattr(huggingface_hub, "HfApi", Hub)
+    assert exit_code(tmp_path / "run", *words) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_without_a_network_the_hub_is_one_line(tmp_path, monkeypatch, capsys):
+    save_params(tmp_path / "run", CONFIG, init(CONFIG))
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    assert exit_code(tmp_path / "run", "hub:me/new") == 2
+    assert re.fullmatch(r"error: hub:me/new: cannot be written \(.*\n", capsys.readouterr().err)
