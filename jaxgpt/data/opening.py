@@ -47,7 +47,9 @@ def open_source(
         val, notes = beside or own, [*notes, *more]
     if val and val_fraction is not None:
         where = dataset if val_dataset is None else val_dataset
-        raise UsageError(f"val_fraction {val_fraction}: {where} has what to validate on, {Path(val[0]).name} and so on")
+        raise UsageError(
+            f"val_fraction {val_fraction}: {where} has files to validate on, {Path(val[0]).name} and so on"
+        )
     rows = [path for path in (*train, *val) if are_records(path)]
     if text_column is not None and not rows:
         raise UsageError(f"text_column {text_column!r}: {dataset} is text, without columns")
