@@ -24,7 +24,7 @@ ROOMS = {
     "objectives": {"data", "chat", "model"},
     "decode": {"tokenizers", "model"},
     "hf": {"tokenizers", "model"},
-    "inspect": {"tokenizers", "data", "model", "objectives", "decode"},
+    "inspect": {"tokenizers", "data", "model", "objectives", "decode", "train"},
     "runs": {"tokenizers", "model", "hf"},
     "train": {"data", "model", "objectives", "mesh", "runs"},
     "verification": {"tokenizers", "data", "model", "objectives", "hf", "train"},

@@ -7,7 +7,7 @@ import json
 import math
 import secrets
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -119,19 +119,27 @@ def is_number(value: object) -> bool:
 
 
 def plot(folder: Path) -> Path:
-    """Draw the losses of metrics.jsonl over the steps, what else a stage measures, learning rate and gradient norm.
+    """Draw the curves of a run's metrics.jsonl, and return the picture's path."""
+    figure = plot_training(read_rows(folder / "metrics.jsonl"), title=folder.resolve().name)
+    figure.savefig(folder / "curve.png", dpi=120)
+    return folder / "curve.png"
 
-    Returns the picture's path.
+
+def plot_training(rows: Sequence[Row], *, title: str = "") -> Any:
+    """Draw losses over steps, what else a stage measures, learning rate and gradient norm, as a matplotlib figure.
+
+    Args:
+        rows: of metrics, as `read_rows` gives them.
+        title: above all.
     """
     from matplotlib.figure import Figure  # slow to import, and needed once a run
 
-    rows = read_rows(folder / "metrics.jsonl")
     # PPO's two losses are of different things; its score and its divergence tell how it goes.
     known = [name for name in ("accuracy", "score", "kl") if any(name in row for row in rows)]
     names = known if "score" in known else ["loss", *known]
     names += [name for name in ("lr", "grad_norm") if any(row.get(name) is not None for row in rows)]
     figure = Figure(figsize=(7, 1 + 3 * len(names)), layout="constrained")
-    figure.suptitle(folder.resolve().name)
+    figure.suptitle(title)
     for axes, name in zip(figure.subplots(len(names), squeeze=False)[:, 0], names, strict=True):
         for split, style in STYLES.items():
             points = [(row["step"], row[name]) for row in rows if row["split"] == split and row.get(name) is not None]
@@ -141,8 +149,7 @@ def plot(folder: Path) -> Path:
         axes.grid(alpha=0.3)
         if axes.lines:
             axes.legend()
-    figure.savefig(folder / "curve.png", dpi=120)
-    return folder / "curve.png"
+    return figure
 
 
 def _line(row: Row) -> str:
