@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
-from typing import Any, SupportsIndex, Unpack
+from typing import Any, Literal, SupportsIndex, Unpack, overload
 
 import jax
 import jax.numpy as jnp
@@ -24,11 +24,46 @@ from jaxgpt.model.gpt import GPT
 from jaxgpt.model.quantized import cast_matrices, check_params
 
 
+@overload
 def generate(
     config: GPTConfig,
     params: Any,
     prompts: checks.IdLists,
     *,
+    return_log_probs: Literal[False] = False,
+    max_new_tokens: SupportsIndex,
+    eos_token_id: StopIds = ...,
+    seed: SupportsIndex = ...,
+    dtype: DTypeLike = ...,
+    overflow: Overflow = ...,
+    draft: Draft | None = ...,
+    **sampling: Unpack[SamplingOptions],
+) -> list[list[int]]: ...
+
+
+@overload
+def generate(
+    config: GPTConfig,
+    params: Any,
+    prompts: checks.IdLists,
+    *,
+    return_log_probs: Literal[True],
+    max_new_tokens: SupportsIndex,
+    eos_token_id: StopIds = ...,
+    seed: SupportsIndex = ...,
+    dtype: DTypeLike = ...,
+    overflow: Overflow = ...,
+    draft: Draft | None = ...,
+    **sampling: Unpack[SamplingOptions],
+) -> tuple[list[list[int]], list[list[float]]]: ...
+
+
+def generate(
+    config: GPTConfig,
+    params: Any,
+    prompts: checks.IdLists,
+    *,
+    return_log_probs: bool = False,
     max_new_tokens: SupportsIndex,
     eos_token_id: StopIds = "config",
     seed: SupportsIndex = 0,
@@ -36,7 +71,7 @@ def generate(
     overflow: Overflow = "error",
     draft: Draft | None = None,
     **sampling: Unpack[SamplingOptions],
-) -> list[list[int]]:
+) -> list[list[int]] | tuple[list[list[int]], list[list[float]]]:
     """Continue prompts.
 
     A row of a batch gets what it gets alone with the same seed, greedy or sampled, unless two tokens are so close that
@@ -48,6 +83,8 @@ def generate(
         params: the model's parameters.
         prompts: lists of ids, or an array of two axes; an empty prompt starts from the config's token for the
             beginning, or else the end, of a text.
+        return_log_probs: also return the natural logarithm of each new token's probability by the model itself: the
+            softmax of its logits, before temperature, filters and penalties.
         max_new_tokens: for each row; fewer if it chooses a stop id.
         eos_token_id: stop id or ids; by default the config's, None for none.
         seed: of the samples, from 0 to 2^32 - 1.
@@ -60,16 +97,21 @@ def generate(
             vocab_size and logits_processor: see `Sampling`.
 
     Returns:
-        Each row's new ids, including the stop id that ended it, as Hugging Face does.
+        Each row's new ids, including the stop id that ended it, as Hugging Face does; with `return_log_probs` also
+        each row's log-probabilities, one for each of these ids.
 
     Raises:
         UsageError: an argument out of range; the message names it.
     """
     rows = Rows(config, prompts, max_new_tokens=max_new_tokens, eos_token_id=eos_token_id, overflow=overflow)
     how, keys = Sampling(**sampling), row_keys(seed, rows)
-    for _ in Stream(decoder(config, dtype), params, rows, how, keys, draft, stride=max(rows.left, 1)):
+    want = checks.flag("return_log_probs", return_log_probs)
+    steps = Stream(
+        decoder(config, dtype), params, rows, how, keys, draft, stride=max(rows.left, 1), keep_log_probs=want
+    )
+    for _ in steps:
         pass
-    return rows.new
+    return (rows.new, steps.log_probs) if want else rows.new
 
 
 def stream(
@@ -95,6 +137,7 @@ class Stream(Iterator[list[int | None]]):
 
     Attributes:
         passes: through the model so far, those that read prompts and windows included.
+        log_probs: of each row's new tokens so far, by the model itself; empty unless asked for.
     """
 
     def __init__(
@@ -107,6 +150,7 @@ class Stream(Iterator[list[int | None]]):
         draft: Draft | None,
         *,
         stride: int,
+        keep_log_probs: bool = False,
     ) -> None:
         """Begin to fill the rows, `stride` tokens or more a call of the device."""
         sampling = fitted(sampling, model.config)
@@ -114,6 +158,8 @@ class Stream(Iterator[list[int | None]]):
             check_draft(draft, model.config, sampling, length=rows.longest)
         check_params(model.config, params)
         self.passes = 0
+        self.log_probs: list[list[float]] = [[] for _ in rows.ended]
+        self._keep_log_probs = keep_log_probs
         self._model, self._params, self._rows, self._sampling, self._keys = model, params, rows, sampling, keys
         self._draft, self._stride = draft, stride
         self._steps = self._decode()
@@ -134,15 +180,23 @@ class Stream(Iterator[list[int | None]]):
             slot, last = window.width, rows.count + window.count
             # With its dtype: one that JAX may widen would make a second program of the first pass.
             count = jnp.asarray(rows.count, jnp.int32)
-            progress = DecodeState(jnp.asarray(window.tokens), jnp.asarray(rows.ended), count, self._keys, stop_ids)
+            kept = jnp.zeros(window.tokens.shape, jnp.float32) if self._keep_log_probs else None
+            progress = DecodeState(
+                jnp.asarray(window.tokens), jnp.asarray(rows.ended), count, self._keys, stop_ids, kept
+            )
             start = jnp.asarray(window.start)
             cache, progress = prefill(model, sampling, params, progress, start, width=window.width)
             self.passes += 1
             state = None if draft is None else draft.begin(model.dtype, progress.tokens, start, width=window.width)
             while True:
+                log_probs = None if progress.log_probs is None else np.asarray(progress.log_probs)
                 for tokens in np.asarray(progress.tokens).T[slot : slot + int(progress.count) - rows.count]:
+                    added = rows.add(tokens)
+                    if log_probs is not None:
+                        for row, token in enumerate(added):
+                            self.log_probs[row] += [] if token is None else [float(log_probs[row, slot])]
                     slot += 1
-                    yield rows.add(tokens)
+                    yield added
                     if rows.done:  # a pass with a draft may have chosen more
                         return
                 if rows.count == last:

@@ -91,4 +91,5 @@ def verify(
         tokens=jax.lax.dynamic_update_slice(progress.tokens, chosen, (0, length + 1)),
         ended=ended[:, kept],
         count=progress.count + kept + 1,
+        log_probs=progress.log_probs_with(chosen, logits, length + 1),
     )

@@ -28,6 +28,7 @@ class DecodeState:
         count: tokens chosen so far, by all rows or by each.
         keys: (B,) each row's random key.
         stop_ids: ids that end a row.
+        log_probs: (B, S) of each chosen token by its slot, before sampling's settings; None if nobody asks.
     """
 
     tokens: Int[Array, "B S"]
@@ -35,10 +36,20 @@ class DecodeState:
     count: Int[Array, "*#B"]
     keys: Array
     stop_ids: Int[Array, " N"]
+    log_probs: Float[Array, "B S"] | None = None
 
     def unfinished(self, until: Int[Array, ""]) -> Bool[Array, ""]:
         """Return whether fewer than `until` tokens are chosen and a row has not ended."""
         return (self.count < until) & ~self.ended.all()
+
+    def log_probs_with(
+        self, chosen: Int[Array, "B T"], logits: Float[Array, "B T V"], slot: Int[Array, ""]
+    ) -> Float[Array, "B S"] | None:
+        """Return the log-probabilities with those of tokens that are chosen from these logits, from a slot on."""
+        if self.log_probs is None:
+            return None
+        found = jnp.take_along_axis(jax.nn.log_softmax(logits), chosen[..., None], axis=-1)[..., 0]
+        return jax.lax.dynamic_update_slice(self.log_probs, found, (0, slot))
 
 
 @partial(jax.jit, static_argnames=("model", "sampling", "width"))
@@ -73,6 +84,7 @@ def decode_step(
         tokens=jax.lax.dynamic_update_slice(progress.tokens, chosen, (0, cache.length)),
         ended=progress.ended | jnp.isin(chosen[:, 0], progress.stop_ids),
         count=progress.count + 1,
+        log_probs=progress.log_probs_with(chosen, logits, cache.length),
     )
 
 

@@ -40,7 +40,8 @@ class GPT(nn.Module):
         dtype: of activations and matrix products; layer-norm statistics, attention scores and logits stay f32.
         remat: recompute each block's activations in the backward pass instead of storing them.
         autodiff: plain autodiff instead of the hand-written backward passes, which are faster and need less memory but
-            allow no forward mode: with this `jax.jvp`, `jacfwd`, `linearize` and Hessians work.
+            allow no forward mode: with this `jax.jvp`, `jacfwd`, `linearize` and Hessians work, and
+            `jax.export` with a symbolic number of rows and tokens.
     """
 
     config: GPTConfig

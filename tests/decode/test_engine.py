@@ -11,10 +11,12 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 from jaxgpt.decode import engine, step
 from jaxgpt.decode.continuous import generate_many
+from jaxgpt.decode.draft import PromptLookup
 from jaxgpt.decode.engine import generate, stream
 from jaxgpt.decode.rows import bucket
 from jaxgpt.decode.sampling import Sampling
 from jaxgpt.errors import UsageError
+from jaxgpt.inspect import token_log_probs
 from jaxgpt.model.atlas import map_parameters
 from jaxgpt.model.cache import KVCache
 from jaxgpt.model.config import GPTConfig
@@ -175,6 +177,18 @@ def test_a_context_can_be_filled_to_its_last_position(config, params):
         assert row == greedy_without_cache(config, params, [7] * length, 32 - length)
 
 
+@pytest.mark.parametrize("draft", [None, PromptLookup(tokens=2)], ids=["plain", "draft"])
+def test_log_probs_are_those_of_the_models_own_distribution(config, params, prompts, draft):
+    """Whatever sampling made of it; and the tokens are the same as without."""
+    options = {"max_new_tokens": 9, "temperature": 0.7, "top_k": 5, "seed": 3, "draft": draft}
+    plain = generate(config, params, prompts, **options)
+    options["eos_token_id"] = plain[0][4]
+    new, log_probs = generate(config, params, prompts, return_log_probs=True, **options)
+    assert new == generate(config, params, prompts, **options) and len(new[0]) <= 5
+    for prompt, ids, found in zip(prompts, new, log_probs, strict=True):
+        np.testing.assert_allclose(found, token_log_probs(config, params, [*prompt, *ids])[-len(ids) :], atol=1e-4)
+
+
 def test_bfloat16_is_computed_in_bfloat16(config, params):
     rows = generate(config, params, [[1, 2, 3]], max_new_tokens=8, dtype=jnp.bfloat16)
     half = jax.tree.map(lambda x: x.astype(jnp.bfloat16) if x.ndim > 1 else x, params)
@@ -221,6 +235,7 @@ def test_nothing_is_a_valid_request(config, params):
         ([[1]], {"eos_token_id": [1.5]}, "eos_token_id[0] is 1.5; it must be a whole number"),
         ([[1]], {"dtype": "int8"}, "dtype is 'int8'; it must be one of float32, bfloat16, float16"),
         ([[1]], {"draft": "ngram"}, "draft is 'ngram'; it must be a PromptLookup or a DraftModel"),
+        ([[1]], {"return_log_probs": "no"}, "return_log_probs is 'no'; it must be True or False"),
         ([[1]], {}, "params is None; it must be a model's parameters"),
     ],
 )

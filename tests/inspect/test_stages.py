@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 import jax
+import jax.export
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -85,6 +86,18 @@ def test_jacobians_and_hessians_forward_over_reverse(draw):
     step = 1e-2
     difference = (jax.grad(loss)(table + step * direction) - jax.grad(loss)(table - step * direction)) / (2 * step)
     np.testing.assert_allclose(product, difference, atol=0.02 * float(jnp.abs(product).max()))
+
+
+def test_one_exported_program_serves_every_length(draw, unchecked_types):
+    """With a symbolic number of rows and tokens, through the reference implementation."""
+    params = jax.tree.map(jnp.asarray, draw(CONFIG))
+    rows, length = jax.export.symbolic_shape("rows, length", constraints=["length <= 8"])
+    program = jax.jit(lambda tokens: GPT(CONFIG, autodiff=True).apply({"params": params}, tokens)[0])
+    exported = jax.export.export(program)(jax.ShapeDtypeStruct((rows, length), jnp.int32))
+    for shape in ((1, 3), (2, 8)):
+        tokens = jnp.arange(shape[0] * shape[1]).reshape(shape) % 13
+        own = GPT(CONFIG).apply({"params": params}, tokens)[0]
+        np.testing.assert_allclose(exported.call(tokens), own, rtol=1e-4, atol=1e-4)
 
 
 def test_so_it_is_in_bfloat16(draw):
