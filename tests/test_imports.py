@@ -29,10 +29,10 @@ ROOMS = {
     "train": {"data", "model", "objectives", "mesh", "runs"},
     "verification": {"tokenizers", "data", "model", "objectives", "hf", "train"},
     "evaluate": {"tokenizers", "data", "chat", "mesh", "model", "objectives", "decode", "hf", "runs", "train"},
-    "explore": {"tokenizers", "model", "inspect", "runs", "train"},
+    "explore": {"tokenizers", "model", "decode", "inspect", "runs", "train"},
     "rl": {"tokenizers", "data", "chat", "model", "objectives", "decode", "runs", "train"},
     "stages": {"tokenizers", "data", "chat", "model", "objectives", "decode", "hf", "mesh", "runs", "train"}
-    | {"evaluate", "rl"},
+    | {"evaluate", "explore", "rl"},
     "cli": {"tokenizers", "data", "chat", "model", "decode", "hf", "mesh", "runs", "train", "verification"}
     | {"evaluate", "explore", "stages"},
 }

@@ -54,6 +54,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     model = open_model(options.model, checkpoint=options.checkpoint, **how)
     other = None if options.compare is None else open_model(options.compare, **how)
     run = Path(options.model) if (Path(options.model) / "checkpoints").is_dir() else None
-    page = explore(*model, options.text, name=options.model, run=run, other=other, other_name=options.compare or "")
+    page = explore(
+        *model,
+        options.text,
+        name=options.model,
+        run=run,
+        checkpoint="best" if options.checkpoint is None else options.checkpoint,
+        other=other,
+        other_name=options.compare or "",
+    )
     out.write_text(page, encoding="utf-8")
     print(f"{out}: {len(page.encode()) / 1e6:.1f} MB; open it in a browser")

@@ -24,12 +24,13 @@ def packed(x: Any, dtype: str = "f2") -> dict[str, Any]:
 
     Args:
         x: the array.
-        dtype: NumPy's; "u1" scales values from 0 to the greatest to 0 … 255, "f2" cuts them at f16's ends.
+        dtype: NumPy's; "u1" scales values from 0 to the greatest to 0 … 255, "i1" those of two signs to −127 … 127, and
+            "f2" cuts them at f16's ends.
     """
     x = np.asarray(x)
     scale = 1.0
-    if dtype == "u1":
-        scale = float(x.max(initial=0)) / 255 or 1.0
+    if dtype in ("u1", "i1"):
+        scale = float(np.abs(x).max(initial=0)) / (255 if dtype == "u1" else 127) or 1.0
         x = np.round(x / scale)
     elif dtype == "f2":
         x = np.clip(x, -65504, 65504)

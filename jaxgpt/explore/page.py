@@ -3,29 +3,38 @@
 from __future__ import annotations
 
 import html
+from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from jaxgpt.decode import generate
 from jaxgpt.errors import UsageError
-from jaxgpt.explore import collect
+from jaxgpt.explore import collect, tables, training
 from jaxgpt.explore.data import as_json, shown
 from jaxgpt.inspect.record import inspect
 from jaxgpt.model.atlas import count
 from jaxgpt.model.config import GPTConfig
+from jaxgpt.runs.folder import read_record
+from jaxgpt.runs.manifest import Which
+from jaxgpt.runs.weights import find_checkpoint
 from jaxgpt.tokenizers import Tokenizer
 
-SCRIPTS = ("base.js", "tokenizer.js", "text.js", "attention.js", "predictions.js", "model.js")
+SCRIPTS = ("base", "tokenizer", "tokens", "tables", "attention", "predictions", "architecture", "training")
+SAMPLE_TOKENS = 60
 
 
 def explore(
     config: GPTConfig,
     params: Any,
     tokenizer: Tokenizer,
-    text: str,
+    text: str | Sequence[int],
     *,
     name: str = "model",
     run: Path | None = None,
+    checkpoint: Which = "best",
     other: tuple[GPTConfig, Any, Tokenizer] | None = None,
     other_name: str = "",
 ) -> str:
@@ -33,35 +42,49 @@ def explore(
 
     Args:
         config, params, tokenizer: the model.
-        text: what it reads.
+        text: what it reads, or its ids.
         name: shown as the page's title.
-        run: the folder of the run that trained it, for its curves.
+        run: the folder of the run that trained it, for its curves and its weights through training.
+        checkpoint: which of the run's the model is.
         other, other_name: another model with the same tokenizer, whose predictions are shown beside.
 
     Raises:
         UsageError: fewer than two tokens, more than the context, or another tokenizer.
     """
-    ids = tokenizer.encode_part(text)
+    ids = [*tokenizer.ends.begin, *tokenizer.encode_part(text)] if isinstance(text, str) else list(text)
     if len(ids) < 2:
         raise UsageError(f"text {text!r}: {len(ids)} tokens; there must be two or more to predict one from another")
     if len(ids) > config.n_positions:
         raise UsageError(f"text: {len(ids)} tokens, but the model's context is {config.n_positions}; shorten it")
     known = min(tokenizer.vocab_size, config.vocab_size)
-    found = inspect(config, params, [ids])
+    found = inspect(config, params, [ids], lens=False)
+    record = {} if run is None else read_record(run, ignore_change=True)
+    step, embeddings, through = None, {}, []
+    if run is not None:
+        step = int(find_checkpoint(run, checkpoint).name)
+        for done, its_params in training.history(run, step, record, config):
+            embeddings[done] = _embeddings(its_params, known)
+            through.append({"step": done, **_said(config, its_params, tokenizer, ids)})
+    # What was not trained is the same at all steps.
+    if step not in embeddings or all(np.array_equal(table, embeddings[step]) for table in embeddings.values()):
+        embeddings = {step: _embeddings(params, known)}
     data: dict[str, Any] = {
         "name": name,
+        "step": step,
+        "notes": training.notes(record),
         "ids": ids,
         "config": {key: getattr(config, key) for key in ("n_layer", "n_head", "n_embd", "n_positions", "vocab_size")},
         "labels": config.labels,
         "tokenizer": collect.tokenizer_data(tokenizer),
-        "embeddings": collect.embedding_data(params, ids, known),
-        "positions": collect.position_data(config, params, ids),
+        "embeddings": tables.embedding_data(embeddings, step, ids),
+        "positions": tables.position_data(config, params, ids),
         "attention": collect.attention_data(found),
         "stream": collect.stream_data(found),
-        "predictions": collect.prediction_data(found, known),
-        "architecture": collect.architecture_data(config, params),
-        "training": collect.training_data(run),
-        "scaling": collect.scaling_data(config, count(config)["total"], run),
+        "predictions": collect.prediction_data(config, params, found, known),
+        "through": through,
+        "architecture": tables.architecture_data(config, params),
+        "training": {} if run is None else training.training_data(run, record),
+        "scaling": training.scaling_data(run, record, config, count(config)["total"]),
     }
     if other is not None:
         its_config, its_params, its_tokenizer = other
@@ -71,6 +94,35 @@ def explore(
             raise UsageError(f"text: {len(ids)} tokens, but the context of {other_name} is {its_config.n_positions}")
         theirs = inspect(its_config, its_params, [ids], lens=False)
         data["compared"] = {"name": other_name, **collect.compared_data(theirs, known)}
+    return _filled(tokenizer, ids, data)
+
+
+def _said(config: GPTConfig, params: Any, tokenizer: Tokenizer, ids: list[int]) -> dict[str, Any]:
+    """Return what a model expects in the text, and what it writes by itself after the text's first token."""
+    known = min(tokenizer.vocab_size, config.vocab_size)
+    [new] = generate(
+        config,
+        params,
+        [ids[:1]],
+        max_new_tokens=SAMPLE_TOKENS,
+        temperature=0.8,
+        vocab_size=known,
+        eos_token_id=None,
+        overflow="slide",
+    )
+    found = inspect(config, params, [ids], lens=False)
+    return {
+        "sample": tokenizer.decode([*ids[:1], *new]),
+        **collect.compared_data(found, known, collect.LENS_TOP),
+    }
+
+
+def _embeddings(params: Any, known: int) -> np.ndarray:
+    return np.asarray(params["wte"]["embedding"], np.float32)[:known]
+
+
+def _filled(tokenizer: Tokenizer, ids: Sequence[int], data: dict[str, Any]) -> str:
+    """Return the page with the data in it."""
     # Texts of ids whose bytes the page can't tell itself.
     cells = "".join(
         f"<tr><td>{t}</td><td>{i}</td><td><bdi><code>{html.escape(shown(tokenizer.decode_bytes([i])))}</code></bdi></td>"
@@ -79,10 +131,10 @@ def explore(
     )
     assets = files("jaxgpt.explore").joinpath("assets")
     parts = {
-        "title": html.escape(name),
+        "title": html.escape(data["name"]),
         "style": assets.joinpath("page.css").read_text(encoding="utf-8"),
         "rows": cells,
-        "script": "\n".join(assets.joinpath(script).read_text(encoding="utf-8") for script in SCRIPTS),
+        "script": "\n".join(assets.joinpath(f"{script}.js").read_text(encoding="utf-8") for script in SCRIPTS),
         "data": as_json(data),
     }
     page = assets.joinpath("page.html").read_text(encoding="utf-8")

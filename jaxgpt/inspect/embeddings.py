@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from jaxtyping import Float
 
@@ -29,10 +31,10 @@ def principal_components(table: Float[np.ndarray, "N D"], count: int = 2) -> Flo
     return np.pad(found, ((0, 0), (0, count - found.shape[1])))  # fewer rows than directions
 
 
-def cosines(table: Float[np.ndarray, "N D"]) -> Float[np.ndarray, "N N"]:
-    """Return the cosine of each row with each."""
+def cosines(table: Float[np.ndarray, "N D"], rows: Sequence[int] | None = None) -> Float[np.ndarray, "M N"]:
+    """Return the cosine of each row, or of each of `rows`, with each."""
     units = _units(np.asarray(table, np.float32))
-    return units @ units.T
+    return (units if rows is None else units[list(rows)]) @ units.T
 
 
 def _units(x: np.ndarray) -> np.ndarray:

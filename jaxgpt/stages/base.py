@@ -6,7 +6,7 @@ import dataclasses
 import os
 import shlex
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
@@ -138,6 +138,10 @@ class Stage(Generic[FlagsT]):
     def write_files(self, folder: Path) -> None:
         """Write what else a new run's folder needs."""
 
+    def excerpt(self) -> Sequence[int]:
+        """Return the ids of a text to validate on, at work on which a page shows the model."""
+        return next(iter(self.eval_batches())).tokens[0].tolist()
+
     def before_loop(self, trainer: train.Trainer) -> None:
         """Make what the loop needs on the devices."""
 
@@ -167,6 +171,7 @@ class Stage(Generic[FlagsT]):
         from jaxgpt.hosts import one_for_all
         from jaxgpt.mesh import make_mesh
         from jaxgpt.runs.checkpoint import quiet_traces
+        from jaxgpt.stages.page import write_page
 
         if out_dir is not None:
             self.flags = dataclasses.replace(self.flags, out_dir=str(out_dir))
@@ -203,6 +208,8 @@ class Stage(Generic[FlagsT]):
                 with naming(folder):
                     if progress.step == flags.max_iters:
                         self.show(folder, state.whole)
+                        if flags.explore and is_first():
+                            write_page(self, folder)
                     elif is_first():
                         print(f"curve: {train.plot(folder)}")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -79,6 +80,9 @@ class Classify(FineTune[ClassifyConfig]):
 
     def lay_out(self, part: str, rows: Any) -> chat.Labelled:
         return chat.labelled_batch(self.examples[part], rows, length=self.length, pad_id=0)
+
+    def excerpt(self) -> Sequence[int]:
+        return self.examples["val"][0].ids
 
     def show(self, folder: Path, params: Any) -> None:
         """Print which labels were taken for which."""

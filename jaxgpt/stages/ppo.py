@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -194,6 +194,9 @@ class PPO(FineTune[PPOStageConfig]):
     def policy(self, params: Any) -> Any:
         """Return the policy's parameters, with adapters merged, from all that the state has."""
         return params if self.flags.lora is None else model.merge(params, self.flags.lora)
+
+    def excerpt(self) -> Sequence[int]:
+        return self.examples["val"][0]
 
     def show(self, folder: Path, params: Any) -> None:
         """Print some answers."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -60,6 +61,9 @@ class FromPairs(FineTune[FineTuneFlags]):
 
     def lay_out(self, part: str, rows: Any) -> chat.Pairs:
         return chat.pairs_batch(self.examples[part], rows, length=self.length, pad_id=0)
+
+    def excerpt(self) -> Sequence[int]:
+        return self.examples["val"][0].chosen.ids
 
 
 class Reward(FromPairs[RewardConfig]):

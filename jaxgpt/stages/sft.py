@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -83,6 +84,9 @@ class SFT(FineTune[SFTConfig]):
 
     def lay_out(self, part: str, rows: Any) -> data.Batch:
         return chat.take_rows(self.rows[part], rows)
+
+    def excerpt(self) -> Sequence[int]:
+        return self.conversations["val"][0].ids
 
     def show(self, folder: Path, params: Any) -> None:
         """Print some answers."""

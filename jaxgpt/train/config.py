@@ -147,6 +147,12 @@ class RunConfig(OptimizerConfig):
     save_minutes: Positive | None = flag(None, "also save when this many minutes have gone by", group="logging")
     keep: Count = flag(2, "latest checkpoints to keep, beside the best", group="logging")
     tensorboard: bool = flag(True, "write event files", group="logging")
+    explore: bool = flag(
+        False,
+        "at the end, write explore.html into out_dir: a page that shows the model at work",
+        on_resume="of the command",
+        group="logging",
+    )
     wandb: Name | None = flag(None, "wandb project to send metrics to", group="logging")
     dry_run: bool = flag(False, "print parameters, memory and arithmetic, and end", on_resume="of the command")
     eval_only: bool = flag(False, "evaluate once, print it, write nothing, and end", on_resume="of the command")

@@ -247,6 +247,15 @@ def test_stages_run_on_two_devices_that_share_the_weights(here):
     np.testing.assert_allclose(one, two, atol=1e-3)
 
 
+@pytest.mark.parametrize("name", ["classify", "sft with adapters", "reward", "ppo"])
+def test_a_page_is_written_at_the_end(here, capsys, name: str):
+    here.run(name, "out-page", "--explore", "true", "--max_iters", "1")
+    assert f"page:  {Path('out-page') / 'explore.html'}; open it" in capsys.readouterr().out
+    page = (here.folder / "out-page" / "explore.html").read_text(encoding="utf-8")
+    says = {"sft with adapters": "(LoRA)", "ppo": "value head"}.get(name, "The run trained")
+    assert says in page and '"stage":"' + CASES[name][0] in page
+
+
 def test_answers_are_compared_side_by_side(here, capsys):
     Path("prompts.txt").write_text("Who is there?\nWhat does he want?\n")
     generate.main("--compare pretrained sft --prompts prompts.txt --temperature 0 --max_new_tokens 4".split())

@@ -127,7 +127,7 @@ def test_the_page_cuts_texts_as_the_library_does(opened, model, text):
     found = opened.execute_script(
         "const box = document.getElementById('typed'); box.value = JSON.parse(arguments[0]);"
         "box.dispatchEvent(new Event('input'));"
-        "return [...document.querySelectorAll('#typed-tokens button')].map((b) => b.title)",
+        "return [...document.querySelectorAll('#typed-tokens .token')].map((b) => b.title)",
         # As JSON, in which a lone surrogate passes; a text area makes \n of \r alone.
         json.dumps(text),
     )

@@ -1,6 +1,6 @@
 // What all views use: the data, elements, arrays, and the token and head that are chosen.
 export const data = JSON.parse(document.getElementById("data").textContent);
-const KINDS = { f4: Float32Array, u1: Uint8Array, u2: Uint16Array, u4: Uint32Array };
+const KINDS = { f4: Float32Array, i1: Int8Array, u1: Uint8Array, u2: Uint16Array, u4: Uint32Array };
 
 function half(bits) {
   const sign = bits & 0x8000 ? -1 : 1, exponent = (bits >> 10) & 31, fraction = bits & 1023;
@@ -9,10 +9,11 @@ function half(bits) {
 
 /** Return an array's numbers and its shape. */
 export function unpack({ dtype, shape, scale, data: text }) {
-  const bytes = Uint8Array.from(atob(text), (char) => char.charCodeAt(0)).buffer;
+  const binary = atob(text), codes = new Uint8Array(binary.length), bytes = codes.buffer;
+  for (let i = 0; i < codes.length; i++) codes[i] = binary.charCodeAt(i);
   if (dtype === "f2") return { shape, values: Float32Array.from(new Uint16Array(bytes), half) };
   const raw = new KINDS[dtype](bytes);
-  return { shape, values: dtype === "u1" ? Float32Array.from(raw, (x) => x * scale) : raw };
+  return { shape, values: dtype.endsWith("1") ? Float32Array.from(raw, (x) => x * scale) : raw };
 }
 
 /** Make an element; texts become text nodes, never markup. */
@@ -43,15 +44,16 @@ export const visible = (text) =>
   text.replace(/[ \n\t\r]/g, (char) => VISIBLE[char])
     .replace(/[\p{Cc}\p{Cf}\p{Zl}\p{Zp}]/gu, (char) => `\\u{${char.codePointAt(0).toString(16)}}`);
 
-/** Draw rows of numbers in [-1, 1]: blue below and above zero of a scale of one sign, orange above with two. */
+/** Draw rows of numbers in [-1, 1]: blue below and above zero of a scale of one sign, orange above with two; NaN grey. */
 export function heatmap(canvas, rows, columns, value, signed = false) {
   canvas.width = columns;
   canvas.height = rows;
   const context = canvas.getContext("2d"), image = context.createImageData(columns, rows);
-  for (let i = 0; i < rows; i++) {
-    for (let j = 0; j < columns; j++) {
-      const x = value(i, j), at = 4 * (i * columns + j);
-      image.data.set(signed && x > 0 ? [214, 101, 10, 255 * Math.min(x, 1)] : [20, 120, 200, 255 * Math.min(Math.abs(x), 1)], at);
+  for (let i = 0, at = 0; i < rows; i++) {
+    for (let j = 0; j < columns; j++, at += 4) {
+      const x = value(i, j), warm = signed && x > 0;
+      [image.data[at], image.data[at + 1], image.data[at + 2]] = Number.isNaN(x) ? [128, 128, 128] : warm ? [214, 101, 10] : [20, 120, 200];
+      image.data[at + 3] = Number.isNaN(x) ? 150 : 255 * Math.min(Math.abs(x), 1);
     }
   }
   context.putImageData(image, 0, 0);
@@ -63,8 +65,10 @@ export const bar = (name, share, number, off = false) =>
   make("div", { class: "bar" }, make("bdi", { title: name }, name),
     make("i", { class: off ? "off" : "", style: `width:${100 * Math.min(share, 1)}%` }), make("span", {}, number));
 
-export const percent = (p) => (p >= 0.0995 ? (100 * p).toFixed(1) : (100 * p).toPrecision(2)) + " %";
+export const percent = (p) => (p >= 0.0995 ? (100 * p).toFixed(1) : p === 0 ? "0" : p < 1e-5 ? "under 0.001" : (100 * p).toPrecision(2)) + " %";
 export const short = (n) => {
   const [size, unit] = [[1e12, "T"], [1e9, "G"], [1e6, "M"], [1e3, "k"]].find(([size]) => n >= size) ?? [1, ""];
   return (n / size).toPrecision(3).replace(/\.0+$/, "") + (unit && ` ${unit}`);
 };
+
+document.getElementById("notes").append(...data.notes.map((text) => make("p", { class: "note" }, text)));

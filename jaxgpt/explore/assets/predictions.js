@@ -19,6 +19,13 @@ export function rowOf(place) {
   const own = ids ?? values.map((_, i) => i);
   return { logits: values, ids: values.map((_, i) => own[i] ?? -1), counts: values.map((_, i) => (i < own.length ? 1 : counts[i - own.length])) };
 }
+/** Draw a table of the likeliest tokens at a place, a row for each depth or step. */
+function likeliest(rows, place) {
+  return make("table", {}, ...rows.map(([name, { best, probs }]) => {
+    const { values, shape: [, top] } = unpack(probs);
+    return make("tr", {}, make("th", {}, name), ...best[place].map((id, i) => { const p = values[place * top + i]; return make("td", { class: "nowrap", style: `background:color-mix(in srgb, var(--accent) ${Math.round(60 * p)}%, transparent)` }, make("bdi", {}, nameOf(id)), ` ${percent(p)}`); }));
+  }));
+}
 {
   const settings = {}, outputs = {};
   const slider = (name, label, min, max, step, value) => {
@@ -30,7 +37,7 @@ export function rowOf(place) {
   const most = Math.min(200, data.config.vocab_size);
   const sliders = make("div", {}, slider("temperature", "temperature", 0, 3, 0.05, 1), slider("top_k", "top-k", 0, most, 1, 0), slider("top_p", "top-p", 0.01, 1, 0.01, 1), slider("min_p", "min-p", 0, 1, 0.01, 0));
   const bars = make("div", { id: "bars" }), heading = make("h3"), sampled = make("p", { id: "sampled", "aria-live": "polite" });
-  const other = make("div"), lens = make("div", { class: "wide" });
+  const other = make("div"), lens = make("div", { class: "wide" }), through = make("div", { class: "wide", id: "through" });
   let shape = [], ids = [];
   function draw() {
     const { place } = chosen, [t, k, p, m] = ["temperature", "top_k", "top_p", "min_p"].map((name) => Number(settings[name].value));
@@ -39,7 +46,7 @@ export function rowOf(place) {
     [shape, ids] = [reshape(row, t, k, p, m), row.ids];
     const order = ids.map((_, i) => i).filter((i) => ids[i] >= 0).sort((a, b) => row.logits[b] - row.logits[a]).slice(0, 12);
     heading.replaceChildren(`After place ${place}, `, make("bdi", {}, nameOf(data.ids[place])));
-    bars.replaceChildren(...order.map((i) => { const b = bar(nameOf(ids[i]), shape[i], `${percent(shape[i])} (was ${percent(before[i])})`); b.dataset.id = ids[i]; b.dataset.p = shape[i]; return b; }));
+    bars.replaceChildren(...order.map((i) => { const b = bar(nameOf(ids[i]), shape[i], percent(shape[i]) + (Math.abs(shape[i] - before[i]) > 1e-9 ? ` (was ${percent(before[i])})` : "")); b.dataset.id = ids[i]; b.dataset.p = shape[i]; return b; }));
     const next = data.ids[place + 1], loss = data.predictions.losses[place];
     other.replaceChildren(make("p", { class: "note" }, next === undefined ? "The text ends here." : `The text goes on with ${nameOf(next)}: loss ${loss.toFixed(3)}.`));
     if (data.compared) {
@@ -51,11 +58,8 @@ export function rowOf(place) {
       const { values } = unpack(data.predictions.scores), n = data.labels.length, own = reshape({ logits: Array.from(values.subarray(place * n, (place + 1) * n)), counts: Array(n).fill(1) }, 1, 0, 1, 0);
       other.append(make("h3", {}, "Labels at this place"), ...data.labels.map((label, i) => bar(label, n > 1 ? own[i] : 0, n > 1 ? percent(own[i]) : values[place * n].toFixed(3))));
     }
-    if (data.predictions.lens) {
-      const probs = unpack(data.predictions.lens_probs), [, places, top] = probs.shape;
-      lens.replaceChildren(make("table", {}, ...data.predictions.lens.map((rows, layer) => make("tr", {}, make("th", {}, layer === data.config.n_layer ? "end" : `before ${layer}`),
-        ...rows[place].map((id, i) => { const p = probs.values[(layer * places + place) * top + i]; return make("td", { class: "nowrap", style: `background:color-mix(in srgb, var(--accent) ${Math.round(60 * p)}%, transparent)` }, make("bdi", {}, nameOf(id)), ` ${percent(p)}`); })))));
-    }
+    lens.replaceChildren(likeliest(data.predictions.lens.map((row, layer) => [layer === data.config.n_layer ? "end" : `before ${layer}`, row]), place));
+    through.replaceChildren(likeliest(data.through.map((row) => [`step ${row.step}${row.step === data.step ? " (shown)" : ""}`, row]), place));
   }
   const sample = make("button", { id: "sample", onclick: () => {
     let left = Math.random();
@@ -63,5 +67,6 @@ export function rowOf(place) {
     sampled.append(make("bdi", {}, id < 0 ? "(one of the tail) " : `${nameOf(id)} `));
   } }, "Sample");
   follow(draw);
-  view("predictions").append(make("div", { class: "row" }, make("div", {}, heading, bars), make("div", {}, make("h3", {}, "Sampling"), sliders, make("p", {}, sample), sampled), other), make("h3", {}, "Logit lens: the likeliest tokens at each depth"), lens);
+  view("predictions").append(make("div", { class: "row" }, make("div", {}, heading, bars), make("div", {}, make("h3", {}, "Sampling"), sliders, make("p", {}, sample), sampled), other), make("h3", {}, "Logit lens: the likeliest tokens at each depth"), lens,
+    ...(data.through.length > 1 ? [make("h3", {}, "Through training: the likeliest tokens after these steps"), through] : []));
 }
