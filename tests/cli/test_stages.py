@@ -249,9 +249,10 @@ def test_stages_run_on_two_devices_that_share_the_weights(here):
 
 @pytest.mark.parametrize("name", ["classify", "sft with adapters", "reward", "ppo"])
 def test_a_page_is_written_at_the_end(here, capsys, name: str):
-    here.run(name, "out-page", "--explore", "true", "--max_iters", "1")
-    assert f"page:  {Path('out-page') / 'explore.html'}; open it" in capsys.readouterr().out
-    page = (here.folder / "out-page" / "explore.html").read_text(encoding="utf-8")
+    out = Path(f"page-of-{CASES[name][0]}")
+    here.run(name, str(out), "--explore", "true", "--max_iters", "1")
+    assert f"page:  {out / 'explore.html'}; open it" in capsys.readouterr().out
+    page = (here.folder / out / "explore.html").read_text(encoding="utf-8")
     says = {"sft with adapters": "(LoRA)", "ppo": "value head"}.get(name, "The run trained")
     assert says in page and '"stage":"' + CASES[name][0] in page
 
