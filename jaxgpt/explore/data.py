@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+_SIGNS = str.maketrans({" ": "␣", "\n": "⏎", "\t": "⇥", "\r": "␍"})
 # What would end the script element, begin a comment in it, or end a line of JavaScript.
 UNSAFE = {char: f"\\u{ord(char):04x}" for char in "<>&\u2028\u2029"}
 
@@ -39,5 +40,5 @@ def packed(x: Any, dtype: str = "f2") -> dict[str, Any]:
 
 
 def shown(piece: bytes) -> str:
-    """Return a token's bytes as a text to look at; bytes that are no text of their own as \\xNN."""
-    return piece.decode("utf-8", "backslashreplace")
+    """Return a token's bytes as a text to look at: white space by signs, bytes that are no text as \\xNN."""
+    return piece.decode("utf-8", "backslashreplace").translate(_SIGNS)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from jaxgpt.decode import generate
 from jaxgpt.errors import UsageError
 from jaxgpt.explore import collect, tables, training
 from jaxgpt.explore.data import as_json, shown
+from jaxgpt.explore.pictures import pictures
 from jaxgpt.inspect.record import inspect
 from jaxgpt.model.atlas import count
 from jaxgpt.model.config import GPTConfig
@@ -23,6 +24,7 @@ from jaxgpt.runs.weights import find_checkpoint
 from jaxgpt.tokenizers import Tokenizer
 
 SCRIPTS = ("base", "tokenizer", "tokens", "tables", "attention", "predictions", "architecture", "training")
+VIEWS = ("embeddings", "positions", "attention", "stream", "training")
 SAMPLE_TOKENS = 60
 
 
@@ -56,6 +58,12 @@ def explore(
         raise UsageError(f"text {text!r}: {len(ids)} tokens; there must be two or more to predict one from another")
     if len(ids) > config.n_positions:
         raise UsageError(f"text: {len(ids)} tokens, but the model's context is {config.n_positions}; shorten it")
+    if other is not None:
+        its_config, _, its_tokenizer = other
+        if its_tokenizer.fingerprint != tokenizer.fingerprint:
+            raise UsageError(f"compare {other_name}: its tokenizer is another than that of {name}")
+        if len(ids) > its_config.n_positions:
+            raise UsageError(f"text: {len(ids)} tokens, but the context of {other_name} is {its_config.n_positions}")
     known = min(tokenizer.vocab_size, config.vocab_size)
     found = inspect(config, params, [ids], lens=False)
     record = {} if run is None else read_record(run, ignore_change=True)
@@ -87,14 +95,14 @@ def explore(
         "scaling": training.scaling_data(run, record, config, count(config)["total"]),
     }
     if other is not None:
-        its_config, its_params, its_tokenizer = other
-        if its_tokenizer.fingerprint != tokenizer.fingerprint:
-            raise UsageError(f"compare {other_name}: its tokenizer is another than that of {name}")
-        if len(ids) > its_config.n_positions:
-            raise UsageError(f"text: {len(ids)} tokens, but the context of {other_name} is {its_config.n_positions}")
-        theirs = inspect(its_config, its_params, [ids], lens=False)
+        theirs = inspect(other[0], other[1], [ids], lens=False)
         data["compared"] = {"name": other_name, **collect.compared_data(theirs, known)}
-    return _filled(tokenizer, ids, data)
+    stills = pictures(found, params, data["training"].get("curves", {}))
+    return _filled(tokenizer, ids, data, stills)
+
+
+def _spelled(tokenizer: Tokenizer, token: int) -> str:
+    return f"<bdi><code>{html.escape(shown(tokenizer.decode_bytes([token])))}</code></bdi>"
 
 
 def _said(config: GPTConfig, params: Any, tokenizer: Tokenizer, ids: list[int]) -> dict[str, Any]:
@@ -121,13 +129,13 @@ def _embeddings(params: Any, known: int) -> np.ndarray:
     return np.asarray(params["wte"]["embedding"], np.float32)[:known]
 
 
-def _filled(tokenizer: Tokenizer, ids: Sequence[int], data: dict[str, Any]) -> str:
+def _filled(tokenizer: Tokenizer, ids: Sequence[int], data: dict[str, Any], stills: Mapping[str, str]) -> str:
     """Return the page with the data in it."""
-    # Texts of ids whose bytes the page can't tell itself.
+    best = data["predictions"]["lens"][-1]["best"]
     cells = "".join(
-        f"<tr><td>{t}</td><td>{i}</td><td><bdi><code>{html.escape(shown(tokenizer.decode_bytes([i])))}</code></bdi></td>"
-        f"<td>{tokenizer.decode_bytes([i]).hex(' ')}</td></tr>"
-        for t, i in enumerate(ids)
+        f"<tr><td>{t}</td><td>{i}</td><td>{_spelled(tokenizer, i)}</td><td>{tokenizer.decode_bytes([i]).hex(' ')}</td>"
+        f"<td>{' '.join(_spelled(tokenizer, j) for j in likely)}</td></tr>"
+        for t, (i, likely) in enumerate(zip(ids, best, strict=True))
     )
     assets = files("jaxgpt.explore").joinpath("assets")
     parts = {
@@ -138,5 +146,6 @@ def _filled(tokenizer: Tokenizer, ids: Sequence[int], data: dict[str, Any]) -> s
         "data": as_json(data),
     }
     page = assets.joinpath("page.html").read_text(encoding="utf-8")
+    parts |= {f"still:{view}": stills.get(view, "") for view in VIEWS}
     pieces = page.split("{{")
     return pieces[0] + "".join(parts[piece[: (end := piece.index("}}"))]] + piece[end + 2 :] for piece in pieces[1:])

@@ -52,7 +52,7 @@ def notes(record: Mapping[str, Any]) -> list[str]:
     """Return what a run's page can't show, or shows otherwise than the run had it."""
     found = []
     if lora := record.get("lora"):
-        found.append(f"The run trained adapters of rank {lora['r']} (LoRA); the page shows weights with them added.")
+        found.append(f"The run trained adapters of rank {lora['rank']} (LoRA); the page shows weights with them added.")
     if record.get("stage") in ("classify", "reward"):
         what = "labels" if record["stage"] == "classify" else "scores"
         found.append(

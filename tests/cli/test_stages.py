@@ -247,7 +247,7 @@ def test_stages_run_on_two_devices_that_share_the_weights(here):
     np.testing.assert_allclose(one, two, atol=1e-3)
 
 
-@pytest.mark.parametrize("name", ["classify", "sft with adapters", "reward", "ppo"])
+@pytest.mark.parametrize("name", ["classify", "sft with adapters", "ppo"])
 def test_a_page_is_written_at_the_end(here, capsys, name: str):
     out = Path(f"page-of-{CASES[name][0]}")
     here.run(name, str(out), "--explore", "true", "--max_iters", "1")

@@ -44,6 +44,7 @@ export const visible = (text) =>
   text.replace(/[ \n\t\r]/g, (char) => VISIBLE[char])
     .replace(/[\p{Cc}\p{Cf}\p{Zl}\p{Zp}]/gu, (char) => `\\u{${char.codePointAt(0).toString(16)}}`);
 
+const dark = matchMedia("(prefers-color-scheme: dark)").matches, WARM = dark ? [240, 153, 77] : [214, 101, 10], COLD = dark ? [98, 181, 245] : [20, 120, 200];
 /** Draw rows of numbers in [-1, 1]: blue below and above zero of a scale of one sign, orange above with two; NaN grey. */
 export function heatmap(canvas, rows, columns, value, signed = false) {
   canvas.width = columns;
@@ -52,7 +53,7 @@ export function heatmap(canvas, rows, columns, value, signed = false) {
   for (let i = 0, at = 0; i < rows; i++) {
     for (let j = 0; j < columns; j++, at += 4) {
       const x = value(i, j), warm = signed && x > 0;
-      [image.data[at], image.data[at + 1], image.data[at + 2]] = Number.isNaN(x) ? [128, 128, 128] : warm ? [214, 101, 10] : [20, 120, 200];
+      [image.data[at], image.data[at + 1], image.data[at + 2]] = Number.isNaN(x) ? [128, 128, 128] : warm ? WARM : COLD;
       image.data[at + 3] = Number.isNaN(x) ? 150 : 255 * Math.min(Math.abs(x), 1);
     }
   }
