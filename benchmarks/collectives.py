@@ -148,7 +148,7 @@ def compile_step(
     ids, place = np.zeros((rows, length), np.int32), batch_sharding(where)
     batch = Batch(ids, ids, np.ones(ids.shape, np.float32))
     batch = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), batch)
-    return trainer.step.lower(trainer.abstract, batch).compile()
+    return trainer.step.jitted.lower(trainer.abstract, batch).compile()
 
 
 def ideal(config: Any, *, data: int, fsdp: int, tensor: int, rows: int, length: int, width: int, remat: bool) -> float:

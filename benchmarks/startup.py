@@ -42,6 +42,6 @@ def _compile(flags: PretrainConfig) -> Work:
 
     def work() -> None:
         trainer = stage.trainer(make_mesh())
-        trainer.step.lower(trainer.abstract, batch).compile()
+        trainer.step.jitted.lower(trainer.abstract, batch).compile()
 
     return work

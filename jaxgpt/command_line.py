@@ -100,6 +100,9 @@ def command(main: Callable[..., None]) -> Callable[..., None]:
         try:
             main(argv)
         except Exception as error:
+            from jaxgpt.progress import close_bars  # which --help does not wait for
+
+            close_bars()
             if (code := report(error)) is None:
                 raise
             sys.exit(code)

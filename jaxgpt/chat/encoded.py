@@ -17,6 +17,7 @@ from jaxgpt.chat.fitting import Fitting, TooLong, cut_answers, cut_conversation,
 from jaxgpt.chat.records import Conversation, Message, Preference, Prompt, Text
 from jaxgpt.chat.template import ChatTemplate, Encoded
 from jaxgpt.errors import UsageError, did_you_mean
+from jaxgpt.progress import bar
 from jaxgpt.tokenizers.tokenizer import Tokenizer
 
 _Any = TypeVar("_Any")
@@ -61,7 +62,7 @@ def encode_labelled(
     """
     numbers = {label: number for number, label in enumerate(labels)}
     fitting, encoded, end = Fitting("texts", length, too_long), [], tokenizer.ends.end
-    for text in texts:
+    for text in bar("encoding", texts, unit="texts"):
         with _at(text.where):
             if text.label not in numbers:
                 known = ", ".join(map(repr, labels))[:200]
@@ -100,7 +101,7 @@ def encode_conversations(
     fitting, encoded, room = Fitting("conversations", length + 1, too_long), [], length + 1
     conversations = list(conversations)
     told = template.encode_all(tokenizer, (conversation.messages for conversation in conversations))
-    for conversation in conversations:
+    for conversation in bar("encoding", conversations, unit="conversations"):
         with _at(conversation.where):
             whole = next(told)
             cut = partial(cut_conversation, whole, room)
@@ -137,7 +138,7 @@ def encode_pairs(
     pairs = list(pairs)
     told = template and template.encode_all(tokenizer, chain.from_iterable(map(_conversations, pairs)))
     fitting, encoded = Fitting("pairs", length, too_long), []
-    for pair in pairs:
+    for pair in bar("encoding", pairs, unit="pairs"):
         with _at(pair.where):
             if isinstance(pair.prompt, str):
                 prompt, answers = begun(pair.prompt, tokenizer), (str(pair.chosen), str(pair.rejected))
@@ -178,7 +179,7 @@ def encode_prompts(
     conversations = (prompt.prompt for prompt in prompts if not isinstance(prompt.prompt, str))
     told = template and template.encode_all(tokenizer, conversations, add_generation_prompt=True)
     fitting, encoded = Fitting("prompts", length, too_long), []
-    for prompt in prompts:
+    for prompt in bar("encoding", prompts, unit="prompts"):
         with _at(prompt.where):
             if isinstance(prompt.prompt, str):
                 ids = begun(prompt.prompt, tokenizer)

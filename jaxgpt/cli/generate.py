@@ -154,12 +154,12 @@ def main(argv: Sequence[str] | None = None) -> None:
         draft=open_draft(options, tokenizer),
         **how(options, tokenizer),
     )
-    meter = Meter(begin, draft=options.draft is not None) if options.verbose else None
+    timed = TimedStream(begin, draft=options.draft is not None) if options.verbose else None
     texts = [TextStream(tokenizer, options.stop or (), config.eos_token_ids) for _ in range(options.num_samples)]
     # An answer is printed alone, a continuation with what it continues.
-    print_samples(prompt if template is None else "", texts, iter(meter or begin()))
-    if meter is not None and count > 0:
-        print(meter.report(len(ids) * options.num_samples), file=sys.stderr)
+    print_samples(prompt if template is None else "", texts, iter(timed or begin()))
+    if timed is not None and count > 0:
+        print(timed.report(len(ids) * options.num_samples), file=sys.stderr)
     if options.max_new_tokens is None and count < DEFAULT_COUNT and not all(text.ended for text in texts):
         print(f"note: the context of {config.n_positions} is full; --overflow slide goes on", file=sys.stderr)
 
@@ -311,7 +311,7 @@ def print_samples(prompt: str, texts: Sequence[TextStream], steps: Steps) -> Non
         print(SEPARATOR, "".join(pieces), sep="\n")
 
 
-class Meter:
+class TimedStream:
     """Passes on what `begin` yields, a `Stream` at each call, and measures how fast it comes."""
 
     def __init__(self, begin: Callable[[], Any], *, draft: bool) -> None:

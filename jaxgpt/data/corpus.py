@@ -20,7 +20,6 @@ from typing import Any
 
 import numpy as np
 from filelock import lock_descriptor
-from tqdm import tqdm
 
 from jaxgpt import checks
 from jaxgpt.data.documents import suffix_of
@@ -32,6 +31,7 @@ from jaxgpt.data.special_texts import SpecialTexts
 from jaxgpt.data.token_files import TokenFile, write_token_file
 from jaxgpt.errors import RunError, UsageError
 from jaxgpt.files import regular
+from jaxgpt.progress import Bar, bar
 from jaxgpt.signals import tidied
 from jaxgpt.tokenizers.bpe import END_OF_TEXT
 from jaxgpt.tokenizers.char import CharTokenizer
@@ -309,8 +309,8 @@ def _encode_into(
         chunks = encode_documents(
             documents, tokenizer, folder=folder, processes=workers, allow_special=how.allow_special
         )  # fmt: skip
-        with tqdm(desc=f"{source.name}: {split}", unit=" tokens", unit_scale=True, disable=not how.progress) as bar:
-            write_token_file(folder / f"{split}.bin", _counted(chunks, bar), tokenizer)
+        with bar(f"{source.name}: {split}", unit="tokens", show=how.progress) as shown:
+            write_token_file(folder / f"{split}.bin", _counted(chunks, shown), tokenizer)
     source.notes += seen.notes(source.name)
 
 
@@ -339,7 +339,7 @@ def _sample(source: Source) -> Iterator[str]:
                 return
 
 
-def _counted(chunks: Iterator[np.ndarray], bar: tqdm) -> Iterator[np.ndarray]:
+def _counted(chunks: Iterator[np.ndarray], shown: Bar) -> Iterator[np.ndarray]:
     for chunk in chunks:
-        bar.update(len(chunk))
+        shown.update(len(chunk))
         yield chunk

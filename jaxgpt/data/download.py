@@ -6,14 +6,17 @@ import urllib.error
 import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import huggingface_hub
 from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
 from jaxgpt.errors import UsageError
 from jaxgpt.files import replacing, sha256
+from jaxgpt.progress import bar
 
 _TIMEOUT_S = 60
+_CHUNK = 1 << 20  # bytes
 
 
 @dataclass(frozen=True)
@@ -89,13 +92,21 @@ def _fetch(name: str, origin: WebFile, path: Path) -> None:
     with replacing(path) as part:
         try:
             with urllib.request.urlopen(origin.url, timeout=_TIMEOUT_S) as response:
-                part.write_bytes(response.read())
+                with part.open("wb") as stream, bar(name, unit="B", total=_size(response)) as shown:
+                    while chunk := response.read(_CHUNK):
+                        stream.write(chunk)
+                        shown.update(len(chunk))
         except OSError as error:  # URLError and timeouts are OSErrors
             raise UsageError(
                 f"dataset {name!r}: {origin.url} cannot be downloaded ({_first_line(error)}); "
                 f"fetch it by hand and put it at {path}"
             ) from None
         _check(origin, part)
+
+
+def _size(response: Any) -> int | None:
+    """Return how many bytes an answer says that it has, if it does."""
+    return getattr(response, "length", None)
 
 
 def _check(origin: WebFile, path: Path) -> None:

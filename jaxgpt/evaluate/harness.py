@@ -14,7 +14,6 @@ from lm_eval.api.model import TemplateLM
 from lm_eval.api.registry import register_model
 from lm_eval.models.utils import handle_stop_sequences, normalize_gen_kwargs, postprocess_generated_text
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
-from tqdm import tqdm
 
 from jaxgpt.chat.records import Message
 from jaxgpt.chat.template import ChatTemplate
@@ -24,6 +23,7 @@ from jaxgpt.devices import compute_dtype, start_devices
 from jaxgpt.errors import UsageError, did_you_mean
 from jaxgpt.evaluate.opening import open_scorer
 from jaxgpt.evaluate.scoring import Row
+from jaxgpt.progress import bar
 
 MAX_GEN_TOKS = 256
 DEVICE = "cuda:0"
@@ -179,7 +179,8 @@ class HarnessModel(TemplateLM):
         for number, request in enumerate(requests):
             groups.setdefault(repr(request.args[1]), []).append(number)
         answers = [""] * len(requests)
-        with tqdm(total=len(requests), desc="generate_until", disable=disable_tqdm or not self.scorer.progress) as bar:
+        shown = self.scorer.progress and not disable_tqdm
+        with bar("generate_until", total=len(requests), unit="answers", show=shown) as done:
             for numbers in groups.values():
                 how: dict[str, Any] = {**normalize_gen_kwargs(requests[numbers[0]].args[1], self.max_gen_toks)}
                 contexts = {number: self._context(requests[number].args[0], how["max_gen_toks"]) for number in numbers}
@@ -189,7 +190,7 @@ class HarnessModel(TemplateLM):
                     for number, text in zip(batch, self._generate([contexts[n] for n in batch], how), strict=True):
                         answers[number] = text
                         self.cache_hook.add_partial("generate_until", requests[number].args, text)
-                    bar.update(len(batch))
+                    done.update(len(batch))
         return answers
 
     def _context(self, text: str, max_gen_toks: int) -> list[int]:

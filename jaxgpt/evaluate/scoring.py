@@ -16,7 +16,6 @@ from jax import Array
 from jax.sharding import Mesh
 from jax.typing import DTypeLike
 from jaxtyping import Bool, Float, Int, Integer
-from tqdm import tqdm
 
 from jaxgpt.data.token_files import TokenFile
 from jaxgpt.decode.rows import bucket
@@ -28,6 +27,7 @@ from jaxgpt.model.gpt import GPT, applied
 from jaxgpt.model.quantized import DecodingMatrix, check_params
 from jaxgpt.objectives.cross_entropy import map_logits
 from jaxgpt.objectives.outputs import token_log_probs
+from jaxgpt.progress import bar
 from jaxgpt.tokenizers import Tokenizer
 
 # Batches that are sorted by length, and computed while the host goes on, before the first is read.
@@ -128,10 +128,10 @@ class Scorer:
             RunError: the device's memory does not hold a batch.
         """
         waiting = iter(rows)
-        with tqdm(desc=what, total=total, unit=" tokens", unit_scale=True, disable=not self.progress) as bar:
+        with bar(what, total=total, unit="tokens", show=self.progress) as shown:
             while chunk := list(islice(waiting, AHEAD * self.batch_size)):
                 found = self._score(chunk)
-                bar.update(sum(len(one.log_probs) for one in found))
+                shown.update(sum(len(one.log_probs) for one in found))
                 yield from found
 
     def put(self, rows: Any) -> Any:

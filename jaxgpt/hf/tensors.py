@@ -17,6 +17,7 @@ from jax import Array
 from jax.typing import DTypeLike
 
 from jaxgpt.errors import UsageError, listed
+from jaxgpt.progress import bar
 
 FLOAT_BYTES = {"F16": 2, "BF16": 2, "F32": 4, "F64": 8}
 
@@ -90,7 +91,8 @@ def read_values(tensors: Mapping[str, Tensor], dtype: DTypeLike) -> dict[str, Ar
     # largest down, so that the memory of one that was read has room for the next.
     by_size = sorted(tensors.items(), key=lambda item: -math.prod(item[1].shape))
     with np.errstate(over="ignore"):  # it is found below
-        values = {name: jnp.array(tensor.read(), dtype).block_until_ready() for name, tensor in by_size}
+        shown = bar("weights", by_size, unit="tensors")
+        values = {name: jnp.array(tensor.read(), dtype).block_until_ready() for name, tensor in shown}
     if bad := {name for name, value in values.items() if not _finite(value)}:
         raise UsageError(listed(f"values that are not finite in {jnp.dtype(dtype).name}", bad)[0])
     return values

@@ -21,6 +21,7 @@ from jaxgpt.decode.engine import generate
 from jaxgpt.errors import UsageError
 from jaxgpt.model.gpt import GPT
 from jaxgpt.objectives.base import Params
+from jaxgpt.progress import Bar, bar
 from jaxgpt.rl.advantages import explained_variance, gae, group_advantages, token_rewards, whiten
 from jaxgpt.rl.config import PPOConfig
 from jaxgpt.rl.experience import Experience
@@ -104,23 +105,26 @@ class Rollouts:
             RunError: the scorer did not give a finite number for each response.
         """
         config, prompts = self.config, self._checked_prompts(iteration)
-        responses = generate(
-            self.model.config,
-            params,
-            prompts,
-            max_new_tokens=config.max_new_tokens,
-            temperature=config.temperature,
-            vocab_size=self.vocab_size,
-            eos_token_id=self.stop_ids,
-            seed=int(np.random.SeedSequence([self.seed, iteration]).generate_state(1)[0]),
-            dtype=self.model.dtype,
-        )
-        scores = check_rewards("the scorer", self.scorer(prompts, responses), self._names(iteration))
-        ended = np.asarray([response[-1] in self.stop_ids for response in responses])
-        given = scores - np.where(ended, 0, config.missing_end_penalty or 0).astype(np.float32)
+        with bar("rollout: answers", total=config.rollout_size, unit="answers") as shown:
+            responses = generate(
+                self.model.config,
+                params,
+                prompts,
+                max_new_tokens=config.max_new_tokens,
+                temperature=config.temperature,
+                vocab_size=self.vocab_size,
+                eos_token_id=self.stop_ids,
+                seed=int(np.random.SeedSequence([self.seed, iteration]).generate_state(1)[0]),
+                dtype=self.model.dtype,
+            )
+            shown.set_description("rollout: scores")
+            scores = check_rewards("the scorer", self.scorer(prompts, responses), self._names(iteration))
+            ended = np.asarray([response[-1] in self.stop_ids for response in responses])
+            given = scores - np.where(ended, 0, config.missing_end_penalty or 0).astype(np.float32)
 
-        batch = self._lay_out(prompts, responses)
-        log_probs, values, reference = self._compare(params, batch)
+            shown.set_description("rollout: log-probabilities")
+            batch = self._lay_out(prompts, responses)
+            log_probs, values, reference = self._compare(params, batch, shown)
         found = appraise(config, batch, log_probs, values, reference, given, np.float32(coefficient))
         experience, metrics = jax.device_get(found)
         lengths = np.asarray([len(response) for response in responses])
@@ -149,13 +153,14 @@ class Rollouts:
         weights = [[0.0] * len(p) + [1.0] * len(r) for p, r in zip(prompts, responses, strict=True)]
         return pad_batch(documents, length=self.prompt_length + self.config.max_new_tokens - 1, weights=weights)
 
-    def _compare(self, params: Params, batch: Batch) -> tuple[Any, Any, Any]:
+    def _compare(self, params: Params, batch: Batch, shown: Bar) -> tuple[Any, Any, Any]:
         """Return what `compare` does, a part of the rows at a time: logits are large."""
         parts, count = [], self.config.batch_size
         how = {"temperature": self.config.temperature, "vocab_size": self.vocab_size}
         for start in range(0, len(batch.tokens), count):
             part = self.put(jax.tree.map(lambda x, rows=slice(start, start + count): x[rows], batch))
             parts.append(jax.device_get(compare(self.model, params, self.reference, part, **how)))
+            shown.update(len(part.tokens))
         return jax.tree.map(lambda *x: np.concatenate(x), *parts)
 
 

@@ -239,7 +239,7 @@ class Stage(Generic[FlagsT]):
         self.before_loop(trainer)
         recording = train.recording(
             self.flags, folder, progress, checkpoints,
-            meter=self._meter(trainer, progress.step),
+            line=self._line(trainer, progress.step),
             evaluate=partial(self.evaluate, trainer),
             schedule=train.schedule(self.flags.times(self.updates_per_iteration)) if self.optimizer is None else None,
         )  # fmt: skip
@@ -346,10 +346,10 @@ class Stage(Generic[FlagsT]):
     def _put_batch(self, trainer: train.Trainer, step: int) -> Any:
         return trainer.put(self.batch(step, **trainer.shard))
 
-    def _meter(self, trainer: train.Trainer, step: int) -> train.Meter:
+    def _line(self, trainer: train.Trainer, step: int) -> train.ProgressLine:
         # Of this process's rows; all processes have as many.
         tokens = self.batch(step, **trainer.shard).tokens
-        return train.Meter(
+        return train.ProgressLine(
             step=step,
             until=self.flags.max_iters,
             tokens_per_step=tokens.size * trainer.shard["num_shards"] * self.updates_per_iteration,

@@ -12,6 +12,7 @@ from jaxgpt import chat, model, objectives
 from jaxgpt.errors import UsageError
 from jaxgpt.flags import PathName, Positive, Rate, flag
 from jaxgpt.objectives.dpo_config import DPOConfig
+from jaxgpt.progress import bar
 from jaxgpt.stages.base import Record, next_command, show_curve
 from jaxgpt.stages.finetune import SHOWN_PROMPTS, FineTuneConfig
 from jaxgpt.stages.reward import PAIR_FILE, FromPairs
@@ -96,7 +97,8 @@ class DPO(FromPairs[DPOStageConfig]):
         if self.flags.reference == "precomputed":
             found = {}
             for part, pairs in self.examples.items():
-                batches = (super(DPO, self).lay_out(part, rows) for rows in self.rows_in_order(part))
+                rows_of = bar("reference log-probabilities", list(self.rows_in_order(part)), unit="batches")
+                batches = (super(DPO, self).lay_out(part, rows) for rows in rows_of)
                 found[part] = objectives.reference_log_probs(self.build_model(), self.params, batches)[: len(pairs)]
             objectives.write_reference(folder / REFERENCE, found, self._fingerprint)
 

@@ -10,8 +10,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable
 from heapq import heapify, heappop, heappush
 
-from tqdm import tqdm
-
+from jaxgpt.progress import bar
 from jaxgpt.tokenizers.bpe_files import BYTES_IN_ORDER
 
 _NOTHING = -1  # the id between words, and where the right half of a merge stood
@@ -39,7 +38,7 @@ def learn_merges(words: Iterable[str], num_pieces: int, progress: bool = False) 
     heapify(heap)
 
     merges: dict[tuple[int, int], None] = {}
-    with tqdm(total=num_pieces - 256, desc="merges", disable=not progress) as bar:
+    with bar("merges", total=num_pieces - 256, unit="merges", show=progress) as shown:
         while heap and len(pieces) < num_pieces:
             n, pair = heappop(heap)
             if -n != count[pair]:
@@ -53,7 +52,7 @@ def learn_merges(words: Iterable[str], num_pieces: int, progress: bool = False) 
             merged = id_of.setdefault(piece, len(pieces))
             if merged == len(pieces):
                 pieces.append(piece)
-                bar.update()
+                shown.update()
 
             change: defaultdict[tuple[int, int], int] = defaultdict(int)
             for i in sorted(where.pop(pair)):  # from the left, so that "aaa" becomes "aa" + "a"

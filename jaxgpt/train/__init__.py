@@ -14,17 +14,17 @@ if TYPE_CHECKING:
     from jaxgpt.train.budget import flops_per_token
     from jaxgpt.train.config import OptimizerConfig, RunConfig, trains
     from jaxgpt.train.loop import run
-    from jaxgpt.train.meter import Meter
     from jaxgpt.train.metrics import plot
     from jaxgpt.train.optimizer import adamw, schedule
+    from jaxgpt.train.progress_line import ProgressLine
     from jaxgpt.train.recorder import recording
     from jaxgpt.train.state import TrainState, init_params
     from jaxgpt.train.step import StepMetrics, make_step
     from jaxgpt.train.trainer import Trainer
 
 __all__ = [
-    "Meter",
     "OptimizerConfig",
+    "ProgressLine",
     "RunConfig",
     "StepMetrics",
     "TrainState",

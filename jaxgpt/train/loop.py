@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from jaxgpt.devices import return_memory
 from jaxgpt.objectives.base import Objective, Params, Sums
+from jaxgpt.progress import Compiled
 from jaxgpt.train.state import TrainState
 from jaxgpt.train.step import Step, StepMetrics, means
 
@@ -42,11 +43,14 @@ def make_evaluate(objective: Objective) -> Callable[[Params, Iterable[Any]], dic
 
     The means are "loss", and the objective's own metrics by their names.
     """
-    return partial(_evaluate, jax.jit(lambda params, batch: objective(params, batch, None)))
+    return partial(_evaluate, Compiled("the evaluation", jax.jit(lambda params, batch: objective(params, batch, None))))
 
 
 def _evaluate(sums: Callable[[Params, Any], Sums], params: Params, batches: Iterable[Any]) -> dict[str, float]:
-    added = [sums(params, batch) for batch in batches]
+    added = []
+    for batch in batches:
+        added.append(sums(params, batch))
+        jax.block_until_ready(added[-3:][0])  # no more than three under way, so that who counts batches is not ahead
     total = jax.tree.map(lambda *parts: jnp.stack(parts).sum(), *added)
     found = {"loss": total.loss / total.weight, **means(total)}
     return {name: float(value) for name, value in found.items()}

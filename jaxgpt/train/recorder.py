@@ -12,12 +12,13 @@ import optax
 
 from jaxgpt.errors import RunError
 from jaxgpt.hosts import gather
+from jaxgpt.progress import Bar, say
 from jaxgpt.runs.checkpoint import Checkpoints
 from jaxgpt.runs.manifest import Progress, steps
 from jaxgpt.signals import Stop, stop_on_signal
 from jaxgpt.train.config import RunConfig
-from jaxgpt.train.meter import Meter, duration
 from jaxgpt.train.metrics import MetricsLog, NoMetrics, described
+from jaxgpt.train.progress_line import ProgressLine
 from jaxgpt.train.state import TrainState
 from jaxgpt.train.step import StepMetrics
 from jaxgpt.train.trainer import clear_errors
@@ -41,7 +42,7 @@ class Recorder:
         progress: Progress,
         checkpoints: Checkpoints,
         *,
-        meter: Meter,
+        line: ProgressLine,
         log: MetricsLog | NoMetrics,
         stop: Stop,
         evaluate: Callable[[Any], dict[str, float]],
@@ -50,7 +51,7 @@ class Recorder:
         """Begin to record; see `recording`."""
         self.progress, self.last = progress, False
         self._flags, self._folder, self._checkpoints = flags, folder, checkpoints
-        self._meter, self._log, self._stop, self._evaluate = meter, log, stop, evaluate
+        self._line, self._log, self._stop, self._evaluate = line, log, stop, evaluate
         self._schedule = None if schedule is None else jax.jit(schedule)
         self._begun, self._saved = progress.step, time.monotonic()
         self._streak: Any = 0
@@ -69,7 +70,8 @@ class Recorder:
         self._check_streak(done - 1)
         self._streak = metrics.streak
         if done == self._begun + 1:
-            self._meter.first_step(metrics.loss)
+            self._line.first_step(metrics.loss)
+        self._line.advance(done)
         self.progress = replace(self.progress, step=done)
         self._checkpoints.check()
         self.last = done == self._flags.max_iters or self._stop.requested(done)
@@ -93,36 +95,36 @@ class Recorder:
         """Write a row of metrics, and show it on the line."""
         done, rate = self.progress.step, None
         if self._schedule is not None:
-            with self._meter.paused():  # the first time it is compiled
+            with self._line.paused():  # the first time it is compiled
                 # While the step still runs: when it is read the device has no work.
                 rate = self._schedule(metrics.updates)
         loss, norm, skipped = (value.item() for value in (metrics.loss, metrics.grad_norm, metrics.skipped))
         lr = None if rate is None else float(rate)
-        speed, mfu, left = self._meter.read(done)
+        speed, mfu, left = self._line.read(done)
         more = {name: float(value) for name, value in metrics.metrics.items()}
         row = {"loss": loss, **more, "lr": lr, "grad_norm": norm, "skipped": skipped}
         self._log.write(done, "train", **row, tokens_per_s=speed, mfu=mfu)
-        parts = [f"step {done}/{self._flags.max_iters}", f"loss {loss:.4f}"]
+        parts = [f"loss {loss:.4f}"]
         parts += [] if lr is None else [f"lr {lr:.2e}"]
         parts += [f"{name} {more[name]:.3f}" for name in ON_THE_LINE if name in more]
-        parts += [] if speed is None else [f"{speed:,.0f} tokens/s", f"{duration(left)} left"]
+        parts += [] if speed is None else [f"{speed:,.0f} tokens/s", f"{Bar.format_interval(left)} left"]
         parts += [] if mfu is None else [f"MFU {mfu:.1%}"]
         parts += [] if skipped == 0 else [f"skipped {skipped}"]
-        self._meter.show(" | ".join(parts))
+        self._line.show(done, " | ".join(parts))
 
     def evaluate(self, state: TrainState) -> None:
         """Evaluate the state, and write what was found."""
-        with self._meter.paused():
+        with self._line.paused():
             found = self._evaluate(state.whole)
         step = self.progress.step
         self._log.write(step, "val", **found)
-        self._meter.say(f"step {step}: {described(found)}")
+        say(f"step {step}: {described(found)}")
         self.progress = self.progress.evaluated(found["loss"])
 
     def save(self, state: TrainState) -> None:
         """Begin to write a checkpoint; a state that ends the run is never saved as the latest."""
         self._check_streak(self.progress.step)
-        with self._meter.paused():
+        with self._line.paused():
             self._checkpoints.save(state, self.progress)
         self._saved = time.monotonic()
 
@@ -131,7 +133,7 @@ class Recorder:
         self._checkpoints.wait()
         if (step := self.progress.step) < self._flags.max_iters:
             reason = f"{self._stop.reason}: stopped and saved at step {step}"
-            self._meter.say(f"{reason}; --init_from resume goes on from here")
+            say(f"{reason}; --init_from resume goes on from here")
 
     def _due(self, interval: int) -> bool:
         return self.progress.step % interval == 0 or self.progress.step == self._flags.max_iters
@@ -159,7 +161,7 @@ def recording(
     progress: Progress,
     checkpoints: Checkpoints,
     *,
-    meter: Meter,
+    line: ProgressLine,
     evaluate: Callable[[Any], dict[str, float]],
     schedule: optax.Schedule | None,
 ) -> Iterator[Recorder]:
@@ -170,7 +172,7 @@ def recording(
         folder: where everything is written.
         progress: how far the run has come.
         checkpoints: where states are saved.
-        meter: measures the run's speed.
+        line: shows how far the run is, and how fast.
         evaluate: all weights → means by their names; "loss" is among them, the lower the better.
         schedule: the learning rate by updates, to be logged; None where the flags don't decide it.
 
@@ -182,10 +184,10 @@ def recording(
     with clear_errors(checkpoints.finish):
         if jax.process_index() == 0:
             log = MetricsLog(folder, step=progress.step, tensorboard=flags.tensorboard, wandb=flags.wandb)
-        with closing(log), stop_on_signal() as stop:
+        with closing(log), closing(line), stop_on_signal() as stop:
             recorder = Recorder(
                 flags, folder, progress, checkpoints,
-                meter=meter, log=log, stop=stop, evaluate=evaluate, schedule=schedule,
+                line=line, log=log, stop=stop, evaluate=evaluate, schedule=schedule,
             )  # fmt: skip
             yield recorder
             recorder.end()

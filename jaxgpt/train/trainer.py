@@ -19,6 +19,7 @@ from jaxgpt.model.atlas import Parameter
 from jaxgpt.model.attention_kernels import report
 from jaxgpt.model.config import GPTConfig
 from jaxgpt.objectives.base import Objective
+from jaxgpt.progress import Compiled, bar
 from jaxgpt.runs.checkpoint import Checkpoints
 from jaxgpt.train.budget import table
 from jaxgpt.train.config import RunConfig
@@ -34,7 +35,7 @@ class Trainer:
     Attributes:
         mesh: the devices.
         optimizer: what moves the parameters.
-        step: (state, batch) → (state, metrics), jitted; it takes over the state's memory.
+        step: (state, batch) → (state, metrics), compiled at its first call; it takes over the state's memory.
         abstract: the state's shapes, dtypes and shardings.
     """
 
@@ -79,7 +80,7 @@ class Trainer:
             accumulate=flags.gradient_accumulation_steps,
             skip_spikes=flags.skip_spikes,
         )
-        self.step = jax.jit(step, donate_argnums=0, out_shardings=(self.shardings, None))
+        self.step = Compiled("the training step", jax.jit(step, donate_argnums=0, out_shardings=(self.shardings, None)))
         self._trained, self._carried, self._sums = trained, carried, make_evaluate(objective)
 
     @cached_property
@@ -99,7 +100,7 @@ class Trainer:
             counted: see `jaxgpt.train.budget.table`.
         """
         batch = self.put(batch)
-        compiled = self.step.lower(self.abstract, batch).compile()
+        compiled = self.step.jitted.lower(self.abstract, batch).compile()
         length = batch.tokens.shape[-1]
         return table(self.config, length=length, rows=batch.tokens.size // length, compiled=compiled, counted=counted)
 
@@ -140,7 +141,8 @@ class Trainer:
 
     def evaluate(self, params: Any, batches: Iterable[Any]) -> dict[str, float]:
         """Return means over batches of the objective's loss and metrics, by their names."""
-        return self._sums(params, (self.put(batch) for batch in batches))
+        shown = bar("evaluation", batches, total=self._flags.eval_iters, unit="batches")
+        return self._sums(params, (self.put(batch) for batch in shown))
 
     def _placed(self, init_params: Callable[[Any], Any]) -> tuple[Any, Any]:
         """Return the parameters that are trained and the others, each where it belongs."""

@@ -14,7 +14,7 @@ import pytest
 
 from jaxgpt.chat.template import DEFAULT_TEMPLATE, add_template
 from jaxgpt.cli import convert
-from jaxgpt.cli.generate import SEPARATOR, Meter, line_end, main, prompt_ids, read_prompt
+from jaxgpt.cli.generate import SEPARATOR, TimedStream, line_end, main, prompt_ids, read_prompt
 from jaxgpt.decode.engine import generate
 from jaxgpt.errors import UsageError
 from jaxgpt.hf.convert import save_pretrained
@@ -178,7 +178,7 @@ def test_a_slow_pass_is_not_what_a_pass_takes(monkeypatch):
                 self.passes += taken > 0
                 yield [7]
 
-    meter = Meter(Stream, draft=True)
+    meter = TimedStream(Stream, draft=True)
     assert list(meter) == 7 * [[7]]
     assert meter.report(6) == (
         "prefill: 6 tokens in 3.000 s, 2.0 tokens/s\n"

@@ -16,13 +16,13 @@ SHORT = ("--max_iters=2", "--warmup_iters=1", "--eval_interval=2", "--save_inter
 # Leaves its output without a reader behind the first step, whose row is the first that can't be written.
 READER_GOES = """
 import os, signal
-from jaxgpt.train.meter import Meter
+from jaxgpt.train.progress_line import ProgressLine
 signal.signal(signal.SIGHUP, signal.{hangup})
-first = Meter.first_step
+first = ProgressLine.first_step
 def then_alone(*args):
     first(*args)
     os.dup2({write}, 1)
-Meter.first_step = then_alone
+ProgressLine.first_step = then_alone
 from jaxgpt.cli.entry import train; train()
 """
 

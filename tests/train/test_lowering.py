@@ -76,7 +76,7 @@ class Lowered:
         mesh, own = make_mesh(), tuple(parameters(config))
         trainer = Trainer(flags, mesh, config=config, objective=objective, parameters=own)
         known = [DisabledSafetyCheck.custom_call(name) for name in (*CUDNN, *CUDNN_MASKED)]
-        step = export(trainer.step, platforms=[platform], disabled_checks=known)
+        step = export(trainer.step.jitted, platforms=[platform], disabled_checks=known)
         self.text = step(trainer.abstract, put_batch(mesh, batch)).mlir_module()
         self.leaves = [len(jax.tree.leaves(tree)) for tree in (trainer.abstract, batch)]
 

@@ -1,4 +1,4 @@
-"""How fast a run is and how long it still takes: one live line in a terminal, plain lines elsewhere."""
+"""How fast a run is and how long it still takes: one live line with a bar in a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -6,14 +6,16 @@ import contextlib
 import sys
 import time
 from collections.abc import Iterator
+from typing import Any
 
-from jax import Array
-
+from jaxgpt.progress import Bar, bar, say
 from jaxgpt.train.budget import peak_flops
 
+FORMAT = "step {n_fmt}/{total_fmt} |{bar:12}| {desc}"
 
-class Meter:
-    """Measures between two rows of metrics; time spent on evaluation and saving is not counted as training."""
+
+class ProgressLine:
+    """How far a run is, and how fast between two rows of metrics, of which evaluation and saving are no part."""
 
     def __init__(self, *, step: int, until: int, tokens_per_step: int, flops_per_token: int | None) -> None:
         """Begin at `step` of `until`, with what one update of all devices together amounts to."""
@@ -22,15 +24,22 @@ class Meter:
         peak = peak_flops()
         # The share of the devices' peak that one token a second takes.
         self.share = None if flops_per_token is None or peak is None else flops_per_token / peak
-        self.live = sys.stdout.isatty()
+        self._bar: Bar | None = None
         self._step, self._begin = step, time.perf_counter()
         self._away = 0.0
 
-    def first_step(self, result: Array) -> None:
+    def first_step(self, result: Any) -> None:
         """Wait for the first update's result, and leave out the time that it took to compile."""
         result.block_until_ready()
-        self.say(f"compiled, and made the first update, in {time.perf_counter() - self._begin - self._away:.1f} s")
         self._begin, self._away, self._step = time.perf_counter(), 0.0, self._step + 1
+        if sys.stdout.isatty():
+            how = {"initial": self._step, "unit_scale": False, "delay": 0, "bar_format": FORMAT}
+            self._bar = bar("", total=self.until, file=sys.stdout, **how)
+
+    def advance(self, step: int) -> None:
+        """Move the bar, if there is one."""
+        if self._bar is not None:
+            self._bar.update(step - self._bar.n)
 
     def read(self, step: int) -> tuple[float | None, float | None, float]:
         """Return tokens/s since the last reading, MFU (None without a known peak), and seconds left to the end.
@@ -53,16 +62,14 @@ class Meter:
         yield
         self._away += time.perf_counter() - begin
 
-    def show(self, text: str) -> None:
-        """Replace the live line, or print one where the output is no terminal."""
-        print(f"\r{text}\x1b[K" if self.live else text, end="" if self.live else "\n", flush=True)
+    def show(self, step: int, text: str) -> None:
+        """Put what is measured beside the bar, or print a line where the output is no terminal."""
+        if self._bar is None:
+            say(f"step {step}/{self.until} | {text}")
+        else:
+            self._bar.set_description_str(text)
 
-    def say(self, text: str) -> None:
-        """Print a line that stays."""
-        print(f"\r{text}\x1b[K" if self.live else text, flush=True)
-
-
-def duration(seconds: float) -> str:
-    """Write a number of seconds as 1:02:03 or 2:03."""
-    hours, rest = divmod(round(seconds), 3600)
-    return f"{hours}:{rest // 60:02}:{rest % 60:02}" if hours else f"{rest // 60}:{rest % 60:02}"
+    def close(self) -> None:
+        """Take the bar away."""
+        if self._bar is not None:
+            self._bar.close()
