@@ -22,7 +22,7 @@ ROOMS = {
     "chat": {"tokenizers", "data"},
     "mesh": {"model"},
     "objectives": {"data", "chat", "model"},
-    "decode": {"tokenizers", "model"},
+    "decode": {"tokenizers", "chat", "model"},
     "hf": {"tokenizers", "model"},
     "inspect": {"tokenizers", "data", "model", "objectives", "decode", "train"},
     "runs": {"tokenizers", "model", "hf"},

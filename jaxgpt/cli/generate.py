@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-import itertools
-import statistics
 import sys
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -17,8 +14,9 @@ from jaxgpt.chat.encoded import begun
 from jaxgpt.chat.records import Message
 from jaxgpt.chat.template import ChatTemplate
 from jaxgpt.cli.dialects import translate
+from jaxgpt.cli.speed import TimedStream, Steps
 from jaxgpt.command_line import command, parse
-from jaxgpt.decode.rows import Overflow
+from jaxgpt.decode.rows import DEFAULT_COUNT, Overflow
 from jaxgpt.decode.sampling import Sampling
 from jaxgpt.decode.text import TextStream
 from jaxgpt.errors import UsageError
@@ -34,10 +32,7 @@ EXAMPLES = """examples:
   generate.py --init_from out --start "ROMEO:" --overflow slide --max_new_tokens 500
   generate.py --init_from gpt2 --start FILE:prompt.txt --num_samples 3 --temperature 0
   generate.py --compare out-sft out-dpo --prompts prompts.jsonl"""
-DEFAULT_COUNT = 200
 SEPARATOR = "---------------"
-
-Steps = Iterator[list[int | None]]
 
 
 @dataclass(frozen=True)
@@ -46,7 +41,13 @@ class Options:
 
     init_from: PathName = flag("out", "a run's folder, one of pretrained weights, or a name on the Hugging Face hub")
     checkpoint: Which | None = flag(None, "of a run, the checkpoint of this step; none: the best")
-    start: str = flag("\n", "the prompt: text, FILE:PATH for a file's, or - for standard input", group="prompt")
+    start: str = flag(
+        "\n",
+        "the prompt: text, FILE:PATH for a file's, or - for standard input; without it a terminal is asked: for the "
+        "messages of a chat if the model has a chat template, else for lines to continue",
+        group="prompt",
+    )
+    system: str | None = flag(None, "the system's message of a chat, or before a prompt to answer", group="prompt")
     allow_special: bool = flag(
         False,
         "read special tokens that the prompt spells, such as <|endoftext|>, as such; else they are plain text",
@@ -114,7 +115,7 @@ class Options:
         if (self.compare is None) != (self.prompts is None):
             raise UsageError("--compare RUN_A RUN_B and --prompts FILE go together")
         if self.compare is not None:
-            for name in ("init_from", "start", "num_samples", "stop", "draft", "verbose"):
+            for name in ("init_from", "start", "system", "num_samples", "stop", "draft", "verbose"):
                 if (value := getattr(self, name)) != getattr(Options, name):
                     raise UsageError(f"--{name} {value}: not with --compare")
         _ = self.sampling  # checks what it takes
@@ -135,29 +136,56 @@ def main(argv: Sequence[str] | None = None) -> None:
 
         compare(options)
         return
+    asked = options.start == Options.start and all(s is not None and s.isatty() for s in (sys.stdin, sys.stdout))
     prompt = read_prompt(options.start)
     # Only now what waits for JAX.
-    from jaxgpt.decode.engine import stream
     from jaxgpt.devices import start_devices
 
     start_devices(options.device)
     config, params, tokenizer = open_quantized(options, options.init_from)
     template = chat_template(options, tokenizer, options.init_from)
-    ids = prompt_ids(tokenizer, template, prompt, options.allow_special) or line_end(config, tokenizer)
-    ids, count = fit(options, ids, config.n_positions)
+    if options.system and template is None:
+        raise UsageError(f"--system {options.system}: {options.init_from} is given no messages, as --chat says")
+    model = Opened(config, params, tokenizer, template, open_draft(options, tokenizer))
+    if asked:
+        from jaxgpt.cli.terminal import Terminal
+
+        Terminal(options, model).converse()
+    else:
+        respond(options, model, prompt)
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A model, how it is asked, and what guesses its tokens."""
+
+    config: GPTConfig
+    params: Any
+    tokenizer: Tokenizer
+    template: ChatTemplate | None
+    draft: Any
+
+
+def respond(options: Options, model: Opened, prompt: str, watched: Callable[[Steps], Steps] = iter) -> None:
+    """Print samples of a model; `watched` may end their steps early."""
+    from jaxgpt.decode.engine import stream
+
+    config, params, tokenizer, template = model.config, model.params, model.tokenizer, model.template
+    ids = prompt_ids(tokenizer, template, prompt, options.allow_special, options.system)
+    ids, count = fit(options, ids or line_end(config, tokenizer), config.n_positions)
     begin = partial(
         stream,
         config,
         params,
         [ids] * options.num_samples,
         max_new_tokens=count,
-        draft=open_draft(options, tokenizer),
+        draft=model.draft,
         **how(options, tokenizer),
     )
     timed = TimedStream(begin, draft=options.draft is not None) if options.verbose else None
     texts = [TextStream(tokenizer, options.stop or (), config.eos_token_ids) for _ in range(options.num_samples)]
     # An answer is printed alone, a continuation with what it continues.
-    print_samples(prompt if template is None else "", texts, iter(timed or begin()))
+    print_samples(prompt if template is None else "", texts, watched(iter(timed or begin())))
     if timed is not None and count > 0:
         print(timed.report(len(ids) * options.num_samples), file=sys.stderr)
     if options.max_new_tokens is None and count < DEFAULT_COUNT and not all(text.ended for text in texts):
@@ -237,8 +265,9 @@ def prompt_ids(
     template: ChatTemplate | None,
     prompt: str | Sequence[Message],
     allow_special: bool = False,
+    system: str | None = None,
 ) -> list[int]:
-    """Return what the model reads: a text, or a message laid out up to where the answer begins."""
+    """Return what the model reads: a text, or messages laid out up to where the answer begins."""
     text = prompt if isinstance(prompt, str) else "\n".join(message.content for message in prompt)
     if template is None:
         if not allow_special:
@@ -247,7 +276,8 @@ def prompt_ids(
     if allow_special:
         raise UsageError("--allow_special: no token of a message is a special one; --chat off reads it as a text")
     note_special(tokenizer, text, "--chat off --allow_special")
-    messages = (Message("user", prompt),) if isinstance(prompt, str) else prompt
+    before = (Message("system", system),) if system else ()
+    messages = (*before, Message("user", prompt)) if isinstance(prompt, str) else prompt
     return list(template.encode(tokenizer, messages, add_generation_prompt=True).ids)
 
 
@@ -309,41 +339,3 @@ def print_samples(prompt: str, texts: Sequence[TextStream], steps: Steps) -> Non
     print()
     for pieces in later[1:]:
         print(SEPARATOR, "".join(pieces), sep="\n")
-
-
-class TimedStream:
-    """Passes on what `begin` yields, a `Stream` at each call, and measures how fast it comes."""
-
-    def __init__(self, begin: Callable[[], Any], *, draft: bool) -> None:
-        for _ in itertools.islice(begin(), 2):  # compiles both programs
-            pass
-        self._stream, self._draft = begin(), draft
-        self._seconds: list[float] = []
-        self._counts: list[int] = []
-        self._passes: list[int] = []
-
-    def __iter__(self) -> Steps:
-        before = time.perf_counter()
-        for step in self._stream:
-            self._seconds.append(time.perf_counter() - before)
-            self._counts.append(sum(token is not None for token in step))
-            self._passes.append(self._stream.passes)
-            yield step
-            before = time.perf_counter()
-
-    def report(self, prompt_tokens: int) -> str:
-        """Return lines for prefill and decoding.
-
-        A sliding context's own prefills, and what is compiled for them, are not in the median pass.
-        """
-        prefill, *steps = self._seconds
-        lines = [f"prefill: {prompt_tokens} tokens in {prefill:.3f} s, {prompt_tokens / prefill:.1f} tokens/s"]
-        # With a draft, most steps come with the one before.
-        passes = itertools.pairwise(self._passes)
-        made = [seconds for seconds, (before, now) in zip(steps, passes, strict=True) if now > before]
-        if made:
-            tokens, each = sum(self._counts[1:]), statistics.median(made)
-            more = f"{len(steps) / len(made):.2f} tokens of a sample a pass, " if self._draft else ""
-            speed = f"{1000 * each:.2f} ms a {'pass' if self._draft else 'step'}"
-            lines.append(f"decode: {tokens} tokens, {more}{speed}, {tokens / len(made) / each:.1f} tokens/s")
-        return "\n".join(lines)

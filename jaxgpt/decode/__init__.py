@@ -12,6 +12,8 @@ are asked for. Stop strings belong to texts, not to ids:
         if text.ended:
             break
     print(text.flush())
+
+`Chat` keeps a conversation with a model that has a chat template.
 """
 
 from __future__ import annotations
@@ -22,8 +24,9 @@ from jaxgpt.lazy import on_first_use
 
 if TYPE_CHECKING:
     from jaxgpt.decode.continuous import generate_many
+    from jaxgpt.decode.dialogue import Chat
     from jaxgpt.decode.engine import generate, stream
     from jaxgpt.decode.sampling import Sampling
 
-__all__ = ["Sampling", "generate", "generate_many", "stream"]
+__all__ = ["Chat", "Sampling", "generate", "generate_many", "stream"]
 __getattr__, __dir__ = on_first_use(__name__)

@@ -125,10 +125,21 @@ def stream(
     dtype: DTypeLike = jnp.float32,
     overflow: Overflow = "error",
     draft: Draft | None = None,
+    coarse: bool = False,
     **sampling: Unpack[SamplingOptions],
 ) -> Stream:
-    """Continue prompts as `generate` does, token by token; with a draft, as many at once as come of a pass."""
-    rows = Rows(config, prompts, max_new_tokens=max_new_tokens, eos_token_id=eos_token_id, overflow=overflow)
+    """Continue prompts as `generate` does, token by token; with a draft, as many at once as come of a pass.
+
+    `coarse` rounds lengths up to powers of two, so that prompts that grow from call to call compile few programs.
+    """
+    rows = Rows(
+        config,
+        prompts,
+        max_new_tokens=max_new_tokens,
+        eos_token_id=eos_token_id,
+        overflow=overflow,
+        coarse=checks.flag("coarse", coarse),
+    )
     return Stream(decoder(config, dtype), params, rows, Sampling(**sampling), row_keys(seed, rows), draft, stride=1)
 
 

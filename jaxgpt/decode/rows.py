@@ -17,6 +17,9 @@ Overflow = Literal["error", "slide"]
 StopIds = SupportsIndex | checks.Ids | Literal["config"] | None
 """An id or several that end a row; "config" for the model's own, None for none."""
 
+DEFAULT_COUNT = 200
+"""Tokens of a text where nobody says how many."""
+
 # Counters on the device have 32 bits.
 MOST_TOKENS = 2**31 - 1
 
@@ -55,12 +58,14 @@ class Rows:
         max_new_tokens: SupportsIndex,
         eos_token_id: StopIds,
         overflow: Overflow,
+        coarse: bool = False,
     ) -> None:
-        """Check and take the prompts; see `generate`."""
+        """Check and take the prompts; see `generate`, and `stream` for `coarse`."""
         checks.instance("config", config, GPTConfig, "a GPTConfig, as load_pretrained gives it with the parameters")
         count = checks.whole("max_new_tokens", max_new_tokens, 0, MOST_TOKENS, "0 or more, and a whole number")
         checks.choice("overflow", overflow, get_args(Overflow))
         self._context = config.n_positions
+        self._bucket = coarse_bucket if coarse else bucket
         self._ids = [_checked(config, row, prompt) for row, prompt in enumerate(checks.rows("prompts", prompts))]
         self._lengths = [len(ids) for ids in self._ids]
         self._begins = [0 for _ in self._ids]
@@ -120,9 +125,9 @@ class Rows:
                 self._begins[row] = len(ids) - max(self._context // 2, 1)
         rows = [ids[begin:] for ids, begin in zip(self._ids, self._begins, strict=True)]
         longest = max(map(len, rows))
-        width = bucket(longest)
+        width = self._bucket(longest)
         room = self._context + 1 - longest  # a full context still predicts a token, which then needs no slot
-        tokens = np.zeros((len(rows), bucket(width + min(room, self._max_new_tokens) + spare)), np.int32)
+        tokens = np.zeros((len(rows), self._bucket(width + min(room, self._max_new_tokens) + spare)), np.int32)
         start = np.asarray([width - len(row) for row in rows], np.int32)
         for row, ids in enumerate(rows):
             tokens[row, start[row] : width] = ids
@@ -146,6 +151,11 @@ def bucket(count: int) -> int:
     """
     step = max(16, 1 << max(count.bit_length() - 3, 0))
     return -(-count // step) * step
+
+
+def coarse_bucket(count: int) -> int:
+    """Round up to a power of two, and to 64 at least: a conversation that grows meets few sizes."""
+    return max(64, 1 << (count - 1).bit_length())
 
 
 def _stop_ids(config: GPTConfig, given: StopIds) -> list[int]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from jaxgpt.tokenizers import StreamDecoder, Tokenizer
 
@@ -35,6 +35,16 @@ class TextStream:
         certain = min(found) if found else len(self._held) - self._doubtful()
         text, self._held = self._held[:certain], self._held[certain:]
         return text
+
+    def read(self, ids: Iterable[int]) -> Iterator[str]:
+        """Yield the text of ids, none of it empty, until it has ended or there are no more."""
+        for token_id in ids:
+            if piece := self.push(token_id):
+                yield piece
+            if self.ended:
+                return
+        if piece := self.flush():
+            yield piece
 
     def flush(self) -> str:
         """Return what was held back, when no more ids come."""

@@ -14,7 +14,8 @@ import pytest
 
 from jaxgpt.chat.template import DEFAULT_TEMPLATE, add_template
 from jaxgpt.cli import convert
-from jaxgpt.cli.generate import SEPARATOR, TimedStream, line_end, main, prompt_ids, read_prompt
+from jaxgpt.cli.generate import SEPARATOR, line_end, main, prompt_ids, read_prompt
+from jaxgpt.cli.speed import TimedStream
 from jaxgpt.decode.engine import generate
 from jaxgpt.errors import UsageError
 from jaxgpt.hf.convert import save_pretrained
