@@ -14,7 +14,7 @@ import os
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 MESHES = {
@@ -67,8 +67,20 @@ def collectives(text: str) -> list[Collective]:
             for called in re.findall(r"%([\w.-]+)", re.sub(r"^.*? = ", "", line)):
                 if called in bodies:
                     times[called] += times[name] * (int(trips[1]) if trips and f"body=%{called}" in line else 1)
-    found = [_read(name, line, times[name]) for name, lines in bodies.items() for line in lines]
-    return [one for one in found if one is not None and one.times and one.group > 1]
+    chains: set[tuple[str, str]] = set()
+    found = []
+    for name, lines in bodies.items():
+        for line in lines:
+            one = _read(name, line, times[name])
+            if one is None or not one.times or one.group == 1:
+                continue
+            # What a TPU sends while it computes stands in the program several times, as one chain.
+            chain = re.search(r'chain_id="(\d+)"', line)
+            if chain is None or (one.kind, chain[1]) not in chains:
+                found.append(one)
+            if chain is not None:
+                chains.add((one.kind, chain[1]))
+    return found
 
 
 def _computations(text: str) -> Iterator[tuple[str, list[str]]]:
@@ -113,7 +125,7 @@ def compile_step(
     config: Any,
     rows: int,
     length: int,
-    dtype: str = "bfloat16",
+    dtype: Any = "bfloat16",
     remat: bool = True,
     accumulate: int = 1,
 ) -> Any:
@@ -141,7 +153,7 @@ def compile_step(
     from jaxgpt.train.trainer import Trainer
 
     devices = None if target is None else topologies.get_topology_desc(target, "tpu").devices
-    flags = PretrainConfig(batch_size=rows // accumulate, gradient_accumulation_steps=accumulate)
+    flags = PretrainConfig(batch_size=rows // accumulate, gradient_accumulation_steps=accumulate, dtype=dtype)
     where = make_mesh(**mesh, devices=devices)
     model = GPT(config, jnp.dtype(dtype), remat)
     trainer = Trainer(flags, where, config=config, objective=pretrain(model), parameters=tuple(parameters(config)))
@@ -214,7 +226,7 @@ def measure(name: str, options: argparse.Namespace) -> dict[str, Any]:
     if options.model == "tiny":
         config = GPTConfig(512, options.length, n_embd=64, n_layer=2, n_head=4, **rates)
     else:
-        config = GPTConfig.preset(options.model, **rates)
+        config = replace(GPTConfig.preset(options.model), **rates)
     axes = {"fsdp": 1, "tensor": 1, **MESHES[name]}
     remat, accumulate = not options.no_remat, options.accumulate
     compiled = compile_step(

@@ -4,19 +4,26 @@ The mesh has three axes: `data` splits batches, `fsdp` splits batches and every 
 width of attention and of the feed-forward layer. One device is a mesh of 1 × 1 × 1, and nothing else changes.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import Any
 
 import jax
 import numpy as np
 import optax
+from flax.traverse_util import flatten_dict, unflatten_dict
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.typing import DTypeLike
 
 from jaxgpt.errors import UsageError
 from jaxgpt.model.atlas import Parameter, axes, tree_of
+from jaxgpt.model.config import GPTConfig
+from jaxgpt.model.lora import is_adapter
+from jaxgpt.parallel import AXES, DATA, FSDP, ROWS, TENSOR, own_key, total, whole
 
 # V is left whole: GPT-2's 50257 is odd.
-_MESH_AXIS = {"D": "fsdp", "F": "tensor", "(H K)": "tensor", "(3 H K)": "tensor"}
+_THIRDS = "(3 H K)"
+_MESH_AXIS = {"D": FSDP, "F": TENSOR, "(H K)": TENSOR, _THIRDS: TENSOR}
 
 
 def make_mesh(*, fsdp: int = 1, tensor: int = 1, devices: Sequence[Any] | None = None) -> Mesh:
@@ -31,9 +38,18 @@ def make_mesh(*, fsdp: int = 1, tensor: int = 1, devices: Sequence[Any] | None =
     """
     count = jax.device_count() if devices is None else len(devices)
     if fsdp < 1 or tensor < 1 or count % (fsdp * tensor):
-        raise UsageError(f"fsdp {fsdp} x tensor {tensor} must be positive and divide the number of devices, {count}")
+        message = f"fsdp {fsdp} x tensor {tensor} must be positive and divide the number of devices, {count}"
+        if fsdp > 0 < tensor:
+            left = count // tensor if count % tensor == 0 else 0
+            near = [n for n in range(1, left + 1) if left % n == 0]
+            message += (
+                f"; with tensor {tensor} fsdp may be {nearest(fsdp, near)}"
+                if near
+                else (f"; tensor may be {nearest(tensor, [n for n in range(1, count + 1) if count % n == 0])}")
+            )
+        raise UsageError(message)
     shape = (count // (fsdp * tensor), fsdp, tensor)
-    return jax.make_mesh(shape, ("data", "fsdp", "tensor"), axis_types=(AxisType.Auto,) * 3, devices=devices)
+    return jax.make_mesh(shape, AXES, axis_types=(AxisType.Auto,) * 3, devices=devices)
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
@@ -51,7 +67,11 @@ def parameter_spec(mesh: Mesh | AbstractMesh, parameter: Parameter) -> Partition
     """Return over which of the mesh's axes each axis of a parameter is divided."""
     if len(parameter.shape) < 2:
         return PartitionSpec()
-    names = [_MESH_AXIS.get(axis) for axis in axes(parameter.row.pattern)]
+    pattern = axes(parameter.row.pattern)
+    if pattern == ("D", _THIRDS) and parameter.shape[0] % (mesh.shape[FSDP] * mesh.shape[TENSOR]) == 0:
+        # Its columns can't be divided so that each device has whole heads of q, k and v: see `jaxgpt.parallel.whole`.
+        return PartitionSpec((FSDP, TENSOR), None)
+    names = [_MESH_AXIS.get(axis) for axis in pattern]
     sizes = zip(names, parameter.shape, strict=True)
     return PartitionSpec(*(name if name and size % mesh.shape[name] == 0 else None for name, size in sizes))
 
@@ -71,9 +91,42 @@ def optimizer_shardings(mesh: Mesh, optimizer: optax.GradientTransformation, sha
     )
 
 
+def check_heads(mesh: Mesh, config: GPTConfig) -> None:
+    """Raise a UsageError unless the devices along `tensor` can have whole heads, and equal parts of all layers."""
+    tensor = mesh.shape[TENSOR]
+    for name, size in (("n_head", config.n_head), ("n_inner", config.inner_dim)):
+        if size % tensor:
+            fits = [n for n in range(1, config.n_head + 1) if not (config.n_head % n or config.inner_dim % n)]
+            near = [n for n in fits if mesh.size % n == 0]
+            raise UsageError(f"tensor {tensor} does not divide {name} {size}; it may be {nearest(tensor, near)}")
+
+
+def nearest(value: int, valid: Sequence[int]) -> str:
+    """Return the valid numbers next to a value, below and above, for a message."""
+    below, above = [n for n in valid if n < value][-1:], [n for n in valid if n > value][:1]
+    return " or ".join(map(str, below + above))
+
+
+def place(tree: Any, shardings: Any) -> Any:
+    """Return a tree of arrays, each where its sharding says.
+
+    In a run of several processes each of them may bring the whole of an array, and gives its devices their parts.
+    """
+    if jax.process_count() == 1:
+        return jax.device_put(tree, shardings)
+    return jax.tree.map(_place, tree, shardings)
+
+
+def _place(leaf: Any, sharding: NamedSharding) -> Any:
+    if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable:
+        return jax.device_put(leaf, sharding)
+    values = np.asarray(leaf)
+    return jax.make_array_from_callback(values.shape, sharding, values.__getitem__)
+
+
 def batch_sharding(mesh: Mesh) -> NamedSharding:
     """Return the sharding of arrays with a batch's rows first."""
-    return NamedSharding(mesh, PartitionSpec(("data", "fsdp")))
+    return NamedSharding(mesh, PartitionSpec(ROWS))
 
 
 def put_batch(mesh: Mesh, batch: Any) -> Any:
@@ -99,7 +152,7 @@ def host_shard(mesh: Mesh) -> dict[str, int]:
 
 def batch_divisor(mesh: Mesh) -> int:
     """Return the number that a batch's rows must be a multiple of."""
-    return mesh.shape["data"] * mesh.shape["fsdp"]
+    return mesh.shape[DATA] * mesh.shape[FSDP]
 
 
 def check_rows(mesh: Mesh, batch_size: int) -> None:
@@ -111,3 +164,81 @@ def check_rows(mesh: Mesh, batch_size: int) -> None:
             f"batch_size {batch_size} can't be divided among {divisor} devices; nearest are "
             + " and ".join(map(str, near))
         )
+
+
+class OwnRows:
+    """Programs in which each device computes on its own rows, and holds parts of weights that it gathers to use them.
+
+    What is said on the way is then what is written in `jaxgpt.parallel`, and no compiler's choice. On one device a
+    function stays as it is.
+    """
+
+    def __init__(self, mesh: Mesh, parameters: Iterable[Parameter], dtype: DTypeLike) -> None:
+        """Say what lies where.
+
+        Args:
+            mesh: the devices.
+            parameters: all that objectives read.
+            dtype: in which weights are sent.
+        """
+        self._mesh, self._dtype = mesh, dtype
+        self._parameters = {parameter.path: parameter for parameter in parameters}
+        self._adapted = any(is_adapter(path) for path in self._parameters)
+
+    def gradient(self, function: Callable[..., Any], objective: Any) -> Callable[..., tuple[Any, Any]]:
+        """Return `function(objective, …)`, of (trained, frozen, batch, key), for all rows.
+
+        Args:
+            function: gives a gradient by what is trained, and sums that are added up already.
+            objective: of (parameters, batch, key).
+        """
+        if self._mesh.size == 1:
+            return partial(function, objective)
+        return partial(self._gradient, partial(function, partial(self._of_own_rows, objective)))
+
+    def sums(self, objective: Callable[..., Any]) -> Callable[..., Any]:
+        """Return an objective of (parameters, batch, key) for all rows, for its values alone."""
+        return objective if self._mesh.size == 1 else partial(self._sums, objective)
+
+    def _gradient(self, function: Callable[..., Any], params: Any, frozen: Any, batch: Any, key: Any) -> Any:
+        def add_up(*args: Any) -> Any:
+            grads, sums = function(*args)
+            leaves = flatten_dict(grads)
+            # What is gathered has been summed over fsdp.
+            parts = {path: leaf for path, leaf in leaves.items() if FSDP in self._spec(path)}
+            others = {path: leaf for path, leaf in leaves.items() if path not in parts}
+            return unflatten_dict({**jax.lax.psum(parts, DATA), **jax.lax.psum(others, ROWS)}), sums
+
+        into = self._specs(params), self._specs(frozen), PartitionSpec(ROWS), PartitionSpec()
+        return self._spread(add_up, into, (self._specs(params), PartitionSpec()))(params, frozen, batch, key)
+
+    def _sums(self, objective: Callable[..., Any], params: Any, batch: Any, key: Any) -> Any:
+        function = partial(self._of_own_rows, objective)
+        into = self._specs(params), PartitionSpec(ROWS), PartitionSpec()
+        return self._spread(lambda *args: total(function(*args)), into, PartitionSpec())(params, batch, key)
+
+    def _of_own_rows(self, objective: Callable[..., Any], params: Any, batch: Any, key: Any) -> Any:
+        # Tables are gathered once for both ends of the model; matrices of blocks where they are used, but those with
+        # adapters before these are merged into them.
+        ready = {
+            path: leaf if "{i}" in self._parameters[path].row.path and not self._adapted else self._whole(path, leaf)
+            for path, leaf in flatten_dict(params).items()
+        }
+        return objective(unflatten_dict(ready), batch, own_key(key))
+
+    def _whole(self, path: tuple[str, ...], leaf: Any) -> Any:
+        return whole(leaf, self._parameters[path].shape, leaf.dtype if is_adapter(path) else self._dtype)
+
+    def _spread(self, function: Callable[..., Any], into: Any, out: Any) -> Callable[..., Any]:
+        names = ROWS if self._mesh.shape[TENSOR] > 1 else AXES
+        return jax.shard_map(
+            function, mesh=self._mesh, in_specs=into, out_specs=out, axis_names=set(names), check_vma=False
+        )
+
+    def _specs(self, params: Any) -> Any:
+        return unflatten_dict({path: self._spec(path) for path in flatten_dict(params)})
+
+    def _spec(self, path: tuple[str, ...]) -> PartitionSpec:
+        """Return where `fsdp` divides a parameter."""
+        spec = parameter_spec(self._mesh, self._parameters[path])
+        return PartitionSpec(*(FSDP if names in (FSDP, (FSDP, TENSOR)) else None for names in spec))

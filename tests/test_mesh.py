@@ -76,10 +76,13 @@ def main(folder: Path) -> None:
         parts = {key: leaf.addressable_shards[0].data.shape for key, leaf in flat(state).items()}
         result = {"losses": losses, "later": later, "parts": parts, "divisor": batch_divisor(run.mesh)}
         (folder / f"{name}.json").write_text(json.dumps(result))
-    try:
-        make_mesh(fsdp=3)
-    except UsageError as error:
-        (folder / "error").write_text(str(error))
+    errors = []
+    for wrong in ({"fsdp": 3}, {"tensor": 3}, {"fsdp": 4, "tensor": 4}, {"tensor": 4}):
+        try:
+            Run(**wrong)
+        except UsageError as error:
+            errors.append(str(error))
+    (folder / "error").write_text("\n".join(errors))
 
 
 @pytest.fixture(scope="module")
@@ -129,7 +132,7 @@ KERNELS = {
     [
         ("data 8", {}, 8),
         ("data 2, fsdp 4", {"wte": (31, 4), "c_attn": (4, 48), "c_proj": (16, 4), "c_fc": (4, 64)}, 8),
-        ("data 2, fsdp 2, tensor 2", {"wte": (31, 8), "c_attn": (8, 24), "c_proj": (8, 8), "c_fc": (8, 32)}, 4),
+        ("data 2, fsdp 2, tensor 2", {"wte": (31, 8), "c_attn": (4, 48), "c_proj": (8, 8), "c_fc": (8, 32)}, 4),
     ],
 )
 def test_each_device_holds_its_part_of_weights_and_moments(trained, name: str, parts: dict, divisor: int):
@@ -155,7 +158,12 @@ def test_a_checkpoint_of_one_mesh_is_read_on_another(trained, one: Run, name: st
 
 def test_what_does_not_divide_the_devices_is_refused(trained):
     folder, _, _ = trained
-    assert (folder / "error").read_text() == ("fsdp 3 x tensor 1 must be positive and divide the number of devices, 8")
+    assert (folder / "error").read_text().splitlines() == [
+        "fsdp 3 x tensor 1 must be positive and divide the number of devices, 8; with tensor 1 fsdp may be 2 or 4",
+        "fsdp 1 x tensor 3 must be positive and divide the number of devices, 8; tensor may be 2 or 4",
+        "fsdp 4 x tensor 4 must be positive and divide the number of devices, 8; with tensor 4 fsdp may be 2",
+        "tensor 4 does not divide n_head 2; it may be 2",
+    ]
     for axes in ({"fsdp": 2}, {"tensor": 0}, {"fsdp": -1, "tensor": -1}):
         with pytest.raises(UsageError, match="must be positive and divide the number of devices, 1"):
             make_mesh(**axes)

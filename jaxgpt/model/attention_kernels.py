@@ -20,6 +20,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Float, Int
 
 from jaxgpt.model.config import GPTConfig
+from jaxgpt.parallel import TENSOR, inside, with_tensor
 
 Kernel = Callable[[Array, Array, Array, Array | None], Array]
 """(queries, keys, values, segments or None) → each query's weighted mean of values, (B, H, T, K)."""
@@ -36,7 +37,7 @@ CUDNN_LARGEST_HEAD_DIM = 128
 
 def kernels(q: Float[Array, "B H T K"], segment_ids: Int[Array, "B T"] | None, scale: float) -> dict[str, Kernel]:
     """Return the kernels that fit queries of this shape and dtype, by the platform's name in JAX."""
-    found: dict[str, Kernel] = {"cuda": partial(cudnn, scale=scale), "tpu": partial(pallas, scale=scale)}
+    found: dict[str, Kernel] = {"cuda": partial(cudnn_by_heads, scale=scale), "tpu": partial(pallas, scale=scale)}
     length, head_dim, packed = *q.shape[2:], segment_ids is not None
     return {name: found[name] for name in found if not why_not(name, length, head_dim, q.dtype, packed=packed)}
 
@@ -88,6 +89,11 @@ def cudnn(
     return out.swapaxes(1, 2)
 
 
+def cudnn_by_heads(q: Array, k: Array, v: Array, segment_ids: Array | None, scale: float) -> Array:
+    """Return `cudnn`'s attention, where each device has its own heads."""
+    return by_heads(partial(cudnn, scale=scale), q, k, v, segment_ids)
+
+
 @cache
 def cudnn_works(length: int, head_dim: int, packed: bool) -> bool:
     """Return whether JAX finds cuDNN and, where there is a GPU, can compile its attention, forwards and backwards.
@@ -137,9 +143,21 @@ def _divided(axes: str) -> Callable[[Callable[..., Any]], Any]:
 
         whole = custom_partitioning(function, static_argnums=(count + 1,))
         whole.def_partition(partition, sharding_rule=rule)
-        return whole
+
+        def call(*args: Any) -> Any:
+            *arrays, scale = args
+            return by_heads(lambda *own: function(*own, scale), *arrays) if inside() else whole(*args)
+
+        return call
 
     return decorate
+
+
+def by_heads(function: Callable[..., Any], *arrays: Array | None) -> Any:
+    """Apply a function to each device's own heads, the second axis of all arrays but segments."""
+    heads, all_heads = PartitionSpec(None, TENSOR), PartitionSpec()
+    into = tuple(all_heads if x is None or jnp.issubdtype(x.dtype, jnp.integer) else heads for x in arrays)
+    return with_tensor(function, into, heads)(*arrays)
 
 
 # JAX's public function is not differentiable in two separate parts, so these are the parts. Importing Pallas takes a

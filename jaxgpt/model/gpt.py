@@ -24,6 +24,7 @@ from jaxgpt.model.config import GPTConfig
 from jaxgpt.model.linear import Linear, wide_product
 from jaxgpt.model.norm import LayerNorm
 from jaxgpt.model.quantized import DecodingMatrix, stored
+from jaxgpt.parallel import FSDP, keep_all_but_weights, size, split_thirds
 
 
 class GPT(nn.Module):
@@ -57,7 +58,10 @@ class GPT(nn.Module):
             self.wpe = Embed(config.n_positions, config.n_embd, self.dtype, init)
         self.drop = nn.Dropout(config.embd_pdrop)
         # Argument 4 of Block.__call__, `deterministic`, is a Python bool that tracing must not touch.
-        block = nn.remat(Block, static_argnums=(4,)) if self.remat else Block
+        block = Block
+        if self.remat or size(FSDP) > 1:
+            policy = None if self.remat else keep_all_but_weights
+            block = nn.remat(Block, static_argnums=(4,), policy=policy)
         self.h = [block(config, layer, self.dtype, self.autodiff) for layer in range(config.n_layer)]
         if config.norm_position == "pre":
             self.ln_f = layer_norm(config, self.dtype, self.autodiff)
@@ -199,7 +203,7 @@ class Attention(nn.Module):
     autodiff: bool = False
 
     def setup(self) -> None:
-        self.c_attn = dense(self.config, 3 * self.config.n_embd, self.dtype, autodiff=self.autodiff)
+        self.c_attn = dense(self.config, 3 * self.config.n_embd, self.dtype, autodiff=self.autodiff, thirds=True)
         self.c_proj = dense(self.config, self.config.n_embd, self.dtype, residual=True, autodiff=self.autodiff)
         self.drop = nn.Dropout(self.config.resid_pdrop)
 
@@ -214,7 +218,7 @@ class Attention(nn.Module):
         # c_attn's outputs are q, k and v in thirds, and in each third the heads one after another.
         q, k, v = (
             third.reshape(*x.shape[:2], config.n_head, config.head_dim).swapaxes(1, 2)
-            for third in jnp.split(self.c_attn(x), 3, -1)
+            for third in split_thirds(self.c_attn(x))
         )
         if cache is not None:
             cache = cache.write(self.layer, k, v)
@@ -273,7 +277,7 @@ class Embed(nn.Module):
     embedding_init: Initializer
 
     def setup(self) -> None:
-        self.embedding = stored(self, "embedding", self.embedding_init, (self.count, self.features))
+        self.embedding = stored(self, "embedding", self.embedding_init, (self.count, self.features), self.dtype)
 
     def __call__(self, index: Int[Array, "B T"]) -> Float[Array, "B T D"]:
         table = self.embedding
@@ -282,11 +286,17 @@ class Embed(nn.Module):
 
 
 def dense(
-    config: GPTConfig, features: int, dtype: DTypeLike, *, residual: bool = False, autodiff: bool = False
+    config: GPTConfig,
+    features: int,
+    dtype: DTypeLike,
+    *,
+    residual: bool = False,
+    autodiff: bool = False,
+    thirds: bool = False,
 ) -> Linear:
     """Make a linear layer; projections into the residual stream start smaller, by 1/sqrt(2 L)."""
     std = config.initializer_range / ((2 * config.n_layer) ** 0.5 if residual else 1)
-    return Linear(features, config.bias, dtype, normal(std), autodiff)
+    return Linear(features, config.bias, dtype, normal(std), autodiff, 0 if residual else 1, thirds)
 
 
 def layer_norm(config: GPTConfig, dtype: DTypeLike, autodiff: bool = False) -> LayerNorm:

@@ -13,6 +13,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Float
 
 from jaxgpt.model.quantized import DecodingMatrix, stored
+from jaxgpt.parallel import laid_in_thirds
 
 
 class Linear(nn.Module):
@@ -24,6 +25,8 @@ class Linear(nn.Module):
         dtype: of the product and the result.
         kernel_init: of W.
         autodiff: no backward pass of its own, see `GPT`.
+        tensor_axis: of W, which several devices may divide among them: 0 its inputs, 1 its outputs.
+        thirds: whether the outputs are three times what is divided, to be taken apart by `split_thirds`.
     """
 
     features: int
@@ -31,10 +34,15 @@ class Linear(nn.Module):
     dtype: DTypeLike
     kernel_init: Initializer
     autodiff: bool = False
+    tensor_axis: int = 1
+    thirds: bool = False
 
     @nn.compact
     def __call__(self, x: Float[Array, "B T I"]) -> Float[Array, "B T O"]:
-        kernel, x = stored(self, "kernel", self.kernel_init, (x.shape[-1], self.features)), x.astype(self.dtype)
+        x, shape = x.astype(self.dtype), (x.shape[-1], self.features)
+        kernel = stored(
+            self, "kernel", self.kernel_init, shape, self.dtype, tensor_axis=self.tensor_axis, thirds=self.thirds
+        )
         if isinstance(kernel, DecodingMatrix):
             out = kernel.product(x).astype(self.dtype)
         else:
@@ -42,7 +50,8 @@ class Linear(nn.Module):
             out = x @ kernel if self.autodiff else product(x, kernel)
         if not self.use_bias:
             return out
-        return out + self.param("bias", nn.initializers.zeros, (self.features,)).astype(self.dtype)
+        bias = self.param("bias", nn.initializers.zeros, (self.features,))
+        return out + (laid_in_thirds(bias) if self.thirds else bias).astype(self.dtype)
 
 
 @jax.custom_vjp

@@ -23,6 +23,7 @@ from jaxgpt import checks
 from jaxgpt.errors import UsageError
 from jaxgpt.model.atlas import leaves_of, parameters, walk
 from jaxgpt.model.config import GPTConfig
+from jaxgpt.parallel import inside, whole
 
 Kind = Literal["int8", "int4"]
 
@@ -100,10 +101,27 @@ class DecodingMatrix:
         return out if late is None else out * late
 
 
-def stored(module: nn.Module, name: str, init: Initializer, shape: tuple[int, int]) -> Any:
-    """Return a module's matrix: a parameter of this shape, or the `DecodingMatrix` that its parameters hold instead."""
+def stored(
+    module: nn.Module,
+    name: str,
+    init: Initializer,
+    shape: tuple[int, int],
+    dtype: DTypeLike,
+    *,
+    tensor_axis: int | None = None,
+    thirds: bool = False,
+) -> Any:
+    """Return a module's matrix: a parameter of this shape, or the `DecodingMatrix` that its parameters hold instead.
+
+    Of a parameter of which this device holds a part, it is the whole; see `jaxgpt.parallel.whole` for what follows
+    `shape`.
+    """
     found = module.get_variable("params", name)
-    return found if isinstance(found, DecodingMatrix) else module.param(name, init, shape)
+    if isinstance(found, DecodingMatrix):
+        return found
+    if found is not None and inside():
+        return whole(found, shape, dtype, tensor_axis=tensor_axis, thirds=thirds)
+    return module.param(name, init, shape)
 
 
 def quantize(params: Any, kind: Kind) -> Any:

@@ -19,6 +19,7 @@ from jaxgpt.model.lora import merge
 from jaxgpt.model.lora_config import LoRA
 from jaxgpt.objectives.cross_entropy import cross_entropy
 from jaxgpt.objectives.outputs import dropout
+from jaxgpt.parallel import shared_key
 
 Params = Any
 """A tree of arrays."""
@@ -70,4 +71,4 @@ def _merged(objective: Objective, lora: LoRA, params: Params, batch: Any, key: A
     if key is None:
         return objective(merge(params, lora), batch, None)
     own, rest = jax.random.split(key)
-    return objective(merge(params, lora, own), batch, rest)
+    return objective(merge(params, lora, shared_key(own)), batch, rest)

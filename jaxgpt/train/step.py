@@ -1,6 +1,7 @@
 """One update: accumulate the objective's sums, divide once, and move unless something is not finite."""
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import flax.struct
@@ -10,7 +11,9 @@ import optax
 from jax import Array
 from jaxtyping import Float, Int
 
+from jaxgpt.mesh import OwnRows
 from jaxgpt.objectives.base import Objective, Params, Sums
+from jaxgpt.parallel import inside, total
 from jaxgpt.train.state import TrainState, join
 
 SPIKE_SIGMAS = 6.0
@@ -46,6 +49,7 @@ def make_step(
     seed: int,
     accumulate: int = 1,
     skip_spikes: bool = False,
+    rows: OwnRows | None = None,
 ) -> Step:
     """Return the pure function (state, batch) → (state, metrics); jit it with the state donated.
 
@@ -59,7 +63,10 @@ def make_step(
             the same update as without, whatever the rows' weights, in less memory.
         skip_spikes: also skip an update whose loss lies more than 6 standard deviations above the mean of the
             last 128 (once there are 128).
+        rows: how devices share the batch; None for one of them.
     """
+    take = partial(gradient, accumulate=accumulate)
+    take = partial(take, objective) if rows is None else rows.gradient(take, objective)
 
     update = optax.with_extra_args_support(optimizer).update
 
@@ -70,7 +77,7 @@ def make_step(
 
     def step(state: TrainState, batch: Any) -> tuple[TrainState, StepMetrics]:
         key = jax.random.fold_in(jax.random.key(seed), state.step)
-        grads, sums = gradient(objective, state, batch, key, accumulate=accumulate)
+        grads, sums = take(state.params, state.frozen, batch, key)
         mean, norm = sums.loss / sums.weight, optax.tree.norm(grads)
         good = jnp.isfinite(mean) & jnp.isfinite(norm)
         if skip_spikes:
@@ -90,24 +97,27 @@ def make_step(
 
 
 def gradient(
-    objective: Objective, state: TrainState, batch: Any, key: Array, *, accumulate: int = 1
+    objective: Objective, params: Params, frozen: Params, batch: Any, key: Array, *, accumulate: int = 1
 ) -> tuple[Params, Sums]:
-    """Return the gradient of a batch's mean loss by the parameters that are trained, and the objective's sums."""
+    """Return the gradient of a batch's mean loss by the parameters that are trained, and the objective's sums.
+
+    Where devices have their own rows, the sums are of all, and gradients are still to be added up.
+    """
     if accumulate == 1:  # dividing the loss takes nothing; dividing the gradient, a pass over all of it
-        return jax.grad(_mean_loss, argnums=1, has_aux=True)(objective, state.params, state.frozen, batch, key)
+        return jax.grad(_mean_loss, argnums=1, has_aux=True)(objective, params, frozen, batch, key)
     leaves, structure = jax.tree.flatten(batch)
     # Row r goes to micro-batch r mod A: rows that lie on one device stay there.
     micro = [x.reshape(-1, accumulate, *x.shape[1:]).swapaxes(0, 1) for x in leaves]
 
     def part(i: Array, leaves: list[Array]) -> tuple[Params, Sums]:
         rows, key_of_part = structure.unflatten(leaves), jax.random.fold_in(key, i)
-        return jax.grad(_loss, argnums=1, has_aux=True)(objective, state.params, state.frozen, rows, key_of_part)
+        return jax.grad(_loss, argnums=1, has_aux=True)(objective, params, frozen, rows, key_of_part)
 
     numbers = jnp.arange(accumulate)
     shapes = jax.eval_shape(part, numbers[0], [x[0] for x in micro])
     zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
-    added = jax.lax.scan(lambda total, one: (jax.tree.map(jnp.add, total, part(*one)), None), zeros, (numbers, micro))
-    grads, sums = added[0]
+    added = jax.lax.scan(lambda before, one: (jax.tree.map(jnp.add, before, part(*one)), None), zeros, (numbers, micro))
+    grads, sums = added[0][0], total(added[0][1])
     return jax.tree.map(lambda g: g / sums.weight, grads), sums
 
 
@@ -117,8 +127,9 @@ def _loss(objective: Objective, params: Params, frozen: Params, batch: Any, key:
 
 
 def _mean_loss(*args: Any) -> tuple[Array, Sums]:
-    total, sums = _loss(*args)
-    return total / sums.weight, sums
+    loss, sums = _loss(*args)
+    sums = total(jax.lax.stop_gradient(sums)) if inside() else sums
+    return loss / sums.weight, sums
 
 
 def means(sums: Sums) -> dict[str, Array]:

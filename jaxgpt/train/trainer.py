@@ -14,7 +14,7 @@ from jax.sharding import Mesh
 from jaxgpt.data.batches import Batch
 from jaxgpt.devices import compute_dtype
 from jaxgpt.errors import RunError, out_of_memory
-from jaxgpt.mesh import check_rows, host_shard, parameter_shardings, put_batch
+from jaxgpt.mesh import OwnRows, check_heads, check_rows, host_shard, parameter_shardings, place, put_batch
 from jaxgpt.model.atlas import Parameter
 from jaxgpt.model.attention_kernels import report
 from jaxgpt.model.config import GPTConfig
@@ -66,22 +66,25 @@ class Trainer:
             carried: see `TrainState`.
 
         Raises:
-            UsageError: the batch can't be divided among the devices.
+            UsageError: the batch, or the model's heads, can't be divided among the devices.
         """
         check_rows(mesh, flags.batch_size)
+        check_heads(mesh, config)
         self.mesh, self.config, self._flags = mesh, config, flags
         self.optimizer = adamw(flags.times(updates), config) if optimizer is None else optimizer
         self.abstract = abstract_state(mesh, parameters, self.optimizer, trained, carried)
         self.shardings = jax.tree.map(lambda leaf: leaf.sharding, self.abstract)
+        rows = OwnRows(mesh, parameters, compute_dtype(flags.dtype))
         step = make_step(
             objective,
             self.optimizer,
             seed=flags.seed,
             accumulate=flags.gradient_accumulation_steps,
             skip_spikes=flags.skip_spikes,
+            rows=rows,
         )
         self.step = Compiled("the training step", jax.jit(step, donate_argnums=0, out_shardings=(self.shardings, None)))
-        self._trained, self._carried, self._sums = trained, carried, make_evaluate(objective)
+        self._trained, self._carried, self._sums = trained, carried, make_evaluate(rows.sums(objective))
 
     @cached_property
     def shard(self) -> dict[str, int]:
@@ -147,7 +150,7 @@ class Trainer:
     def _placed(self, init_params: Callable[[Any], Any]) -> tuple[Any, Any]:
         """Return the parameters that are trained and the others, each where it belongs."""
         shardings = self.shardings.params, self.shardings.frozen
-        return jax.device_put(split(init_params(join(*shardings)), self._trained), shardings)
+        return place(split(init_params(join(*shardings)), self._trained), shardings)
 
 
 @contextlib.contextmanager

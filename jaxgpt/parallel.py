@@ -1,0 +1,189 @@
+"""A device's parts of arrays, in a program that several devices run, each on rows of its own.
+
+`jaxgpt.mesh.OwnRows` begins such a program: the axes `data` and `fsdp` are then this device's own place, and what a
+function sees of rows and weights is its part. `tensor` stays the compiler's, which divides heads and the feed-forward
+layer as the weights are divided. Outside of such a program all functions here return what they are given.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.extend.random import define_prng_impl, threefry2x32_p, threefry_prng_impl
+from jax.sharding import PartitionSpec
+from jax.typing import DTypeLike
+
+DATA, FSDP, TENSOR = AXES = ("data", "fsdp", "tensor")
+ROWS = (DATA, FSDP)
+
+
+def inside() -> bool:
+    """Return whether this is a program in which each device has its own rows."""
+    return FSDP in jax.sharding.get_abstract_mesh().manual_axes
+
+
+def size(*axes: str) -> int:
+    """Return over how many devices these axes of the mesh divide something here; 1 outside."""
+    shape = jax.sharding.get_abstract_mesh().shape
+    return math.prod(shape[axis] for axis in axes) if inside() else 1
+
+
+def total(tree: Any) -> Any:
+    """Return the sums over all devices' rows of what each has summed over its own."""
+    return jax.lax.psum(tree, ROWS) if size(*ROWS) > 1 else tree
+
+
+def whole(
+    part: Array, shape: tuple[int, ...], dtype: DTypeLike, *, tensor_axis: int | None = None, thirds: bool = False
+) -> Array:
+    """Return a matrix for its use, of which this device holds a part: gathered in `dtype`; its gradient is scattered.
+
+    Args:
+        part: what this device holds.
+        shape: of the whole matrix.
+        dtype: in which it is sent, as it is going to be used in it; the result has the part's own.
+        tensor_axis: which of its axes `tensor` divides where it can.
+        thirds: whether its outputs are three times as many as it divides; they are laid out for `split_thirds`.
+    """
+    if size(*AXES) == 1:
+        return part
+    fsdp_axis = next((axis for axis, of_whole in enumerate(shape) if part.shape[axis] != of_whole), None)
+    if thirds and part.shape[0] % size(TENSOR):
+        return laid_in_thirds(whole(part, shape, dtype))
+    if tensor_axis is not None and shape[tensor_axis] % size(TENSOR):
+        tensor_axis = None
+    if fsdp_axis is None and (tensor_axis is None or size(TENSOR) == 1):
+        return part
+    return _gathered(part, jnp.dtype(dtype), fsdp_axis, tensor_axis, thirds)
+
+
+def keep_all_but_weights(primitive: Any, *_: Any, **__: Any) -> bool:
+    """Say of what a block computes whether it is kept for the backward pass: not weights, which are gathered again."""
+    return primitive.name not in ("all_gather", "all_to_all", "convert_element_type", "shard_map", "reshape")
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3, 4))
+def _gathered(part: Array, dtype: Any, fsdp_axis: int | None, tensor_axis: int | None, thirds: bool) -> Array:
+    def gather(part: Array) -> Array:
+        sent = part.astype(dtype)
+        if thirds and size(TENSOR) > 1:  # D is divided; each device gives the others their columns of its rows
+            sent = sent.reshape(len(sent), 3, size(TENSOR), -1)
+            sent = jax.lax.all_to_all(sent, TENSOR, 2, 0, tiled=True)
+            sent = sent.reshape(len(sent), -1)
+        return sent if fsdp_axis is None else jax.lax.all_gather(sent, FSDP, axis=fsdp_axis, tiled=True)
+
+    held, used = _specs(part.ndim, tensor_axis, thirds)
+    return with_tensor(gather, held, used)(part).astype(part.dtype)
+
+
+def _gathered_forward(part: Array, *static: Any) -> tuple[Array, None]:
+    return _gathered(part, *static), None
+
+
+def _gathered_backward(
+    dtype: Any, fsdp_axis: int | None, tensor_axis: int | None, thirds: bool, _: None, d_whole: Array
+) -> tuple[Array]:
+    def scatter(d: Array) -> Array:
+        if fsdp_axis is not None:
+            d = jax.lax.psum_scatter(d, FSDP, scatter_dimension=fsdp_axis, tiled=True)
+        if thirds and size(TENSOR) > 1:
+            d = jax.lax.all_to_all(d.reshape(len(d), 3, 1, -1), TENSOR, 0, 2, tiled=True)
+            d = d.reshape(len(d), -1)
+        return d
+
+    held, used = _specs(d_whole.ndim, tensor_axis, thirds)
+    return (with_tensor(scatter, used, held)(d_whole),)
+
+
+_gathered.defvjp(_gathered_forward, _gathered_backward)
+
+
+def _specs(axes: int, tensor_axis: int | None, thirds: bool) -> tuple[PartitionSpec, PartitionSpec]:
+    """Return where `tensor` divides a matrix as devices hold it, and as they use it."""
+    used = PartitionSpec(*(TENSOR if axis == tensor_axis else None for axis in range(axes)))
+    return (PartitionSpec(TENSOR) if thirds else used), used
+
+
+def with_tensor(function: Callable[..., Any], into: Any, out: Any) -> Callable[..., Any]:
+    """Return a function of parts along `tensor`, too, where that is still the compiler's."""
+    if TENSOR not in jax.sharding.get_abstract_mesh().auto_axes:
+        return function
+    return jax.shard_map(function, in_specs=into, out_specs=out, axis_names={TENSOR}, check_vma=False)
+
+
+def split_thirds(x: Array) -> list[Array]:
+    """Return the thirds of the last axis, of outputs of a matrix that is `whole` with thirds."""
+    count = size(TENSOR)
+    if count == 1:
+        return jnp.split(x, 3, -1)
+    parts = x.reshape(*x.shape[:-1], count, 3, -1)
+    return [parts[..., third, :].reshape(*x.shape[:-1], -1) for third in range(3)]
+
+
+def laid_in_thirds(x: Array) -> Array:
+    """Return an array whose last axis is three thirds laid out for `split_thirds`."""
+    count = size(TENSOR)
+    return x if count == 1 else x.reshape(*x.shape[:-1], 3, count, -1).swapaxes(-3, -2).reshape(x.shape)
+
+
+def own_key(key: Array | None) -> Array | None:
+    """Return a key that draws for this device's rows what `key` draws for them among all rows."""
+    if key is None or size(*ROWS) == 1:
+        return key
+    place = jax.lax.axis_index(ROWS).astype(jnp.uint32)
+    return jax.random.wrap_key_data(jnp.append(jax.random.key_data(key), place), impl=_ROWS_IMPL)
+
+
+def shared_key(key: Array) -> Array:
+    """Return the key that an `own_key` was made from, to draw the same on all devices."""
+    data = jax.random.key_data(key)
+    return jax.random.wrap_key_data(data[..., :2]) if data.shape[-1] == 3 else key
+
+
+# JAX's own generator hashes an element's number among all of them. Rows come first, so a device's elements are
+# neighbours, and their numbers begin where the ones before them end. A key is JAX's two words and the device's place.
+
+
+def _own_bits(key: Array, bit_width: int, shape: tuple[int, ...]) -> Array:
+    *words, place = key
+    count = math.prod(shape)
+    starts = np.arange(size(*ROWS), dtype=np.uint64) * np.uint64(count)
+    start = jnp.asarray((starts & np.uint64(2**32 - 1)).astype(np.uint32))[place]
+    high = jnp.asarray((starts >> np.uint64(32)).astype(np.uint32))[place]
+    strides = [math.prod(shape[axis + 1 :]) for axis in range(len(shape))]
+    number = sum(
+        (jax.lax.broadcasted_iota(jnp.uint32, shape, axis) * np.uint32(stride) for axis, stride in enumerate(strides)),
+        jnp.zeros(shape, jnp.uint32),
+    )
+    low = number + start
+    bits = threefry2x32_p.bind(*words, high + (low < start).astype(jnp.uint32), low)
+    if bit_width == 64:
+        return (bits[0].astype(jnp.uint64) << 32) | bits[1].astype(jnp.uint64)
+    return (bits[0] ^ bits[1]).astype(f"uint{bit_width}")
+
+
+def _split(key: Array, shape: tuple[int, ...]) -> Array:
+    words = threefry_prng_impl.split(key[:2], shape)
+    return jnp.concatenate([words, jnp.broadcast_to(key[2], (*shape, 1))], -1)
+
+
+def _fold_in(key: Array, data: Any) -> Array:
+    return jnp.append(threefry_prng_impl.fold_in(key[:2], data), key[2])
+
+
+_ROWS_IMPL = define_prng_impl(
+    key_shape=(3,),
+    seed=lambda seed: jnp.append(threefry_prng_impl.seed(seed), jnp.uint32(0)),
+    split=_split,
+    random_bits=_own_bits,
+    fold_in=_fold_in,
+    name="rows",
+    tag="rows",
+)

@@ -1,0 +1,74 @@
+"""What eight devices send each other in a step: about what they have to, and neither logits nor others' activations."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from benchmarks.collectives import MESHES, collectives
+
+ROOT = Path(__file__).parents[2]
+ROWS, LENGTH, VOCAB = 16, 48, 512  # no other axis is as long
+
+
+def measured(*words: str) -> dict[str, dict]:
+    argv = ["--json", "--model=tiny", f"--rows={ROWS}", f"--length={LENGTH}", "--dtype=float32", *words]
+    command = [sys.executable, "-m", "benchmarks.collectives", *argv]
+    result = subprocess.run(command, cwd=ROOT, env=dict(os.environ), capture_output=True, text=True, check=True)
+    return {one["mesh"]: one for one in map(json.loads, result.stdout.splitlines())}
+
+
+@pytest.fixture(scope="module")
+def steps() -> dict[str, dict]:
+    return measured()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mesh", MESHES)
+def test_devices_send_hardly_more_than_they_have_to(steps, mesh: str):
+    assert 0 < steps[mesh]["bytes"] <= 1.2 * steps[mesh]["ideal"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mesh", MESHES)
+def test_no_logits_are_sent_and_no_activations_of_more_rows_than_a_devices_own(steps, mesh: str):
+    tensor = MESHES[mesh].get("tensor", 1)
+    shapes = [shape for one in steps[mesh]["collectives"] for _, shape in one["arrays"]]
+    assert not [shape for shape in shapes if len(shape) > 2 and VOCAB in shape]
+    activations = [shape for shape in shapes if len(shape) > 2 and LENGTH in shape]
+    assert all(shape[0] == ROWS * tensor // 8 for shape in activations)
+    assert bool(activations) == (tensor > 1)
+
+
+@pytest.mark.slow
+def test_a_device_holds_its_part_of_the_state(steps):
+    whole = steps["data 8"]["state"]
+    assert steps["fsdp 8"]["state"] <= 1.15 * whole / 8
+
+
+@pytest.mark.slow
+def test_micro_batches_are_added_up_before_devices_speak():
+    [accumulated] = measured("--accumulate=2", "data 8").values()
+    assert {one["times"] for one in accumulated["collectives"]} == {1}
+    assert accumulated["bytes"] <= 1.2 * accumulated["ideal"]
+
+
+def test_collectives_in_loops_count_as_often_as_they_run():
+    text = """HloModule m
+%body (p: f32[8]) -> f32[8] {
+  %p = f32[8]{0} parameter(0)
+  ROOT %ag = f32[8]{0} all-gather(%p), replica_groups=[2,4]<=[8], dimensions={0}
+}
+
+ENTRY %main (a: f32[8]) -> f32[8] {
+  %a = f32[8]{0} parameter(0)
+  %w = f32[8]{0} while(%a), condition=%c, body=%body, backend_config={"known_trip_count":{"n":"5"}}
+  ROOT %ar = (f32[8]{0}, bf16[2,3]{1,0}) all-reduce(%w, %w), replica_groups={{0,1},{2,3}}, to_apply=%add
+}
+"""
+    first, second = collectives(text)
+    assert (str(first), first.times, first.bytes) == ("all-gather of 4: f32[8]", 5, 5 * 32 * 3 / 4)
+    assert (str(second), second.bytes) == ("all-reduce of 2: f32[8] bf16[2,3]", 32 + 12)
