@@ -14,7 +14,7 @@ from jaxgpt.chat.encoded import begun
 from jaxgpt.chat.records import Message
 from jaxgpt.chat.template import ChatTemplate
 from jaxgpt.cli.dialects import translate
-from jaxgpt.cli.speed import TimedStream, Steps
+from jaxgpt.cli.speed import Steps, TimedStream
 from jaxgpt.command_line import command, parse
 from jaxgpt.decode.rows import DEFAULT_COUNT, Overflow
 from jaxgpt.decode.sampling import Sampling
