@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from html.parser import HTMLParser
 
 import numpy as np
@@ -196,6 +197,17 @@ def test_bad_input_is_one_line(folder, tmp_path, monkeypatch, capsys, arguments,
     error = capsys.readouterr().err
     assert stopped.value.code == 2 and says in error and error.count("\n") == 1
     assert not (tmp_path / "page.html").exists()
+
+
+def test_a_checkpoint_of_another_format_is_one_line(folder, tmp_path, capsys):
+    other = tmp_path / "other"
+    shutil.copytree(folder, other)
+    record = json.loads((other / "config.json").read_text(encoding="utf-8"))
+    (other / "config.json").write_text(json.dumps({**record, "format": 99}), encoding="utf-8")
+    with pytest.raises(SystemExit) as stopped:
+        main([str(other), "--text", "the cat", "--out", str(tmp_path / "page.html")])
+    error = capsys.readouterr().err
+    assert stopped.value.code == 2 and "has format 99; this version reads format" in error and error.count("\n") == 1
 
 
 def test_another_tokenizer_is_refused(model):
