@@ -9,7 +9,7 @@ import hashlib
 import io
 import itertools
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from operator import itemgetter
 from pathlib import Path
 
@@ -36,6 +36,7 @@ class DocumentFiles:
         paths: in the order in which they are read; a text is the name of a data set of the hub, as of `read_hub`.
         val_fraction: of the documents, for validation.
         val_paths: likewise, to validate on, in the place of a fraction.
+        rows: those of the paths that are records; the others are texts, whatever their names.
         text_column: of records, the column with the text.
         separator: what separates documents in text files; None where each file is one.
     """
@@ -47,6 +48,7 @@ class DocumentFiles:
         val_fraction: float,
         *,
         val_paths: Sequence[Path | str] = (),
+        rows: Collection[Path | str],
         text_column: str = TEXT_COLUMN,
         separator: str | None = None,
     ):
@@ -55,8 +57,8 @@ class DocumentFiles:
         self.notes: list[str] = []
         self._train_paths, self._val_paths = paths, val_paths or paths
         self._every = max(2, round(1 / val_fraction))
-        self._column, self._separator = text_column, separator
-        if any(suffix_of(path) == ".parquet" for path in self.paths):
+        self._rows, self._column, self._separator = rows, text_column, separator
+        if any(suffix_of(path) == ".parquet" for path in rows):
             self._parquet = import_parquet(f"dataset {name!r}")
 
     def fingerprint(self) -> str:
@@ -65,6 +67,7 @@ class DocumentFiles:
         Of a data set of the hub it is the revision.
         """
         kind = ["documents", self._every, len(self._train_paths), len(self._val_paths), self._column, self._separator]
+        kind += [len(self._rows)] if 0 < len(self._rows) < len(self.paths) else []
         digest = hashlib.sha256(f"{kind}\n".encode(errors="surrogatepass"))
         for path in self.paths:
             if isinstance(path, str):
@@ -103,9 +106,9 @@ class DocumentFiles:
                 raise self._missing(path, columns)
             rows, _ = read_hub(path, self._column)
             yield from (self._text(f"{path} row {n}", row.get(self._column)) for n, row in enumerate(rows, start=1))
-        elif (suffix := suffix_of(path)) == ".parquet":
+        elif path in self._rows and suffix_of(path) == ".parquet":
             yield from (iter([text]) for text in self._rows_of_parquet(path))
-        elif suffix in SUFFIXES:
+        elif path in self._rows:
             for where, record in read_records(path, SUFFIXES[1:]):
                 if self._column not in record:
                     raise self._missing(where, list(record))

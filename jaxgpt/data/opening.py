@@ -42,15 +42,16 @@ def open_source(
     """
     cache = cache_dir or default_cache_dir()
     train, val, notes = _find("dataset", dataset, cache)
+    rows = _rows([*train, *val])
     if val_dataset is not None:
         own, beside, more = _find("val_dataset", val_dataset, cache)
         val, notes = beside or own, [*notes, *more]
+        rows = [*_rows(train), *_rows(val)]
     if val and val_fraction is not None:
         where = dataset if val_dataset is None else val_dataset
         raise UsageError(
             f"val_fraction {val_fraction}: {where} has files to validate on, {Path(val[0]).name} and so on"
         )
-    rows = [path for path in (*train, *val) if are_records(path)]
     if text_column is not None and not rows:
         raise UsageError(f"text_column {text_column!r}: {dataset} is text, without columns")
     if separator is not None and str(dataset) in NAMES:
@@ -63,9 +64,9 @@ def open_source(
     if rows or val or separator is not None or len(texts) < len(train):
         column = text_column or TEXT_COLUMN
         if rows and name not in NAMES:
-            where = name if are_records(train[0]) else val_dataset
+            where = name if train[0] in rows else val_dataset
             notes.append(f"{where}: of each row the column {column!r} is a document")
-        source = DocumentFiles(name, train, fraction, val_paths=val, text_column=column, separator=separator)
+        source = DocumentFiles(name, train, fraction, val_paths=val, rows=rows, text_column=column, separator=separator)
     else:
         source = TextFiles(name, texts, fraction)
     source.notes += notes
@@ -75,6 +76,11 @@ def open_source(
 def default_cache_dir() -> Path:
     """Return `$XDG_CACHE_HOME/jaxgpt`, by default `~/.cache/jaxgpt`."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "jaxgpt"
+
+
+def _rows(paths: Paths) -> Paths:
+    """Return what of a data set is read row by row: all of it, or nothing, as a text may have any name."""
+    return paths if all(map(are_records, paths)) else []
 
 
 def _find(what: str, dataset: str | Path, cache: Path) -> tuple[Paths, Paths, list[str]]:

@@ -215,7 +215,7 @@ def _texts(path: Path, column: str) -> Iterator[tuple[str, str]]:
     if not files:
         raise UsageError(f"{path}: no files in this folder")
     if parquet := [file for file in files if file.suffix == ".parquet"]:
-        source = DocumentFiles(str(path), parquet, 0.5, text_column=column)
+        source = DocumentFiles(str(path), parquet, 0.5, rows=parquet, text_column=column)
         yield from ((str(path), "".join(pieces)) for pieces in source.read(parquet))
         return
     for file in files:

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jaxgpt.data import download, sources
+from jaxgpt.data.opening import open_source
 from jaxgpt.data.sources import TextFiles, read_text
 from jaxgpt.errors import UsageError
 
@@ -85,7 +86,7 @@ def test_fingerprints_tell_documents_apart(tmp_path: Path):
 def test_downloads_are_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(urllib.request, "urlopen", lambda *_, **__: io.BytesIO(b"not it"))
     with pytest.raises(UsageError, match="SHA-256 is"):
-        download.download("shakespeare", tmp_path, None)
+        download.download("shakespeare", tmp_path)
     assert not list((tmp_path / "downloads").iterdir())
 
 
@@ -95,10 +96,10 @@ def test_no_network_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
     monkeypatch.setattr(urllib.request, "urlopen", fail)
     with pytest.raises(UsageError, match=r"raw.githubusercontent.com.*put it at .*tinyshakespeare.txt"):
-        download.download("shakespeare", tmp_path, None)
+        download.download("shakespeare", tmp_path)
     monkeypatch.setattr(huggingface_hub, "snapshot_download", fail)
     with pytest.raises(UsageError, match=r"'openwebtext'.*Skylion007/openwebtext cannot be downloaded .*no route"):
-        download.download("openwebtext", tmp_path, None)
+        download.download("openwebtext", tmp_path)
 
 
 def test_a_file_put_by_hand_is_used_if_it_is_the_right_one(tmp_path: Path):
@@ -107,7 +108,7 @@ def test_a_file_put_by_hand_is_used_if_it_is_the_right_one(tmp_path: Path):
     shared = Path(__file__).parents[3] / "shared/data/tinyshakespeare.txt"
     if shared.exists():
         path.write_bytes(shared.read_bytes())
-        assert len("".join(next(download.download("shakespeare", tmp_path, None).documents("val")))) == 111_540
+        assert len("".join(next(open_source("shakespeare", cache_dir=tmp_path).documents("val")))) == 111_540
     path.write_text("wrong")
     with pytest.raises(UsageError, match="take it away to download"):
-        download.download("shakespeare", tmp_path, None)
+        download.download("shakespeare", tmp_path)
