@@ -205,7 +205,7 @@ def test_an_empty_name_is_refused(argv, tmp_path):
 
 
 # Texts that name no file, and numbers whose range another flag or a folder gives.
-OTHERS = {"start", "stop", "train_layers", "lora_targets", "activation_function", "position_embedding",
+OTHERS = {"start", "stop", "system", "train_layers", "lora_targets", "activation_function", "position_embedding",
           "norm_position", "warmup_iters", "checkpoint"}  # fmt: skip
 GIVEN = {
     PretrainConfig: {"tokenizer": "bpe"},
