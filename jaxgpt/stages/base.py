@@ -19,7 +19,7 @@ from jaxgpt.model.atlas import Parameter, count, parameters
 from jaxgpt.model.config import GPTConfig
 from jaxgpt.runs.folder import holds_run, move_aside, read_record, versions, write_record
 from jaxgpt.runs.manifest import Progress
-from jaxgpt.train.config import RunConfig
+from jaxgpt.train.config import RunConfig, SampleConfig
 from jaxgpt.train.metrics import described
 from jaxgpt.train.resume import is_shown, refuse_differences, use_folder
 
@@ -156,6 +156,10 @@ class Stage(Generic[FlagsT]):
         """Return means by their names; "loss" is among them, the lower the better."""
         return trainer.evaluate(params, self.eval_batches(**trainer.shard))
 
+    def speak(self, params: Any) -> str:
+        """Return a sample of what the model says, for stages whose flags are also a `SampleConfig`."""
+        raise NotImplementedError
+
     # The run.
 
     def run(self, out_dir: str | Path | None = None) -> None:
@@ -172,6 +176,7 @@ class Stage(Generic[FlagsT]):
         from jaxgpt.mesh import make_mesh
         from jaxgpt.runs.checkpoint import quiet_traces
         from jaxgpt.stages.page import write_page
+        from jaxgpt.train.profile import check_profile
 
         if out_dir is not None:
             self.flags = dataclasses.replace(self.flags, out_dir=str(out_dir))
@@ -182,6 +187,8 @@ class Stage(Generic[FlagsT]):
             with use_folder(flags, folder) as progress:
                 if progress is not None and not flags.eval_only and self._is_done(folder, progress.step):
                     return
+                if flags.profile is not None:
+                    check_profile(flags.profile, updates=flags.max_iters - (0 if progress is None else progress.step))
                 self._open(folder, progress)
                 trainer = self.trainer(make_mesh(fsdp=flags.fsdp, tensor=flags.tensor))
                 if flags.dry_run:
@@ -242,6 +249,8 @@ class Stage(Generic[FlagsT]):
             line=self._line(trainer, progress.step),
             evaluate=partial(self.evaluate, trainer),
             schedule=train.schedule(self.flags.times(self.updates_per_iteration)) if self.optimizer is None else None,
+            speak=self.speak,
+            sample_interval=self.flags.sample_interval if isinstance(self.flags, SampleConfig) else None,
         )  # fmt: skip
         state = begin
         with recording as recorder:
@@ -252,6 +261,8 @@ class Stage(Generic[FlagsT]):
                     recorder.log(metrics)
                 if recorder.evaluation_due:
                     recorder.evaluate(state)
+                if recorder.sample_due:
+                    recorder.sample(state)
                 if recorder.save_due:
                     recorder.save(state)
                 if recorder.last:

@@ -102,9 +102,12 @@ class DPO(FromPairs[DPOStageConfig]):
                 found[part] = objectives.reference_log_probs(self.build_model(), self.params, batches)[: len(pairs)]
             objectives.write_reference(folder / REFERENCE, found, self._fingerprint)
 
+    @property
+    def shown_prompts(self) -> list[tuple[int, ...]]:
+        begun = (pair.chosen.ids[: pair.chosen.weights.index(1)] for pair in self.examples["val"])
+        return list(dict.fromkeys(begun))[:SHOWN_PROMPTS]
+
     def show(self, folder: Path, params: Any) -> None:
         """Print some answers."""
-        begun = (pair.chosen.ids[: pair.chosen.weights.index(1)] for pair in self.examples["val"])
-        prompts = list(dict.fromkeys(begun))[:SHOWN_PROMPTS]
-        self.show_answers(folder, prompts, self.best_params(folder, params))
+        self.show_answers(folder, params)
         show_curve(folder, next_command("generate", "--compare", self.source, folder, "--prompts", "FILE"))

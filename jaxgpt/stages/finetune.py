@@ -309,10 +309,25 @@ class FineTune(Stage[FineTuneFlags]):
             return runs.load_params(folder, ignore_config_change=self.flags.ignore_config_change)[1]
         return params if lora is None else model.merge(params, lora)
 
-    def show_answers(self, folder: Path, prompts: Sequence[Sequence[int]], params: Any) -> None:
-        """Print the model's likeliest answers to prompts, and keep them in the run's folder."""
+    @property
+    def shown_prompts(self) -> Sequence[Sequence[int]]:
+        """The prompts that a model which speaks is shown to answer."""
+        raise NotImplementedError
+
+    def speak(self, params: Any) -> str:
+        """Return the model's likeliest answers to some prompts, from all that the state has."""
+        return self._answers(params if self.flags.lora is None else model.merge(params, self.flags.lora))
+
+    def show_answers(self, folder: Path, params: Any) -> None:
+        """Print the best model's answers, and keep them in the run's folder."""
+        answers = self._answers(self.best_params(folder, params))
+        if is_first() and answers:
+            train.write_sample(folder, self.flags.max_iters, answers + "\n")
+            print(f"\n{answers}\n")
+
+    def _answers(self, params: Any) -> str:
         tokenizer, shown = self.tokenizer, []
-        for prompt in prompts:
+        for prompt in self.shown_prompts:
             room = self.config.n_positions - len(prompt)
             [ids] = decode.generate(
                 self.config,
@@ -322,11 +337,7 @@ class FineTune(Stage[FineTuneFlags]):
                 vocab_size=tokenizer.vocab_size,
             )
             shown.append(f"{tokenizer.decode(prompt)}{tokenizer.decode(ids)}")
-        if is_first() and shown:
-            answers, samples = f"\n{SEPARATOR}\n".join(shown), folder / "samples"
-            samples.mkdir(exist_ok=True)
-            (samples / f"{self.flags.max_iters}.txt").write_text(answers + "\n", encoding="utf-8")
-            print(f"\n{answers}\n")
+        return f"\n{SEPARATOR}\n".join(shown)
 
     def _hashes(self) -> dict[str, str]:
         """Return hashes of the files with the examples, and of what makes tokens of them."""

@@ -16,13 +16,14 @@ from jaxgpt.model.config import VALUE
 from jaxgpt.rl.config import PPOConfig
 from jaxgpt.stages.base import Record, next_command, show_curve
 from jaxgpt.stages.finetune import FILES, SHOWN_PROMPTS, FineTune, FineTuneConfig
+from jaxgpt.train.config import SampleConfig
 
 MEASURED = ("score", "kl", "response_length", "ended")
 """What an evaluation measures, beside the loss."""
 
 
 @dataclass(frozen=True)
-class PPOStageConfig(PPOConfig, FineTuneConfig):
+class PPOStageConfig(PPOConfig, SampleConfig, FineTuneConfig):
     """Learning from rewards for the model's own answers (Schulman et al. 2017), or by GRPO (Shao et al. 2024)."""
 
     out_dir: PathName = flag("out-ppo", "the run's folder", on_resume="of the command", per_host=True)
@@ -198,7 +199,11 @@ class PPO(FineTune[PPOStageConfig]):
     def excerpt(self) -> Sequence[int]:
         return self.examples["val"][0]
 
+    @property
+    def shown_prompts(self) -> list[tuple[int, ...]]:
+        return self.examples["val"][:SHOWN_PROMPTS]
+
     def show(self, folder: Path, params: Any) -> None:
         """Print some answers."""
-        self.show_answers(folder, self.examples["val"][:SHOWN_PROMPTS], self.best_params(folder, params))
+        self.show_answers(folder, params)
         show_curve(folder, next_command("generate", "--compare", self.source, folder, "--prompts", "FILE"))

@@ -14,7 +14,7 @@ from jaxgpt.errors import UsageError
 from jaxgpt.flags import CountOrZero, Name, PathName, Share, Whole, flag
 from jaxgpt.model.config import LIMITS, GPTConfig
 from jaxgpt.stages.base import Record, Stage, next_command, show_curve
-from jaxgpt.train.config import RunConfig
+from jaxgpt.train.config import RunConfig, SampleConfig
 from jaxgpt.train.resume import refuse_changed_flags, refuse_differences
 
 PRESET = "shakespeare-char-cpu"
@@ -26,7 +26,7 @@ TrainedVocabulary = Annotated[int, Whole(257, LIMITS["vocab_size"])]  # 256 byte
 
 
 @dataclass(frozen=True)
-class PretrainConfig(RunConfig):
+class PretrainConfig(SampleConfig, RunConfig):
     """A run of pretraining. What describes the model is none where the preset, or the model it starts from, decides.
 
     Raises:
@@ -89,7 +89,7 @@ class PretrainConfig(RunConfig):
     position_embedding: str | None = flag(None, "learned or sinusoidal", group="model")
     norm_position: str | None = flag(None, "pre (GPT-2) or post (the original transformer)", group="model")
     tie_word_embeddings: bool | None = flag(None, "whether the LM head is the embedding table", group="model")
-    sample_tokens: CountOrZero = flag(300, "length of the sample at the end", group="logging")
+    sample_tokens: CountOrZero = flag(300, "tokens of a sample", group="logging")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -244,8 +244,8 @@ class Pretrain(Stage[PretrainConfig]):
     def record(self) -> dict[str, Any]:
         return {"new": self.new}
 
-    def show(self, folder: Path, params: Any) -> None:
-        """Let the model speak, draw the curve, and say what can be done next."""
+    def speak(self, params: Any) -> str:
+        """Return what the model goes on with behind the first token of the text to validate on."""
         tokenizer, prompt = self.corpus.tokenizer, self.corpus.val[:1].tolist()
         [new] = decode.generate(
             self.config,
@@ -258,9 +258,12 @@ class Pretrain(Stage[PretrainConfig]):
             seed=self.flags.seed,
             overflow="slide",
         )
+        return tokenizer.decode(prompt + new)
+
+    def show(self, folder: Path, params: Any) -> None:
+        """Let the model speak, draw the curve, and say what can be done next."""
+        sample = self.speak(params)
         if is_first():
-            sample, samples = tokenizer.decode(prompt + new), folder / "samples"
-            samples.mkdir(exist_ok=True)
-            (samples / f"{self.flags.max_iters}.txt").write_text(sample, encoding="utf-8")
+            train.write_sample(folder, self.flags.max_iters, sample)
             print(f"\n{sample}\n")
         show_curve(folder, next_command("generate", "--init_from", folder, "--overflow", "slide"))

@@ -11,10 +11,11 @@ from jaxgpt import chat, data, model, objectives
 from jaxgpt.flags import PathName, flag
 from jaxgpt.stages.base import Record, next_command, show_curve
 from jaxgpt.stages.finetune import FILES, SHOWN_PROMPTS, FineTune, FineTuneConfig
+from jaxgpt.train.config import SampleConfig
 
 
 @dataclass(frozen=True)
-class SFTConfig(FineTuneConfig):
+class SFTConfig(SampleConfig, FineTuneConfig):
     """Learning to answer from conversations (Ouyang et al. 2022, section 3.5)."""
 
     out_dir: PathName = flag("out-sft", "the run's folder", on_resume="of the command", per_host=True)
@@ -57,9 +58,6 @@ class SFT(FineTune[SFTConfig]):
             for part, one in self.conversations.items()
         }
         self.examples = {part: batch.tokens for part, batch in self.rows.items()}
-        # Of different beginnings: many conversations may have the same.
-        begun = [one.ids[: one.turns()[0][0]] for one in self.conversations["val"]]
-        self.prompts = [ids for ids in dict.fromkeys(begun) if ids][:SHOWN_PROMPTS]
         counts = [f"{len(part):,}" for part in self.conversations.values()]
         rows = [f"{len(part):,}" for part in self.examples.values()]
         self.finish_opening([
@@ -88,7 +86,13 @@ class SFT(FineTune[SFTConfig]):
     def excerpt(self) -> Sequence[int]:
         return self.conversations["val"][0].ids
 
+    @property
+    def shown_prompts(self) -> list[tuple[int, ...]]:
+        # Of different beginnings: many conversations may have the same.
+        begun = [one.ids[: one.turns()[0][0]] for one in self.conversations["val"]]
+        return [ids for ids in dict.fromkeys(begun) if ids][:SHOWN_PROMPTS]
+
     def show(self, folder: Path, params: Any) -> None:
         """Print some answers."""
-        self.show_answers(folder, self.prompts, self.best_params(folder, params))
+        self.show_answers(folder, params)
         show_curve(folder, next_command("generate", "--init_from", folder, "--start", "QUESTION"))

@@ -12,12 +12,12 @@ from jaxgpt.lazy import on_first_use
 
 if TYPE_CHECKING:
     from jaxgpt.train.budget import flops_per_token
-    from jaxgpt.train.config import OptimizerConfig, RunConfig, trains
+    from jaxgpt.train.config import OptimizerConfig, RunConfig, SampleConfig, trains
     from jaxgpt.train.loop import run
     from jaxgpt.train.metrics import plot
     from jaxgpt.train.optimizer import adamw, schedule
     from jaxgpt.train.progress_line import ProgressLine
-    from jaxgpt.train.recorder import recording
+    from jaxgpt.train.recorder import recording, write_sample
     from jaxgpt.train.state import TrainState, init_params
     from jaxgpt.train.step import StepMetrics, make_step
     from jaxgpt.train.trainer import Trainer
@@ -26,6 +26,7 @@ __all__ = [
     "OptimizerConfig",
     "ProgressLine",
     "RunConfig",
+    "SampleConfig",
     "StepMetrics",
     "TrainState",
     "Trainer",
@@ -38,5 +39,6 @@ __all__ = [
     "run",
     "schedule",
     "trains",
+    "write_sample",
 ]
 __getattr__, __dir__ = on_first_use(__name__)

@@ -154,6 +154,12 @@ class RunConfig(OptimizerConfig):
         group="logging",
     )
     wandb: Name | None = flag(None, "wandb project to send metrics to", group="logging")
+    profile: PathName | None = flag(
+        None,
+        "folder for a trace by JAX's profiler of a few updates, behind those that compile",
+        on_resume="of the command",
+        group="logging",
+    )
     dry_run: bool = flag(False, "print parameters, memory and arithmetic, and end", on_resume="of the command")
     eval_only: bool = flag(False, "evaluate once, print it, write nothing, and end", on_resume="of the command")
 
@@ -164,6 +170,9 @@ class RunConfig(OptimizerConfig):
             raise UsageError(f"{parts} are {rows} rows in an update; there may be at most {MOST_ROWS}")
         if self.overwrite and self.init_from in ("resume", "auto"):
             raise UsageError(f"--overwrite: only when a run begins, and --init_from is {self.init_from}")
+
+        if self.profile is not None and not self.writes:
+            raise UsageError(f"--profile {self.profile}: not with --dry_run or --eval_only, which make no updates")
 
     @property
     def writes(self) -> bool:
@@ -191,6 +200,17 @@ class RunConfig(OptimizerConfig):
         further know either.
         """
         return self.model(dataclasses.replace(base, attn_pdrop=0.0))
+
+
+@dataclass(frozen=True)
+class SampleConfig:
+    """What stages whose models speak are asked beside the flags of every stage."""
+
+    sample_interval: Count | None = flag(
+        None,
+        "updates between samples, which go to the terminal, samples/ and TensorBoard; none: only at the end",
+        group="logging",
+    )
 
 
 def trains(config: GPTConfig, which: str) -> Callable[[tuple[str, ...]], bool]:

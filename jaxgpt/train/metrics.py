@@ -24,7 +24,15 @@ UNITS |= {"lr": "learning rate", "grad_norm": "norm of the gradient"}
 class MetricsLog:
     """Writes rows; the file is the record, the dashboards are copies that may fail without ending a run."""
 
-    def __init__(self, folder: Path, *, step: int, tensorboard: bool = False, wandb: str | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        step: int,
+        tensorboard: bool = False,
+        wandb: str | None = None,
+        flags: Mapping[str, Any] | None = None,
+    ) -> None:
         """Open a run's metrics to go on from `step`: later rows, written by a process that died, are cut.
 
         Args:
@@ -32,6 +40,7 @@ class MetricsLog:
             step: updates done; 0 begins an empty file.
             tensorboard: also write event files into `folder`/tensorboard.
             wandb: also send rows to this wandb project.
+            flags: what the run is asked, for the dashboards.
         """
         self.path = folder / "metrics.jsonl"
         rows = [row for row in read_rows(self.path) if row["step"] <= step] if step else []
@@ -42,7 +51,10 @@ class MetricsLog:
         if tensorboard:
             self._open("tensorboard", lambda: _TensorBoard(folder / "tensorboard", step))
         if wandb is not None:
-            self._open("wandb", lambda: _Wandb(wandb, folder, step))
+            self._open("wandb", lambda: _Wandb(wandb, folder, step, flags or {}))
+        if flags and not step:
+            rows_of = [f"| {name} | {value} |" for name, value in flags.items()]
+            self.write_text(0, "flags", "\n".join(["| flag | value |", "|---|---|", *rows_of]))
 
     def write(self, step: int, split: str, **values: float | int | None) -> None:
         """Add a row; what is None or not finite is null, as JSON has no NaN."""
@@ -50,6 +62,10 @@ class MetricsLog:
         with naming(self.path):
             self._file.write(_line(row))
         self._tell(lambda sink: sink.write(row))
+
+    def write_text(self, step: int, name: str, text: str) -> None:
+        """Show a text, in Markdown, on the dashboards."""
+        self._tell(lambda sink: sink.write_text(step, name, text))
 
     def close(self) -> None:
         """Flush and close everything."""
@@ -76,6 +92,9 @@ class NoMetrics:
     """The log of all processes of a run but the first, which write nothing."""
 
     def write(self, step: int, split: str, **values: float | None) -> None:
+        """Leave it to the first process."""
+
+    def write_text(self, step: int, name: str, text: str) -> None:
         """Leave it to the first process."""
 
     def close(self) -> None:
@@ -171,12 +190,15 @@ class _TensorBoard:
             if key not in ("step", "split") and value is not None:
                 self._writer.add_scalar(f"{row['split']}/{key}", value, row["step"])
 
+    def write_text(self, step: int, name: str, text: str) -> None:
+        self._writer.add_text(name, text, step)
+
     def close(self) -> None:
         self._writer.close()
 
 
 class _Wandb:
-    def __init__(self, project: str, folder: Path, step: int) -> None:
+    def __init__(self, project: str, folder: Path, step: int, flags: Mapping[str, Any]) -> None:
         wandb = importlib.import_module("wandb")
         known = folder / "wandb_id.txt"
         if step == 0 or not known.exists():
@@ -187,11 +209,15 @@ class _Wandb:
             name=folder.resolve().name,
             dir=str(folder),
             resume="allow",
+            config=dict(flags),
         )
 
     def write(self, row: Row) -> None:
         values = {f"{row['split']}/{key}": value for key, value in row.items() if key not in ("step", "split")}
         self._run.log(values, step=row["step"])
+
+    def write_text(self, step: int, name: str, text: str) -> None:
+        self._run.log({name: text}, step=step)
 
     def close(self) -> None:
         self._run.finish()

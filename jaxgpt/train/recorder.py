@@ -3,8 +3,9 @@
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
+from textwrap import indent
 from typing import Any
 
 import jax
@@ -18,6 +19,7 @@ from jaxgpt.runs.manifest import Progress, steps
 from jaxgpt.signals import Stop, stop_on_signal
 from jaxgpt.train.config import RunConfig
 from jaxgpt.train.metrics import MetricsLog, NoMetrics, described
+from jaxgpt.train.profile import StepProfile
 from jaxgpt.train.progress_line import ProgressLine
 from jaxgpt.train.state import TrainState
 from jaxgpt.train.step import StepMetrics
@@ -47,6 +49,8 @@ class Recorder:
         stop: Stop,
         evaluate: Callable[[Any], dict[str, float]],
         schedule: optax.Schedule | None,
+        speak: Callable[[Any], str],
+        sample_interval: int | None,
     ) -> None:
         """Begin to record; see `recording`."""
         self.progress, self.last = progress, False
@@ -55,6 +59,8 @@ class Recorder:
         self._schedule = None if schedule is None else jax.jit(schedule)
         self._begun, self._saved = progress.step, time.monotonic()
         self._streak: Any = 0
+        self._speak, self._sample_interval = speak, sample_interval
+        self._profile = None if flags.profile is None else StepProfile(Path(flags.profile), progress.step)
 
     def begin(self, state: TrainState) -> None:
         """Evaluate and save a state of step 0, from which a run that ends early goes on."""
@@ -74,6 +80,8 @@ class Recorder:
         self._line.advance(done)
         self.progress = replace(self.progress, step=done)
         self._checkpoints.check()
+        if self._profile is not None:
+            self._profile.update(done, metrics.loss)
         self.last = done == self._flags.max_iters or self._stop.requested(done)
 
     @property
@@ -83,6 +91,12 @@ class Recorder:
     @property
     def evaluation_due(self) -> bool:
         return self._due(self._flags.eval_interval)
+
+    @property
+    def sample_due(self) -> bool:
+        """True when a sample is due; what is said at the end of a run is shown with what else came of it."""
+        done, interval = self.progress.step, self._sample_interval
+        return interval is not None and done % interval == 0 and done < self._flags.max_iters
 
     @property
     def save_due(self) -> bool:
@@ -121,12 +135,28 @@ class Recorder:
         say(f"step {step}: {described(found)}")
         self.progress = self.progress.evaluated(found["loss"])
 
+    def sample(self, state: TrainState) -> None:
+        """Let the model speak, and show and keep what it says."""
+        step = self.progress.step
+        with self._line.paused():
+            text = self._speak(state.whole)  # in every process of the run
+        if jax.process_index() == 0:
+            write_sample(self._folder, step, text)
+            self._log.write_text(step, "sample", indent(text, "    "))  # as it stands
+        say(f"sample of step {step}:\n{text}\n")
+
     def save(self, state: TrainState) -> None:
         """Begin to write a checkpoint; a state that ends the run is never saved as the latest."""
         self._check_streak(self.progress.step)
         with self._line.paused():
             self._checkpoints.save(state, self.progress)
         self._saved = time.monotonic()
+
+    def close(self) -> None:
+        """Leave nothing running."""
+        self._line.close()
+        if self._profile is not None:
+            self._profile.close()
 
     def end(self) -> None:
         """Wait until all is written, and say so if the run was stopped."""
@@ -154,6 +184,13 @@ class Recorder:
             )
 
 
+def write_sample(folder: Path, step: int, text: str) -> None:
+    """Keep what the model said after `step` updates, in a run's folder."""
+    file = folder / "samples" / f"{step}.txt"
+    file.parent.mkdir(exist_ok=True)
+    file.write_text(text, encoding="utf-8")
+
+
 @contextmanager
 def recording(
     flags: RunConfig,
@@ -164,6 +201,8 @@ def recording(
     line: ProgressLine,
     evaluate: Callable[[Any], dict[str, float]],
     schedule: optax.Schedule | None,
+    speak: Callable[[Any], str],
+    sample_interval: int | None,
 ) -> Iterator[Recorder]:
     """Give a recorder for the time of a loop, which signals may ask to stop.
 
@@ -175,6 +214,8 @@ def recording(
         line: shows how far the run is, and how fast.
         evaluate: all weights → means by their names; "loss" is among them, the lower the better.
         schedule: the learning rate by updates, to be logged; None where the flags don't decide it.
+        speak: all weights → a sample of what the model says.
+        sample_interval: updates between samples; None for none.
 
     Raises:
         RunError: a file could not be written, too many updates in a row had to be skipped, the devices' memory was
@@ -183,11 +224,15 @@ def recording(
     log = NoMetrics()
     with clear_errors(checkpoints.finish):
         if jax.process_index() == 0:
-            log = MetricsLog(folder, step=progress.step, tensorboard=flags.tensorboard, wandb=flags.wandb)
-        with closing(log), closing(line), stop_on_signal() as stop:
+            log = MetricsLog(
+                folder, step=progress.step, tensorboard=flags.tensorboard, wandb=flags.wandb, flags=asdict(flags)
+            )
+        with closing(log), stop_on_signal() as stop:
             recorder = Recorder(
                 flags, folder, progress, checkpoints,
                 line=line, log=log, stop=stop, evaluate=evaluate, schedule=schedule,
+                speak=speak, sample_interval=sample_interval,
             )  # fmt: skip
-            yield recorder
-            recorder.end()
+            with closing(recorder):
+                yield recorder
+                recorder.end()

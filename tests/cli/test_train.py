@@ -18,11 +18,13 @@ from jaxgpt.model.config import GPTConfig
 from jaxgpt.runs.folder import read_record, write_record
 from jaxgpt.runs.manifest import read_manifest
 from jaxgpt.runs.weights import load_params
+from jaxgpt.signals import Stop
 from jaxgpt.stages import SFT, STAGES, Pretrain, load_stage
 from jaxgpt.stages.pretrain import PretrainConfig
 from jaxgpt.stages.sft import SFTConfig
 from jaxgpt.train.metrics import read_rows
 from jaxgpt.train.optimizer import schedule
+from tests.train.test_metrics import shown
 
 TEXT = "To be, or not to be, that is the question.\n" * 200
 SMALL = "--n_layer 2 --n_head 2 --n_embd 16 --block_size 16 --batch_size 4 --eval_iters 2 --log_interval 5".split()
@@ -77,6 +79,30 @@ def test_a_run_that_ended_before_it_was_shown_is_shown_by_the_next_call(folder, 
     assert capsys.readouterr().out == f"{run} is already done: step 20 of 20\n"
     assert read_rows(run / "metrics.jsonl") == read_rows(folder / "run" / "metrics.jsonl")
     assert read_manifest(checkpoint) == read_manifest(folder / "run" / "checkpoints" / "20")
+
+
+def test_samples_and_a_profile_leave_a_run_as_it_is_and_a_resumed_one_shows_each_once(folder, capsys, monkeypatch):
+    """Here it stops after 7 updates, and the checkpoint of those is lost, so that updates from 4 on are made again."""
+    run, requested = folder / "sampled", Stop.requested
+    words = ["--tokenizer", "bpe", "--bpe_vocab_size", "300", "--bias", *SMALL, *SHORT[:4], "--sample_tokens", "20"]
+    words += ["--eval_interval", "10", "--sample_interval", "5", "--save_interval", "4", "--dataset"]
+    words += [str(folder / "text.txt"), "--out_dir", str(run), "--cache_dir", str(folder / "cache")]
+    monkeypatch.setattr(Stop, "requested", lambda stop, done: done == 7 or requested(stop, done))
+    train.main([*words, "--profile", str(folder / "trace")])
+    out = capsys.readouterr().out
+    [trace] = (folder / "trace").rglob("perfetto_trace.json.gz")
+    assert f"profile: updates 3 to 5, in {trace};" in out and "sample of step 5:\n" in out
+    monkeypatch.setattr(Stop, "requested", requested)
+    shutil.rmtree(run / "checkpoints" / "7")
+    train.main(["--init_from", "resume", "--out_dir", str(run)])
+    assert "profile: " not in capsys.readouterr().out
+    for name in ("loss", "grad_norm", "lr"):
+        rows, others = (read_rows(one / "metrics.jsonl") for one in (run, folder / "run"))
+        assert [row.get(name) for row in rows] == [row.get(name) for row in others]
+    assert sorted(file.name for file in (run / "samples").iterdir()) == ["10.txt", "15.txt", "20.txt", "5.txt"]
+    assert (run / "samples" / "20.txt").read_text() == (folder / "run" / "samples" / "20.txt").read_text()
+    texts = [(step, tag) for step, tag, _ in shown(run) if "/text" in tag]
+    assert texts == [(0, "flags/text_summary"), *((step, "sample/text_summary") for step in (5, 10, 15))]
 
 
 def test_a_config_that_was_changed_is_refused_unless_that_was_on_purpose(folder, capsys):
@@ -220,6 +246,13 @@ def test_a_dry_run_prints_the_budget_and_writes_nothing(folder, capsys, unchecke
             ["--n_layer", "4096", "--n_embd", "8192"],
             "the model's 3,298,603,155,456 parameters take 12,288 GiB; the devices have",
         ),
+        (["--profile", "train.py/x"], "--profile train.py/x: "),
+        (
+            ["--profile", "x", "--max_iters", "4", "--warmup_iters", "1"],
+            "--profile x: needs 5 updates, and there are 4",
+        ),
+        (["--profile", "x", "--dry_run"], "--profile x: not with --dry_run or --eval_only, which make no updates"),
+        (["--sample_interval", "0"], "sample_interval is 0"),
         (["--learnig_rate", "1"], "did you mean '--learning_rate'?"),
     ],
 )
