@@ -22,6 +22,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args, get_origin
 
+from jaxgpt.commands import as_called
 from jaxgpt.errors import UsageError, did_you_mean, report
 from jaxgpt.files import regular
 from jaxgpt.flags import (
@@ -76,7 +77,7 @@ def parse(
     types = hints | _OF_EVERY_COMMAND
     texts = _split(sys.argv[1:] if argv is None else argv, types, places)
     if "help" in texts:
-        _help(prog, description, examples, declared).print_help()
+        print(as_called(_help(prog, description, examples, declared).format_help()), end="")
         sys.exit(0)
     if "version" in texts:
         print(f"jaxgpt {_version()}")

@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from jaxgpt.chat.template import ChatTemplate
 from jaxgpt.command_line import command, parse
+from jaxgpt.commands import called
 from jaxgpt.errors import RunError, UsageError
 from jaxgpt.files import free_name, write_json
 from jaxgpt.flags import Name, PathName, flag
@@ -67,7 +68,7 @@ class Options:
 @command
 def main(argv: Sequence[str] | None = None) -> None:
     """Convert, and check if asked to."""
-    options = parse(Options, argv, prog="convert_weights.py", description=DESCRIPTION, examples=EXAMPLES)
+    options = parse(Options, argv, prog=called("convert"), description=DESCRIPTION, examples=EXAMPLES)
     source, dest = Path(options.source), Path(options.dest)
     to_hub = options.dest.startswith(HUB)
     if to_hub and (options.adapters or options.overwrite or not (source / "checkpoints").is_dir()):
@@ -185,7 +186,7 @@ def export_adapters(run: Path, dest: Path, options: Options) -> None:
     config, params = without_values(config, params)
     beside, _ = split(params, is_beside)
     save_adapters(dest, config, lora, beside)
-    print(f"{run}'s adapters are now in {dest}; convert_weights.py {run / BASE} makes the folder that they belong to")
+    print(f"{run}'s adapters are now in {dest}; {called('convert')} {run / BASE} makes the folder that they belong to")
 
 
 def without_values(config: GPTConfig, params: Mapping[str, Any]) -> tuple[GPTConfig, Mapping[str, Any]]:

@@ -13,6 +13,7 @@ from typing import Any, Literal
 from jaxgpt import chat, evaluate
 from jaxgpt.chat.fitting import TooLong
 from jaxgpt.command_line import command, parse
+from jaxgpt.commands import called
 from jaxgpt.data.documents import suffix_of
 from jaxgpt.data.record_files import read_records
 from jaxgpt.errors import UsageError
@@ -93,7 +94,7 @@ class Options:
 @command
 def main(argv: Sequence[str] | None = None) -> None:
     """Measure, and print a table."""
-    options = parse(Options, argv, prog="python -m jaxgpt.evaluate", description=DESCRIPTION)
+    options = parse(Options, argv, prog=called("evaluate"), description=DESCRIPTION)
     from jaxgpt.devices import compute_dtype, start_devices
 
     examples = None
@@ -164,7 +165,9 @@ def measure(options: Options, model: str, scorer: evaluate.Scorer) -> Any:
         return evaluate.measure_pairs(scorer, chat.encode_pairs(pairs, tokenizer, template, **fit))
     if kind == "chat":
         if template is None:
-            raise UsageError(f"{dataset} holds conversations, but {model} has no chat template; train.py sft gives one")
+            raise UsageError(
+                f"{dataset} holds conversations, but {model} has no chat template; {called('train')} sft gives one"
+            )
         found = chat.encode_conversations(few(chat.read_conversations(dataset)), tokenizer, template, **fit)
         return evaluate.measure_conversations(scorer, found)
     documents = evaluate.read_documents(

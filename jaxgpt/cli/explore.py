@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from jaxgpt.command_line import command, parse
+from jaxgpt.commands import called
 from jaxgpt.errors import UsageError
 from jaxgpt.flags import PathName, flag
 from jaxgpt.runs.manifest import Which
@@ -40,7 +41,7 @@ class Options:
 @command
 def main(argv: Sequence[str] | None = None) -> None:
     """Write the page."""
-    options = parse(Options, argv, prog="jaxgpt-explore", description=DESCRIPTION)
+    options = parse(Options, argv, prog=called("explore"), description=DESCRIPTION)
     out = Path(options.out)
     if out.is_dir() or not out.parent.is_dir() or not os.access(out if out.exists() else out.parent, os.W_OK):
         raise UsageError(f"--out {out}: can't be written; it must be a file in a folder that is there")

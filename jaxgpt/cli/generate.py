@@ -16,6 +16,7 @@ from jaxgpt.chat.template import ChatTemplate
 from jaxgpt.cli.dialects import translate
 from jaxgpt.cli.speed import Steps, TimedStream
 from jaxgpt.command_line import command, parse
+from jaxgpt.commands import called
 from jaxgpt.decode.rows import DEFAULT_COUNT, Overflow
 from jaxgpt.decode.sampling import Sampling
 from jaxgpt.decode.text import TextStream
@@ -130,7 +131,7 @@ class Options:
 def main(argv: Sequence[str] | None = None) -> None:
     """Print samples."""
     words = translate(sys.argv[1:] if argv is None else argv, Options)
-    options = parse(Options, words, prog="generate.py", description=DESCRIPTION, examples=EXAMPLES)
+    options = parse(Options, words, prog=called("generate"), description=DESCRIPTION, examples=EXAMPLES)
     if options.compare is not None:
         from jaxgpt.cli.compare import compare
 
@@ -256,7 +257,7 @@ def chat_template(options: Options, tokenizer: Tokenizer, model: str) -> ChatTem
     """Return the template by which a prompt becomes a message to answer; None to continue it as a text."""
     found = None if options.chat == "off" else ChatTemplate.of(tokenizer)
     if found is None and options.chat == "on":
-        raise UsageError(f"--chat on: {model} has no chat template; train.py sft gives it one")
+        raise UsageError(f"--chat on: {model} has no chat template; {called('train')} sft gives it one")
     return found
 
 

@@ -8,6 +8,7 @@ from functools import partial
 
 from jaxgpt.cli.dialects import translate
 from jaxgpt.command_line import command, parse
+from jaxgpt.commands import called
 from jaxgpt.errors import UsageError, did_you_mean
 from jaxgpt.stages import STAGES, Stage, load_stage
 from jaxgpt.train.resume import resumed_flags
@@ -52,10 +53,10 @@ def read_stage(argv: Sequence[str] | None = None) -> Stage:
         if name not in STAGES:
             hint = did_you_mean(name, others)
             raise UsageError(f"there is no stage {name!r}; valid are {', '.join(others)}, or none to pretrain{hint}")
-    prog, description = f"train.py {name}", STAGES[name][1]
+    prog, description = f"{called('train')} {name}", STAGES[name][1]
     if name == "pretrain":
         stages = "\n".join(f"  {other:<10} {STAGES[other][1]}" for other in others)
-        prog, description = "train.py", f"{description}\n\nstages, each by train.py STAGE [flags]:\n{stages}"
+        prog, description = called("train"), f"{description}\n\nstages, each by train.py STAGE [flags]:\n{stages}"
     stage = load_stage(name)
     base = partial(resumed_flags, name, stage.Flags)
     words = translate(words, stage.Flags)

@@ -17,6 +17,7 @@ from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 
 from jaxgpt.chat.records import Message
 from jaxgpt.chat.template import ChatTemplate
+from jaxgpt.commands import called
 from jaxgpt.decode.engine import stream
 from jaxgpt.decode.text import TextStream
 from jaxgpt.devices import compute_dtype, start_devices
@@ -127,7 +128,9 @@ class HarnessModel(TemplateLM):
         """Return a conversation as a text; without the prompt for an answer it ends within the last message."""
         template = ChatTemplate.of(self.tokenizer)
         if template is None:
-            raise UsageError(f"--apply_chat_template: {self._name} has no chat template; train.py sft gives it one")
+            raise UsageError(
+                f"--apply_chat_template: {self._name} has no chat template; {called('train')} sft gives it one"
+            )
         messages = [Message(entry["role"], entry["content"]) for entry in chat_history]
         text = template.render(self.tokenizer, messages, add_generation_prompt)
         if add_generation_prompt:

@@ -18,6 +18,7 @@ from jax import Array
 from jax.typing import DTypeLike
 
 from jaxgpt import checks
+from jaxgpt.commands import called
 from jaxgpt.errors import UsageError
 from jaxgpt.files import read_json
 from jaxgpt.hf.files import open_weights, replace_files, writing
@@ -151,7 +152,7 @@ def open_pretrained(path: Path, *, allow_pickle: bool = False) -> tuple[GPTConfi
         values = read_json(path / "config.json")
         if (path / "checkpoints").is_dir():
             raise UsageError(
-                f"{path} is a run's folder, which jaxgpt.runs.weights.load_params reads; convert_weights.py makes a "
+                f"{path} is a run's folder, which jaxgpt.runs.weights.load_params reads; {called('convert')} makes a "
                 "folder of pretrained weights from it"
             )
         try:

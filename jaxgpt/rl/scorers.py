@@ -14,6 +14,7 @@ from jax.typing import DTypeLike
 
 from jaxgpt.chat.records import Prompt
 from jaxgpt.chat.template import ChatTemplate
+from jaxgpt.commands import called
 from jaxgpt.errors import UsageError
 from jaxgpt.files import sha256
 from jaxgpt.model.config import GPTConfig
@@ -113,7 +114,7 @@ def _score_by_model(
 def check_reward_model(config: GPTConfig, run: Path, policy: str, tokenizer: Tokenizer, length: int) -> None:
     """Make sure that a reward model can read what the policy writes."""
     if config.labels is None or len(config.labels) != 1:
-        raise UsageError(f"--reward_model {run}: no reward model; train.py reward makes one")
+        raise UsageError(f"--reward_model {run}: no reward model; {called('train')} reward makes one")
     if load_tokenizer(run).fingerprint != tokenizer.fingerprint:
         raise UsageError(f"--reward_model {run}: its tokenizer is another than that of {policy}")
     check_tokenizer(f"--reward_model {run}", config, tokenizer)

@@ -16,6 +16,7 @@ import jax
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from jaxgpt import checks
+from jaxgpt.commands import called
 from jaxgpt.errors import UsageError, did_you_mean
 from jaxgpt.hf.convert import load_pretrained, with_tokenizer_size
 from jaxgpt.hf.hub import locate
@@ -186,7 +187,7 @@ def _open(
         raise UsageError(f"--checkpoint {checkpoint}: only of a run's folder, and {source} is none")
     if not path.exists() and "/" not in source and source not in HUB_NAMES:
         raise UsageError(
-            f"{source}: no such folder; train.py writes one, and the hub's models are {', '.join(HUB_NAMES)} "
+            f"{source}: no such folder; {called('train')} writes one, and the hub's models are {', '.join(HUB_NAMES)} "
             f"or OWNER/NAME{did_you_mean(source, HUB_NAMES)}"
         )
     path = locate(source, revision=None, allow_pickle=allow_pickle)

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
-import shlex
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -366,15 +363,6 @@ class Stage(Generic[FlagsT]):
             tokens_per_step=tokens.size * trainer.shard["num_shards"] * self.updates_per_iteration,
             flops_per_token=train.flops_per_token(self.config, tokens.shape[-1]) if self.counted else None,
         )
-
-
-def next_command(name: str, *words: object) -> str:
-    """Return how to call one of the commands, in the way in which this one was called."""
-    script = Path(sys.argv[0])
-    command = [f"jaxgpt-{name.partition('_')[0]}"]
-    if script.suffix == ".py":
-        command = [os.path.relpath(sys.executable), os.path.relpath(script.with_name(f"{name}.py"))]
-    return shlex.join([*command, *map(str, words)])
 
 
 def show_curve(folder: Path, following: str) -> None:

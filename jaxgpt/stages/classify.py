@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from jaxgpt import chat, objectives
+from jaxgpt.commands import next_command
 from jaxgpt.devices import is_first
 from jaxgpt.errors import UsageError
 from jaxgpt.flags import Name, PathName, flag
-from jaxgpt.stages.base import Record, next_command, show_curve
+from jaxgpt.stages.base import Record, show_curve
 from jaxgpt.stages.finetune import FILES, FineTune, FineTuneConfig
 
 
@@ -92,4 +93,4 @@ class Classify(FineTune[ClassifyConfig]):
             truth = [one.label for one in self.examples["val"]]
             print("\nvalidation texts, by label (rows) and by what they are taken for (columns):")
             print(objectives.confusion(self.config.labels or (), truth, predicted))
-        show_curve(folder, next_command("convert_weights", folder, f"{folder}-for-pytorch"))
+        show_curve(folder, next_command("convert", folder, f"{folder}-for-pytorch"))

@@ -13,7 +13,7 @@ from jaxgpt.errors import UsageError
 from jaxgpt.flags import PathName, Positive, Rate, flag
 from jaxgpt.objectives.dpo_config import DPOConfig
 from jaxgpt.progress import bar
-from jaxgpt.stages.base import Record, next_command, show_curve
+from jaxgpt.stages.base import Record, show_curve
 from jaxgpt.stages.finetune import SHOWN_PROMPTS, FineTuneConfig
 from jaxgpt.stages.reward import PAIR_FILE, FromPairs
 
@@ -110,4 +110,4 @@ class DPO(FromPairs[DPOStageConfig]):
     def show(self, folder: Path, params: Any) -> None:
         """Print some answers."""
         self.show_answers(folder, params)
-        show_curve(folder, next_command("generate", "--compare", self.source, folder, "--prompts", "FILE"))
+        show_curve(folder, self.next_answers(folder))

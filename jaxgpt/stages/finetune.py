@@ -12,6 +12,7 @@ from typing import Any, Literal, TypeVar
 
 from jaxgpt import chat, decode, hf, model, objectives, runs, tokenizers, train
 from jaxgpt.chat.fitting import TooLong
+from jaxgpt.commands import next_command
 from jaxgpt.data.opening import VAL_FRACTION
 from jaxgpt.devices import is_first, process_count
 from jaxgpt.errors import UsageError
@@ -324,6 +325,15 @@ class FineTune(Stage[FineTuneFlags]):
         if is_first() and answers:
             train.write_sample(folder, self.flags.max_iters, answers + "\n")
             print(f"\n{answers}\n")
+
+    def next_answers(self, folder: Path) -> str:
+        """Return how to compare what the model answers now with what it answered before, on the stage's own prompts."""
+        file = (self._files.val or self._files.train)[0]
+        try:
+            chat.read_prompts(file)
+        except UsageError:  # pairs whose prompts are in the conversations
+            return next_command("generate", "--init_from", folder)
+        return next_command("generate", "--compare", self.source, folder, "--prompts", file)
 
     def _answers(self, params: Any) -> str:
         tokenizer, shown = self.tokenizer, []

@@ -14,7 +14,7 @@ from jaxgpt.flags import Count, CountOrZero, PathName, Positive, flag
 from jaxgpt.model.atlas import parameters
 from jaxgpt.model.config import VALUE
 from jaxgpt.rl.config import PPOConfig
-from jaxgpt.stages.base import Record, next_command, show_curve
+from jaxgpt.stages.base import Record, show_curve
 from jaxgpt.stages.finetune import FILES, SHOWN_PROMPTS, FineTune, FineTuneConfig
 from jaxgpt.train.config import SampleConfig
 
@@ -206,4 +206,4 @@ class PPO(FineTune[PPOStageConfig]):
     def show(self, folder: Path, params: Any) -> None:
         """Print some answers."""
         self.show_answers(folder, params)
-        show_curve(folder, next_command("generate", "--compare", self.source, folder, "--prompts", "FILE"))
+        show_curve(folder, self.next_answers(folder))

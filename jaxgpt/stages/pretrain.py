@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from jaxgpt import data, decode, objectives, runs, tokenizers, train
+from jaxgpt.commands import next_command
 from jaxgpt.data.hub import is_hub, read_hub
 from jaxgpt.devices import is_first
 from jaxgpt.errors import UsageError
 from jaxgpt.flags import CountOrZero, Name, PathName, Share, Whole, flag
 from jaxgpt.model.config import LIMITS, GPTConfig
-from jaxgpt.stages.base import Record, Stage, next_command, show_curve
+from jaxgpt.stages.base import Record, Stage, show_curve
 from jaxgpt.train.config import RunConfig, SampleConfig
 from jaxgpt.train.resume import refuse_changed_flags, refuse_differences
 
@@ -260,10 +261,21 @@ class Pretrain(Stage[PretrainConfig]):
         )
         return tokenizer.decode(prompt + new)
 
+    def _start(self) -> list[str]:
+        """Return the flag that samples need whose model knows neither a token that begins a text nor a line end."""
+        if self.tokenizer.eos_token_id is not None:
+            return []
+        try:
+            self.tokenizer.encode_part("\n")
+        except UsageError:  # no such character
+            text = self.tokenizer.decode(self.corpus.val[:100].tolist())
+            return ["--start", next(filter(str.isalnum, text), text[0])]
+        return []
+
     def show(self, folder: Path, params: Any) -> None:
         """Let the model speak, draw the curve, and say what can be done next."""
         sample = self.speak(params)
         if is_first():
             train.write_sample(folder, self.flags.max_iters, sample)
             print(f"\n{sample}\n")
-        show_curve(folder, next_command("generate", "--init_from", folder, "--overflow", "slide"))
+        show_curve(folder, next_command("generate", "--init_from", folder, *self._start(), "--overflow", "slide"))

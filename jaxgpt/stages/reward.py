@@ -9,8 +9,9 @@ from typing import Any
 
 from jaxgpt import chat, objectives
 from jaxgpt.chat.fitting import TooLong
+from jaxgpt.commands import next_command
 from jaxgpt.flags import PathName, Positive, Rate, flag
-from jaxgpt.stages.base import Record, next_command, show_curve
+from jaxgpt.stages.base import Record, show_curve
 from jaxgpt.stages.finetune import FILES, FineTune, FineTuneConfig, FineTuneFlags
 
 LABEL = ("reward",)

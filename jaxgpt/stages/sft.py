@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from jaxgpt import chat, data, model, objectives
+from jaxgpt.commands import next_command
 from jaxgpt.flags import PathName, flag
-from jaxgpt.stages.base import Record, next_command, show_curve
+from jaxgpt.stages.base import Record, show_curve
 from jaxgpt.stages.finetune import FILES, SHOWN_PROMPTS, FineTune, FineTuneConfig
 from jaxgpt.train.config import SampleConfig
 
@@ -95,4 +96,7 @@ class SFT(FineTune[SFTConfig]):
     def show(self, folder: Path, params: Any) -> None:
         """Print some answers."""
         self.show_answers(folder, params)
-        show_curve(folder, next_command("generate", "--init_from", folder, "--start", "QUESTION"))
+        _, records = self.read(chat.read_conversations)
+        questions = [message.content for one in records for message in one.messages if message.role == "user"]
+        start = ["--start", min(questions, key=len)] if questions else []
+        show_curve(folder, next_command("generate", "--init_from", folder, *start))
