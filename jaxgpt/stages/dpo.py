@@ -16,12 +16,13 @@ from jaxgpt.progress import bar
 from jaxgpt.stages.base import Record, show_curve
 from jaxgpt.stages.finetune import SHOWN_PROMPTS, FineTuneConfig
 from jaxgpt.stages.reward import PAIR_FILE, FromPairs
+from jaxgpt.train.config import SampleConfig
 
 REFERENCE = "reference.npz"
 
 
 @dataclass(frozen=True)
-class DPOStageConfig(DPOConfig, FineTuneConfig):
+class DPOStageConfig(DPOConfig, SampleConfig, FineTuneConfig):
     """Learning from pairs of answers without a reward model (Rafailov et al. 2023)."""
 
     out_dir: PathName = flag("out-dpo", "the run's folder", on_resume="of the command", per_host=True)

@@ -39,7 +39,7 @@ CASES: dict[str, tuple[str, str, list[str]]] = {
     "sft": ("sft", "pretrained", []),
     "sft with adapters": ("sft", "pretrained", [*LORA, "--packing=false", "--sample_interval", "1"]),
     "reward": ("reward", "sft", ["--centring", "0.01"]),
-    "dpo": ("dpo", "sft", []),
+    "dpo": ("dpo", "sft", ["--sample_interval", "2"]),
     "dpo with adapters": ("dpo", "sft", [*LORA, "--reference", "live"]),
     "dpo of the last layer": ("dpo", "sft", ["--train_layers", "last_1", "--loss", "ipo"]),
     "ppo": ("ppo", "sft", [*PPO, "--kl_target", "0.1", "--reward_model", "reward"]),

@@ -329,6 +329,7 @@ def test_help_shows_every_flag_once_in_its_group_and_examples_that_parse(stage, 
     for name, group in {"dataset": "data", "max_iters": "optimizer", "batch_size": "data", "wandb": "logging"}.items():
         assert f"\n  --{name} " in f"\n{groups[group]}"
     assert ("objective" in groups) == (stage in ("reward", "dpo", "ppo"))
+    assert ("--sample_interval" in text) == (stage not in ("classify", "reward"))  # which say nothing
     if stage == "pretrain":
         assert all(f"\n  {other} " in text for other in STAGES if other != "pretrain")
     for line in train.EXAMPLES[stage]:
