@@ -22,9 +22,9 @@ from jaxgpt.runs.folder import read_record
 from jaxgpt.runs.manifest import Which
 from jaxgpt.runs.weights import find_checkpoint
 from jaxgpt.tokenizers import Tokenizer
+from jaxgpt.train.metrics import read_rows
 
 SCRIPTS = ("base", "tokenizer", "tokens", "tables", "attention", "predictions", "architecture", "training")
-VIEWS = ("embeddings", "positions", "attention", "stream", "training")
 SAMPLE_TOKENS = 60
 
 
@@ -97,7 +97,10 @@ def explore(
     if other is not None:
         theirs = inspect(other[0], other[1], [ids], lens=False)
         data["compared"] = {"name": other_name, **collect.compared_data(theirs, known)}
-    stills = pictures(found, params, data["training"].get("curves", {}))
+    rows = [] if run is None else read_rows(run / "metrics.jsonl")
+    stills = pictures(
+        config, params, found, lambda token: shown(tokenizer.decode_bytes([token])), rows, data["scaling"]
+    )
     return _filled(tokenizer, ids, data, stills)
 
 
@@ -146,6 +149,6 @@ def _filled(tokenizer: Tokenizer, ids: Sequence[int], data: dict[str, Any], stil
         "data": as_json(data),
     }
     page = assets.joinpath("page.html").read_text(encoding="utf-8")
-    parts |= {f"still:{view}": stills.get(view, "") for view in VIEWS}
+    parts |= {f"still:{view}": picture for view, picture in stills.items()}
     pieces = page.split("{{")
     return pieces[0] + "".join(parts[piece[: (end := piece.index("}}"))]] + piece[end + 2 :] for piece in pieces[1:])

@@ -1,77 +1,63 @@
-"""Pictures of the views for who reads the page without scripts: they don't move, and are small."""
+"""Pictures of the views for who reads the page without scripts: `jaxgpt.inspect`'s figures, which don't move."""
 
 from __future__ import annotations
 
 import base64
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from io import BytesIO
 from typing import Any
 
 import numpy as np
-from matplotlib.figure import Figure
 
-from jaxgpt.inspect.embeddings import cosines, principal_components
+from jaxgpt.inspect.figures import plot_attention, plot_embeddings, plot_positions, plot_residual_stream
+from jaxgpt.inspect.power_law import plot_scaling
+from jaxgpt.inspect.prediction_figures import plot_parameters, plot_predictions
 from jaxgpt.inspect.record import Inspection
+from jaxgpt.model.config import GPTConfig
+from jaxgpt.train.metrics import Row, plot_training
 
-MOST_PLACES = 64  # of the small pictures of heads
-_SIGNED = {"cmap": "PuOr_r", "aspect": "auto", "interpolation": "nearest"}
-_LENGTHS = {"cmap": "Blues", "aspect": "auto", "interpolation": "nearest"}
+VIEWS = ("embeddings", "positions", "attention", "stream", "predictions", "architecture", "training", "scaling")
+# Of a long text and a large model, what a small picture has room for.
+MOST_PLACES, MOST_HEADS, MOST_TOKENS = 48, 12, 60
+_DPI = 50
 
 
-def pictures(found: Inspection, params: Any, curves: Mapping[str, Any]) -> dict[str, str]:
-    """Return elements with a picture each, by the name of the view; tokens are named by their ids, never by texts.
+def pictures(
+    config: GPTConfig,
+    params: Any,
+    found: Inspection,
+    name: Callable[[int], str],
+    rows: Sequence[Row],
+    scaling: Mapping[str, int],
+) -> dict[str, str]:
+    """Return an element with a picture of each view, by the names in `VIEWS`; "" where there is nothing to see.
 
     Args:
-        found: what the model computed.
-        params: its parameters.
-        curves: those of the training view; empty without a run.
+        config, params: the model.
+        found: what it computed.
+        name: of an id.
+        rows: a run's metrics.
+        scaling: its parameters and, if it is known, the tokens it has read.
     """
-    ids = np.unique(np.asarray(found.tokens[0]))
-    places = principal_components(np.asarray(params["wte"]["embedding"], np.float32)[ids])
-    figure, (axes,) = _figure("Embeddings of the text's tokens, by their ids")
-    axes.scatter(*places.T, s=8)
-    for token, place in zip(ids, places, strict=True):
-        axes.annotate(str(token), tuple(place), fontsize=7)
-    drawn = {"embeddings": figure}
-
-    table = np.asarray(found.position_embeddings[0], np.float32)
-    figure, (left, right) = _figure("Position vectors of the text's places (left) and their cosines", 2)
-    most = np.abs(table).max(initial=1e-9)
-    left.imshow(table[:, :96], vmin=-most, vmax=most, **_SIGNED)
-    right.imshow(cosines(table), vmin=-1, vmax=1, **_SIGNED)
-    drawn["positions"] = figure
-
-    weights = np.sqrt(np.asarray(found.attention.weights[:, 0, :, :MOST_PLACES, :MOST_PLACES]))
-    layers, heads, length, _ = weights.shape
-    framed = np.pad(weights, ((0, 0), (0, 0), (0, 1), (0, 1)), constant_values=0.3)
-    figure, (axes,) = _figure("Attention: layers down, heads across")
-    axes.imshow(framed.transpose(0, 2, 1, 3).reshape(layers * (length + 1), heads * (length + 1)), **_LENGTHS)
-    axes.set_axis_off()
-    drawn["attention"] = figure
-
-    stream = np.concatenate([np.asarray(found.resid_pre[:, 0]), np.asarray(found.resid_final)])
-    figure, (axes,) = _figure("Length of the residual stream: depth down, places across")
-    figure.colorbar(axes.imshow(np.linalg.norm(stream, axis=-1), **_LENGTHS))
-    drawn["stream"] = figure
-
-    if curves:
-        figure, many = _figure("Curves over training's steps", len(curves))
-        for axes, (name, splits) in zip(many, curves.items(), strict=True):
-            for split, points in splits.items():
-                axes.plot(*zip(*points, strict=True), label=split)
-            axes.set_title(name, fontsize=8)
-            axes.legend(fontsize=7)
-        drawn["training"] = figure
-    return {name: _element(figure) for name, figure in drawn.items()}
+    ids = np.asarray(found.tokens[0]).tolist()
+    few, labels = slice(MOST_PLACES), [name(token) for token in ids[:MOST_PLACES]]
+    table = np.asarray(params["wte"]["embedding"], np.float32)
+    drawn = {
+        "embeddings": plot_embeddings(table, ids[:MOST_TOKENS], neighbours=min(2, len(table) - 1), name=name),
+        "positions": plot_positions(np.asarray(found.position_embeddings[0])),
+        "attention": plot_attention(np.asarray(found.attention.weights[:MOST_HEADS, 0, :MOST_HEADS, few, few])),
+        "stream": plot_residual_stream(found, labels=labels if len(ids) <= MOST_PLACES else None),
+        "predictions": plot_predictions(np.asarray(found.logits[0, few]), labels=labels, name=name),
+        "architecture": plot_parameters(config),
+    }
+    if rows:
+        drawn["training"] = plot_training(rows)
+    if "tokens" in scaling:
+        drawn["scaling"] = plot_scaling([scaling["parameters"]], [scaling["tokens"]])
+    return {view: _element(view, drawn[view]) if view in drawn else "" for view in VIEWS}
 
 
-def _figure(title: str, columns: int = 1) -> tuple[Figure, Any]:
-    figure = Figure(figsize=(max(5, 2.6 * columns), 3.4), dpi=80, layout="constrained")
-    figure.suptitle(title, fontsize=10)
-    return figure, figure.subplots(1, columns, squeeze=False)[0]
-
-
-def _element(figure: Figure) -> str:
-    title, raw = figure.get_suptitle(), BytesIO()
-    figure.savefig(raw, format="png")
-    return f'<img alt="{title}" src="data:image/png;base64,{base64.b64encode(raw.getvalue()).decode()}">'
+def _element(view: str, figure: Any) -> str:
+    raw = BytesIO()
+    figure.savefig(raw, format="png", dpi=_DPI, pil_kwargs={"optimize": True})
+    return f'<img alt="{view}" src="data:image/png;base64,{base64.b64encode(raw.getvalue()).decode()}">'
