@@ -31,9 +31,7 @@ TOKENS_PER_PARAMETER = 20
 class Options:
     """What the recipe is asked."""
 
-    out_dir: PathName = flag(
-        "out-scaling", "folder of the runs, scaling.json and scaling.png"
-    )
+    out_dir: PathName = flag("out-scaling", "folder of the runs, scaling.json and scaling.png")
     dataset: PathName = flag("plays", "what the models read, as --dataset of train.py; by characters")
     max_iters: int | None = flag(None, "updates of a run at most, for a trial; none: 20 tokens a parameter")
 
