@@ -27,6 +27,7 @@ ELSEWHERE = {
     "max_length": ("block_size",),
     "max_seq_length": ("block_size",),
     "max_steps": ("max_iters",),
+    "column": ("text_column",),
     "max_tokens": ("max_new_tokens",),
     "model_name_or_path": ("base", "init_from"),
     "num_return_sequences": ("num_samples",),

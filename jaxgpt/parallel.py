@@ -127,7 +127,7 @@ def split_thirds(x: Array) -> list[Array]:
     return [parts[..., third, :].reshape(*x.shape[:-1], -1) for third in range(3)]
 
 
-def laid_in_thirds(x: Array) -> Array:
+def laid_in_thirds(x: Any) -> Any:
     """Return an array whose last axis is three thirds laid out for `split_thirds`."""
     count = size(TENSOR)
     return x if count == 1 else x.reshape(*x.shape[:-1], 3, count, -1).swapaxes(-3, -2).reshape(x.shape)

@@ -48,7 +48,7 @@ def bar(
     """
     file = sys.stderr if file is None else file
     hidden = not (file.isatty() if show is None else show)
-    width = {"dynamic_ncols": True} if hidden or _columns(file) else {"ncols": 80}
+    width = {"dynamic_ncols": True} if hidden or _columns(file) else {"ncols": 80, "nrows": 24}
     how = {"unit_scale": True, "leave": False, "delay": SHORT / 2, **width, **more}
     return Bar(items, desc=what, total=total, unit=f" {unit}", file=file, disable=hidden, **how)
 

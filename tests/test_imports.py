@@ -26,7 +26,7 @@ ROOMS = {
     "hf": {"tokenizers", "model"},
     "inspect": {"tokenizers", "data", "model", "objectives", "decode", "train"},
     "runs": {"tokenizers", "model", "hf"},
-    "train": {"data", "model", "objectives", "mesh", "runs"},
+    "train": {"data", "model", "objectives", "hf", "mesh", "runs"},
     "verification": {"tokenizers", "data", "model", "objectives", "hf", "train"},
     "evaluate": {"tokenizers", "data", "chat", "mesh", "model", "objectives", "decode", "hf", "runs", "train"},
     "explore": {"tokenizers", "model", "decode", "inspect", "runs", "train"},

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from itertools import islice
@@ -12,9 +13,13 @@ from typing import Any, Literal
 
 from jaxgpt import chat, evaluate
 from jaxgpt.chat.fitting import TooLong
+from jaxgpt.cli.dialects import translate
 from jaxgpt.command_line import command, parse
 from jaxgpt.commands import called
-from jaxgpt.data.documents import suffix_of
+from jaxgpt.data.documents import SUFFIXES, TEXT_COLUMN, suffix_of
+from jaxgpt.data.folders import find_splits
+from jaxgpt.data.hub import columns_and_size, is_hub
+from jaxgpt.data.opening import NAMES
 from jaxgpt.data.record_files import read_records
 from jaxgpt.errors import UsageError
 from jaxgpt.files import write_json
@@ -41,38 +46,57 @@ class Options:
     )
     dataset: PathName | None = flag(
         None,
-        "a file or folder of text, records or .bin tokens, or a corpus by name, of which the validation part is taken; "
+        "a file, folder, corpus by name or hub:OWNER/NAME[:SPLIT], of texts, records or .bin tokens, as in training; "
+        "of what has a part to validate on that part; "
         "none: the batches on which the run itself was evaluated",
+        group="data",
     )
     task: Task | None = flag(
         None,
         "complete texts: hellaswag and lambada, from the dataset or, without one, downloaded; multiple_choice: records "
         "with context, choices and answer, the number of the right one",
+        group="data",
     )
     kind: Kind = flag(
         "auto",
         "what the dataset is: text; chat: conversations, of which the assistant's tokens count; "
         "labels: labelled texts; pairs: of answers; auto: what the model is made for, and chat where records hold that",
+        group="data",
     )
-    column: Name = flag("text", "the field of records that holds the text")
-    checkpoint: Which | None = flag(None, "of a run, the checkpoint of this step; none: the best")
-    block_size: Context | None = flag(None, "tokens that are read at once; none: the model's context")
+    text_column: Name | None = flag(None, "of records, the column with the text; none: text", group="data")
+    label_column: Name | None = flag(None, "of labelled texts, the column with the label; none: label", group="data")
+    block_size: Context | None = flag(None, "tokens that are read at once; none: the model's context", group="data")
     stride: Count | None = flag(
-        None, "tokens by which windows begin one after another, each scoring what is new; none: windows side by side"
+        None,
+        "tokens by which windows begin one after another, each scoring what is new; none: windows side by side",
+        group="data",
     )
-    prefix: bool = flag(False, "read the end-of-text token before each text, so that its first token is scored, too")
-    too_long: TooLong = flag("cut", "an example beyond block_size: cut as in training, left out, or an error; counted")
-    limit: Count | None = flag(None, "how many texts or examples to take, from the first on; none: all")
-    batch_size: Rows | None = flag(None, "rows at a time, over all devices; none: 8 a device")
-    dtype: Literal["auto", "float32", "bfloat16"] = flag("auto", "of activations; auto: bfloat16 on GPU and TPU")
-    quantize: Literal["int8", "int4"] | None = flag(None, "bits of weights, as in decoding")
-    fsdp: Rows = flag(1, "devices that share one copy of the weights")
-    tensor: Rows = flag(1, "devices that share each layer's heads")
-    device: Literal["auto", "cpu", "cuda", "tpu"] = flag("auto", "where to run")
-    json: PathName | None = flag(None, "also write all figures to this file")
-    cache_dir: PathName | None = flag(None, "where corpora and downloads are kept; none: ~/.cache/jaxgpt")
-    allow_pickle: bool = flag(False, "also read pytorch_model.bin and ckpt.pt: tensors only, no code in them is run")
-    ignore_config_change: bool = flag(False, "take a run's config.json as it is, although it was changed by hand")
+    prefix: bool = flag(
+        False, "read the end-of-text token before each text, so that its first token is scored, too", group="data"
+    )
+    too_long: TooLong = flag(
+        "cut", "an example beyond block_size: cut as in training, left out, or an error; counted", group="data"
+    )
+    limit: Count | None = flag(None, "how many texts or examples to take, from the first on; none: all", group="data")
+    cache_dir: PathName | None = flag(None, "where corpora and downloads are kept; none: ~/.cache/jaxgpt", group="data")
+    checkpoint: Which | None = flag(None, "of a run, the checkpoint of this step; none: the best", group="model")
+    quantize: Literal["int8", "int4"] | None = flag(None, "bits of weights, as in decoding", group="model")
+    allow_pickle: bool = flag(
+        False, "also read pytorch_model.bin and ckpt.pt: tensors only, no code in them is run", group="model"
+    )
+    ignore_config_change: bool = flag(
+        False, "take a run's config.json as it is, although it was changed by hand", group="model"
+    )
+    batch_size: Rows | None = flag(
+        None, "rows at a time, over all devices; none: 8 a device", group="precision and devices"
+    )
+    dtype: Literal["auto", "float32", "bfloat16"] = flag(
+        "auto", "of activations; auto: bfloat16 on GPU and TPU", group="precision and devices"
+    )
+    fsdp: Rows = flag(1, "devices that share one copy of the weights", group="precision and devices")
+    tensor: Rows = flag(1, "devices that share each layer's heads", group="precision and devices")
+    device: Literal["auto", "cpu", "cuda", "tpu"] = flag("auto", "where to run", group="precision and devices")
+    json: PathName | None = flag(None, "also write all figures to this file", group="logging")
 
     def __post_init__(self) -> None:
         check_ranges(self)
@@ -86,7 +110,7 @@ class Options:
             raise UsageError("--task multiple_choice: --dataset is missing, a file of its examples")
         if self.dataset is None or self.task is not None:
             only = "only with --dataset" if self.task is None else f"not with --task {self.task}"
-            for name in ("column", "stride", "block_size", "prefix", "kind"):
+            for name in ("text_column", "label_column", "stride", "block_size", "prefix", "kind"):
                 if (value := getattr(self, name)) != getattr(Options, name):
                     raise UsageError(f"--{name} {value}: {only}")
 
@@ -94,7 +118,8 @@ class Options:
 @command
 def main(argv: Sequence[str] | None = None) -> None:
     """Measure, and print a table."""
-    options = parse(Options, argv, prog=called("evaluate"), description=DESCRIPTION)
+    words = translate(sys.argv[1:] if argv is None else argv, Options)
+    options = parse(Options, words, prog=called("evaluate"), description=DESCRIPTION)
     from jaxgpt.devices import compute_dtype, start_devices
 
     examples = None
@@ -156,22 +181,26 @@ def measure(options: Options, model: str, scorer: evaluate.Scorer) -> Any:
         raise UsageError(f"--kind {kind}: {model} has the labels {', '.join(labels) or 'none'}; it is made for others")
     if kind != "text" and (options.stride is not None or options.prefix):
         raise UsageError(f"--stride, --prefix: only for texts, but {dataset} is read as {kind}")
+    columns = {name: value for name in ("text_column", "label_column") if (value := getattr(options, name)) is not None}
+    if columns and (kind in ("pairs", "chat") or (kind == "text" and options.label_column is not None)):
+        name, value = list(columns.items())[-1]
+        raise UsageError(f"--{name} {value}: of no use, as {dataset} is read as {kind}")
     if kind == "labels":
-        texts = chat.name_labels(few(chat.read_labelled(dataset)), labels)
+        texts = chat.name_labels(few(read(chat.read_labelled, dataset, **columns)), labels)
         return evaluate.measure_labels(scorer, chat.encode_labelled(texts, tokenizer, labels=labels, **fit))
     template = chat.ChatTemplate.of(tokenizer)
     if kind == "pairs":
-        pairs = few(chat.read_pairs(dataset))
+        pairs = few(read(chat.read_pairs, dataset))
         return evaluate.measure_pairs(scorer, chat.encode_pairs(pairs, tokenizer, template, **fit))
     if kind == "chat":
         if template is None:
             raise UsageError(
                 f"{dataset} holds conversations, but {model} has no chat template; {called('train')} sft gives one"
             )
-        found = chat.encode_conversations(few(chat.read_conversations(dataset)), tokenizer, template, **fit)
+        found = chat.encode_conversations(few(read(chat.read_conversations, dataset)), tokenizer, template, **fit)
         return evaluate.measure_conversations(scorer, found)
     documents = evaluate.read_documents(
-        dataset, tokenizer, column=options.column, prefix=options.prefix, cache_dir=options.cache_dir
+        dataset, tokenizer, text_column=options.text_column, prefix=options.prefix, cache_dir=options.cache_dir
     )
     documents = islice(documents, options.limit)
     return evaluate.measure_texts(scorer, documents, context=options.block_size, stride=options.stride)
@@ -182,12 +211,22 @@ def kind_of(options: Options, scorer: evaluate.Scorer) -> Kind:
     labels = scorer.config.labels
     if labels is not None and labels != VALUE:
         return "labels" if len(labels) > 1 else "pairs"
-    dataset = Path(options.dataset or "")
-    if suffix_of(dataset) in (".jsonl", ".json") and dataset.exists():
-        _, first = next(read_records(dataset, (".jsonl", ".json")))
-        if options.column not in first and any(isinstance(first.get(field), list) for field in CHAT_FIELDS):
-            return "chat"
-    return "text"
+    dataset = str(options.dataset)
+    if dataset in NAMES or (not is_hub(dataset) and not Path(dataset).exists()):
+        return "text"
+    file = next(iter(find_splits(dataset)[0]), "")
+    if suffix_of(file) in (".jsonl", ".json", ".parquet"):
+        columns = next((record for _, record in read_records(Path(file), SUFFIXES)), {})
+    else:
+        columns = columns_and_size(str(file))[0] if is_hub(str(file)) else ()
+    has_texts = (options.text_column or TEXT_COLUMN) in columns
+    return "chat" if not has_texts and any(field in columns for field in CHAT_FIELDS) else "text"
+
+
+def read(read: Callable[..., list[Any]], dataset: str, **columns: str) -> list[Any]:
+    """Return a data set's examples to validate on, or all where it has none; `read` is one of `jaxgpt.chat`'s."""
+    files = chat.find_files(dataset)
+    return [record for file in files.val or files.train for record in read(file, **columns)]
 
 
 def measure_own(options: Options, model: str, scorer: evaluate.Scorer) -> Any:

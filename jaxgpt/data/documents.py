@@ -61,6 +61,11 @@ class DocumentFiles:
         if any(suffix_of(path) == ".parquet" for path in rows):
             self._parquet = import_parquet(f"dataset {name!r}")
 
+    @property
+    def held_out(self) -> Sequence[Path | str]:
+        """What of the paths is there to validate on; empty where that is a share of all documents."""
+        return () if self._val_paths is self._train_paths else self._val_paths
+
     def fingerprint(self) -> str:
         """Hash what the files hold; of parquet names, sizes and footers, which hold each column's statistics.
 

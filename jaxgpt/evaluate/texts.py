@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import math
-import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache
@@ -15,18 +14,14 @@ import numpy as np
 
 from jaxgpt.data.batches import Batch
 from jaxgpt.data.corpus import load_corpus
-from jaxgpt.data.documents import SUFFIXES, DocumentFiles, suffix_of
-from jaxgpt.data.download import DOWNLOADS
-from jaxgpt.data.folders import files_below
-from jaxgpt.data.record_files import read_records
-from jaxgpt.data.sources import read_text
+from jaxgpt.data.documents import DocumentFiles
+from jaxgpt.data.opening import NAMES, VAL_FRACTION, open_source
+from jaxgpt.data.sources import TextFiles
 from jaxgpt.data.token_files import TokenFile
-from jaxgpt.errors import UsageError, did_you_mean
+from jaxgpt.errors import UsageError
 from jaxgpt.evaluate.scoring import Row, Scored, Scorer, windows
+from jaxgpt.notes import note
 from jaxgpt.tokenizers import Tokenizer
-
-RECORDS = tuple(suffix for suffix in SUFFIXES if suffix != ".parquet")  # these are read column by column
-NAMES = ("plays", *DOWNLOADS)
 
 
 @dataclass(frozen=True)
@@ -165,16 +160,21 @@ def byte_sizes(tokenizer: Tokenizer) -> np.ndarray:
 
 
 def read_documents(
-    dataset: str, tokenizer: Tokenizer, *, column: str = "text", prefix: bool = False, cache_dir: str | None = None
+    dataset: str,
+    tokenizer: Tokenizer,
+    *,
+    text_column: str | None = None,
+    prefix: bool = False,
+    cache_dir: str | None = None,
 ) -> Iterator[Document]:
     """Yield the texts of a data set, one after another.
 
     Args:
-        dataset: a text file, or a folder of them or of parquet files, each file or row a text; a .jsonl, .json, .csv or
-            .tsv file, each record a text; a .bin file of tokens, or a folder with `val.bin`, one text; or a corpus by
-            name, of which the part for validation is one text.
+        dataset: what training takes (see `jaxgpt.data.opening.open_source`): of a folder or data set of the hub with a
+            split to validate on that split, else all; each row of records or file is a text. Or a .bin file of tokens,
+            or a folder with `val.bin`: one text. Or a corpus by name, of which the part for validation is one text.
         tokenizer: the model's.
-        column: the field of records that holds the text.
+        text_column: the column of records that holds the text; None is "text".
         prefix: read the end-of-text token before each text, so that its first token is scored, too.
         cache_dir: of corpora; None for the default.
 
@@ -183,45 +183,28 @@ def read_documents(
     """
     path = Path(dataset)
     start = _start(tokenizer, prefix)
-    if (tokens := _token_file(path)) is not None:
-        yield _of_tokens(TokenFile(tokens, tokenizer.vocab_size), tokenizer)
+    tokens = _token_file(path)
+    if tokens is not None or (dataset in NAMES and not path.exists()):
+        if text_column is not None:
+            raise UsageError(f"text_column {text_column!r}: {dataset} has no columns")
+        if tokens is not None:
+            yield _of_tokens(TokenFile(tokens, tokenizer.vocab_size), tokenizer)
+        else:
+            yield _of_tokens(load_corpus(dataset, tokenizer, block_size=1, cache_dir=cache_dir).val, tokenizer)
         return
-    if dataset in NAMES and not path.exists():
-        corpus = load_corpus(dataset, tokenizer, block_size=1, cache_dir=cache_dir)
-        yield _of_tokens(corpus.val, tokenizer)
-        return
-    if not path.exists():
-        hint = did_you_mean(dataset, NAMES)
-        raise UsageError(f"dataset {dataset!r}: no such file or folder, nor one of {', '.join(NAMES)}{hint}")
-    for where, text in _texts(path, column):
-        try:
-            ids = np.array([*start, *tokenizer.encode_part(text)], np.int32)
-        except UsageError as error:
-            raise UsageError(f"{where}: {error}") from None
-        yield Document(ids, max(len(start), 1), len(text.split()))
-
-
-def _texts(path: Path, column: str) -> Iterator[tuple[str, str]]:
-    """Yield texts, each with its place."""
-    if suffix_of(path) in RECORDS:
-        for where, record in read_records(path, RECORDS):
-            text = record.get(column)
-            if not isinstance(text, str):
-                fields = ", ".join(map(repr, record))[:200]
-                raise UsageError(f"{where}: no text in the field {column!r} (--column); there are {fields}")
-            yield where, text
-        return
-    files, notes = files_below(path) if path.is_dir() else ([path], [])
-    if not files:
-        raise UsageError(f"{path}: no files in this folder")
-    if parquet := [file for file in files if file.suffix == ".parquet"]:
-        source = DocumentFiles(str(path), parquet, 0.5, rows=parquet, text_column=column)
-        yield from ((str(path), "".join(pieces)) for pieces in source.read(parquet))
-        return
-    for file in files:
-        yield str(file), "".join(read_text(file, notes))
-    for note in notes:
-        print(f"note: {note}", file=sys.stderr)
+    files = open_source(dataset, text_column=text_column)
+    if isinstance(files, TextFiles):
+        files = DocumentFiles(dataset, files.paths, VAL_FRACTION, rows=())
+    for place in files.held_out or files.paths:
+        for pieces in files.read([place]):
+            text = "".join(pieces)
+            try:
+                ids = np.array([*start, *tokenizer.encode_part(text)], np.int32)
+            except UsageError as error:
+                raise UsageError(f"{place}: {error}") from None
+            yield Document(ids, max(len(start), 1), len(text.split()))
+    for text in files.notes:
+        note(text)
 
 
 def _start(tokenizer: Tokenizer, prefix: bool) -> tuple[int, ...]:

@@ -93,7 +93,7 @@ def test_conversations_are_known_by_their_records(bpe, capsys, tmp_path):
     (tmp_path / "chat.jsonl").write_text(json.dumps({"messages": turns}) + "\n")
     table = cells(call(capsys, bpe, "--dataset", tmp_path / "chat.jsonl").out)
     assert table["bytes"] == [str(len("jumps"))] and table["texts"] == ["1"]
-    turns[1]["content"] = "x" * 100
+    turns[0]["content"] = "x" * 100  # so that nothing of the answer is left
     (tmp_path / "chat.jsonl").write_text(2 * (json.dumps({"messages": turns}) + "\n"))
     result = call(capsys, bpe, "--dataset", tmp_path / "chat.jsonl")
     assert result.code == 2 and "none of the 2 conversations fits into" in result.err

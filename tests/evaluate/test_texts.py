@@ -1,3 +1,4 @@
+import gzip
 import json
 import math
 
@@ -102,12 +103,21 @@ def test_bytes_are_the_texts_own_and_special_tokens_have_none(scorer, tmp_path):
 
 
 def test_one_text_gives_one_figure_from_every_kind_of_file(scorer, tmp_path):
+    pa, pq = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
     (tmp_path / "text.txt").write_text(TEXT, encoding="utf-8")
     (tmp_path / "text.jsonl").write_text(json.dumps({"text": TEXT}) + "\n")
     (tmp_path / "other.json").write_text(json.dumps([{"content": TEXT}]))
     write_token_file(tmp_path / "val.bin", [np.array(BPE.encode(TEXT))], BPE)
-    sources = [("text.txt", "text"), ("text.jsonl", "text"), ("other.json", "content"), ("val.bin", "text")]
-    scores = [measure_texts(scorer, read_documents(str(tmp_path / name), BPE, column=key)) for name, key in sources]
+    (tmp_path / "splits").mkdir()
+    (tmp_path / "splits" / "train.jsonl").write_text(json.dumps({"text": "not this"}) + "\n")
+    (tmp_path / "splits" / "valid.jsonl").write_text(json.dumps({"text": TEXT}) + "\n")
+    pq.write_table(pa.table({"content": [TEXT]}), tmp_path / "rows.parquet")
+    with gzip.open(tmp_path / "more.jsonl.gz", "wt", encoding="utf-8") as file:
+        file.write(json.dumps({"text": TEXT}) + "\n")
+    sources = [("text.txt", None), ("text.jsonl", None), ("other.json", "content"), ("val.bin", None)]
+    sources += [("splits", None), ("rows.parquet", "content"), ("more.jsonl.gz", None)]
+    found = [read_documents(str(tmp_path / name), BPE, text_column=column) for name, column in sources]
+    scores = [measure_texts(scorer, documents) for documents in found]
     assert len({(score.nats, score.tokens, score.bytes) for score in scores}) == 1
 
 
@@ -122,8 +132,12 @@ def test_quantized_weights_give_nearly_the_same(scorer, draw, kind):
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("a.jsonl", '{"text": "x"}\n{"content": "y"}\n', r"a.jsonl:2: no text in the field 'text' \(--column\)"),
-        ("a.jsonl", '{"text": 3}\n', "a.jsonl:1: no text"),
+        (
+            "a.jsonl",
+            '{"text": "x"}\n{"content": "y"}\n',
+            "a.jsonl:2: no column 'text'; text_column must be one",
+        ),
+        ("a.jsonl", '{"text": 3}\n', "a.jsonl:1: 'text' is 3; it must be a text"),
         ("a.txt", "a\0b", "NUL at byte 1"),
         ("a.bin", "odd", "no whole number of uint16 ids"),
     ],
