@@ -16,7 +16,6 @@ from jaxgpt.data.batches import Batch
 from jaxgpt.data.corpus import load_corpus
 from jaxgpt.data.documents import DocumentFiles
 from jaxgpt.data.opening import NAMES, VAL_FRACTION, open_source
-from jaxgpt.data.sources import TextFiles
 from jaxgpt.data.token_files import TokenFile
 from jaxgpt.errors import UsageError
 from jaxgpt.evaluate.scoring import Row, Scored, Scorer, windows
@@ -193,7 +192,7 @@ def read_documents(
             yield _of_tokens(load_corpus(dataset, tokenizer, block_size=1, cache_dir=cache_dir).val, tokenizer)
         return
     files = open_source(dataset, text_column=text_column)
-    if isinstance(files, TextFiles):
+    if not isinstance(files, DocumentFiles):
         files = DocumentFiles(dataset, files.paths, VAL_FRACTION, rows=())
     for place in files.held_out or files.paths:
         for pieces in files.read([place]):
