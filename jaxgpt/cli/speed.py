@@ -1,4 +1,4 @@
-"""How fast tokens come: `generate.py --verbose`."""
+"""The speed of decoding: `generate.py --verbose`."""
 
 from __future__ import annotations
 

@@ -70,7 +70,7 @@ class Corpus:
 
 @dataclass(frozen=True)
 class _Encoding:
-    """How a text becomes tokens."""
+    """The way from a text to tokens."""
 
     bpe_vocab_size: int
     allow_special: bool

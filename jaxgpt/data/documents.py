@@ -63,7 +63,7 @@ class DocumentFiles:
 
     @property
     def held_out(self) -> Sequence[Path | str]:
-        """What of the paths is there to validate on; empty where that is a share of all documents."""
+        """The paths that are there to validate on; empty where that is a share of all documents."""
         return () if self._val_paths is self._train_paths else self._val_paths
 
     def fingerprint(self) -> str:

@@ -60,13 +60,10 @@ def position_data(config: GPTConfig, params: Any, ids: list[int]) -> dict[str, A
     if "wpe" not in params:
         words = words * config.n_embd**0.5
     order = np.random.default_rng(0).permutation(len(ids))
-
-    def sums(positions: np.ndarray | float) -> np.ndarray:
-        """The sum of what attention gives for both orders, unscaled by any weights."""
-        rows = [words + positions, words[order] + positions]
-        return np.stack([np.asarray(attention_stages(x, scaled=True).out[0].sum(0)) for x in rows])
-
-    found = {name: sums(positions) for name, positions in (("without", 0.0), ("with", table[: len(ids)]))}
+    found = {
+        name: [_attended(words + positions), _attended(words[order] + positions)]
+        for name, positions in (("without", 0.0), ("with", table[: len(ids)]))
+    }
     return {
         "learned": "wpe" in params,
         "table": packed(table[: shape[0], : shape[1]]),
@@ -78,6 +75,11 @@ def position_data(config: GPTConfig, params: Any, ids: list[int]) -> dict[str, A
             name: float(np.linalg.norm(x[0] - x[1]) / max(np.linalg.norm(x[0]), 1e-9)) for name, x in found.items()
         },
     }
+
+
+def _attended(rows: np.ndarray) -> np.ndarray:
+    """Return the sum of what attention gives for rows, without any weights."""
+    return np.asarray(attention_stages(rows, scaled=True).out[0].sum(0))
 
 
 def architecture_data(config: GPTConfig, params: Any) -> dict[str, Any]:

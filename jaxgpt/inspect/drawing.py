@@ -1,4 +1,4 @@
-"""What the figures share: the palette, a token's text, an array as an image."""
+"""Shared by the figures: the palette, a token's text, an array as an image."""
 
 from __future__ import annotations
 

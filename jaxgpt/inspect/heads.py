@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import jax.numpy as jnp
@@ -97,16 +98,7 @@ def residual_std(
         stream_std: stretch the embeddings so that the stream starts with this; None for as they are.
     """
     generator = np.random.default_rng(seed)
-
-    def draw(parameter: Any) -> Array:
-        if parameter.path[-1] in ("scale", "bias"):
-            return jnp.full(parameter.shape, float(parameter.path[-1] == "scale"), jnp.float32)
-        std = config.initializer_range
-        if parameter.path[-2:] == ("c_proj", "kernel") and scaled_projections:
-            std /= (2 * config.n_layer) ** 0.5
-        return jnp.asarray(generator.normal(0, std, parameter.shape), jnp.float32)
-
-    params = map_parameters(config, draw)
+    params = map_parameters(config, partial(_draw, generator, config, scaled_projections))
     tokens = generator.integers(config.vocab_size, size=(1, min(config.n_positions, 128)))
     if stream_std is not None:
         if not stream_std > 0:
@@ -117,3 +109,13 @@ def residual_std(
                 params[name] = {"embedding": params[name]["embedding"] * factor}
     found = inspect(config, params, tokens, lens=False)
     return np.asarray([*found.resid_pre.std((1, 2, 3)), found.resid_final.std()])
+
+
+def _draw(generator: np.random.Generator, config: GPTConfig, scaled_projections: bool, parameter: Any) -> Array:
+    """Return a parameter as it is at init."""
+    if parameter.path[-1] in ("scale", "bias"):
+        return jnp.full(parameter.shape, float(parameter.path[-1] == "scale"), jnp.float32)
+    std = config.initializer_range
+    if parameter.path[-2:] == ("c_proj", "kernel") and scaled_projections:
+        std /= (2 * config.n_layer) ** 0.5
+    return jnp.asarray(generator.normal(0, std, parameter.shape), jnp.float32)

@@ -84,14 +84,17 @@ class KVCache:
 
         Past the end XLA would clamp and overwrite the last slots, so callers make sure on the host that T fits.
         """
+        return replace(
+            self,
+            key_buffers=self._with(self.key_buffers, layer, keys),
+            value_buffers=self._with(self.value_buffers, layer, values),
+        )
 
-        def put(buffers: tuple[Array, ...], new: Array) -> tuple[Array, ...]:
-            old = buffers[layer]
-            new = new.astype(old.dtype).reshape(*old.shape[:-2], *new.shape[-2:])
-            updated = jax.lax.dynamic_update_slice_in_dim(old, new, self.length, axis=-2)
-            return (*buffers[:layer], updated, *buffers[layer + 1 :])
-
-        return replace(self, key_buffers=put(self.key_buffers, keys), value_buffers=put(self.value_buffers, values))
+    def _with(self, buffers: tuple[Array, ...], layer: int, new: Array) -> tuple[Array, ...]:
+        old = buffers[layer]
+        new = new.astype(old.dtype).reshape(*old.shape[:-2], *new.shape[-2:])
+        updated = jax.lax.dynamic_update_slice_in_dim(old, new, self.length, axis=-2)
+        return (*buffers[:layer], updated, *buffers[layer + 1 :])
 
     def seat(self, row: Int[Array, ""], newcomer: KVCache, *, width: int) -> KVCache:
         """Put the first `width` slots of a cache of one row into a row, to end in the slot where the others end.

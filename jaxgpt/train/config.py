@@ -204,7 +204,7 @@ class RunConfig(OptimizerConfig):
 
 @dataclass(frozen=True)
 class SampleConfig:
-    """What stages whose models speak are asked beside the flags of every stage."""
+    """Flags of stages whose models speak, beside the flags of every stage."""
 
     sample_interval: Count | None = flag(
         None,

@@ -1,4 +1,4 @@
-"""How fast a run is and how long it still takes: one live line with a bar in a terminal, plain lines elsewhere."""
+"""The speed of a run and the time it still takes: one live line with a bar in a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ FORMAT = "step {n_fmt}/{total_fmt} |{bar:12}| {desc}"
 
 
 class ProgressLine:
-    """How far a run is, and how fast between two rows of metrics, of which evaluation and saving are no part."""
+    """The place of a run, and its speed between two rows of metrics, of which evaluation and saving are no part."""
 
     def __init__(self, *, step: int, until: int, tokens_per_step: int, flops_per_token: int | None) -> None:
         """Begin at `step` of `until`, with what one update of all devices together amounts to."""
