@@ -97,11 +97,12 @@ def make_step(
 
 
 def gradient(
-    objective: Objective, params: Params, frozen: Params, batch: Any, key: Array, *, accumulate: int = 1
+    objective: Objective, params: Params, frozen: Params, batch: Any, key: Array | None, *, accumulate: int = 1
 ) -> tuple[Params, Sums]:
     """Return the gradient of a batch's mean loss by the parameters that are trained, and the objective's sums.
 
-    Where devices have their own rows, the sums are of all, and gradients are still to be added up.
+    Where devices have their own rows, the sums are of all, and gradients are still to be added up. Without a key
+    nothing is dropped.
     """
     if accumulate == 1:  # dividing the loss takes nothing; dividing the gradient, a pass over all of it
         return jax.grad(_mean_loss, argnums=1, has_aux=True)(objective, params, frozen, batch, key)
@@ -110,7 +111,7 @@ def gradient(
     micro = [x.reshape(-1, accumulate, *x.shape[1:]).swapaxes(0, 1) for x in leaves]
 
     def part(i: Array, leaves: list[Array]) -> tuple[Params, Sums]:
-        rows, key_of_part = structure.unflatten(leaves), jax.random.fold_in(key, i)
+        rows, key_of_part = structure.unflatten(leaves), None if key is None else jax.random.fold_in(key, i)
         return jax.grad(_loss, argnums=1, has_aux=True)(objective, params, frozen, rows, key_of_part)
 
     numbers = jnp.arange(accumulate)
@@ -121,7 +122,7 @@ def gradient(
     return jax.tree.map(lambda g: g / sums.weight, grads), sums
 
 
-def _loss(objective: Objective, params: Params, frozen: Params, batch: Any, key: Array) -> tuple[Array, Sums]:
+def _loss(objective: Objective, params: Params, frozen: Params, batch: Any, key: Array | None) -> tuple[Array, Sums]:
     sums = objective(join(params, frozen), batch, key)
     return sums.loss, sums
 

@@ -12,7 +12,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict
-from jax import Array
 
 from jaxgpt.data.batches import Batch
 from jaxgpt.devices import free_memory
@@ -20,11 +19,11 @@ from jaxgpt.hf.convert import HEAD, save_pretrained
 from jaxgpt.model.atlas import Parameter, count, parameters
 from jaxgpt.model.config import GPTConfig
 from jaxgpt.model.gpt import GPT
-from jaxgpt.objectives import Objective, pretrain
+from jaxgpt.objectives import pretrain
 from jaxgpt.train.config import OptimizerConfig
 from jaxgpt.train.optimizer import adamw
 from jaxgpt.train.state import TrainState
-from jaxgpt.train.step import make_step
+from jaxgpt.train.step import gradient, make_step
 from jaxgpt.verification.outputs import Check, check, import_pytorch
 
 STEPS, ROWS, LENGTH = 10, 2, 32
@@ -83,17 +82,13 @@ def worst_gradient(
     config: GPTConfig, params: Any, rows: np.ndarray, expected: Mapping[str, np.ndarray]
 ) -> tuple[float, str]:
     """Return the largest difference of a gradient, in units of its tensor's largest, and the tensor's name."""
-    gradients = flatten_dict(jax.jit(jax.grad(partial(_mean_loss, pretrain(GPT(config)))))(params, _batch(rows)))
+    ours, _ = jax.jit(partial(gradient, pretrain(GPT(config)), key=None))(params, {}, _batch(rows))
+    gradients = flatten_dict(ours)
     found = []
     for row in parameters(config):
         theirs = expected[row.hf_name]
         found.append((float(np.abs(gradients[row.path] - theirs).max() / np.abs(theirs).max()), row.hf_name))
     return max(found)
-
-
-def _mean_loss(objective: Objective, params: Any, batch: Batch) -> Array:
-    sums = objective(params, batch, None)
-    return sums.loss / sums.weight
 
 
 def learn(config: GPTConfig, params: Any, rows: np.ndarray) -> np.ndarray:
