@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from jax.typing import DTypeLike
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 
 from jaxgpt import checks
 from jaxgpt.errors import UsageError
@@ -70,6 +70,7 @@ def inspect(
     tokens: checks.IdLists,
     *,
     cache: KVCache | None = None,
+    attention_mask: Bool[Array | np.ndarray, "#B #H T T"] | None = None,
     lens: bool = True,
     dtype: DTypeLike = jnp.float32,
 ) -> Inspection:
@@ -82,11 +83,13 @@ def inspect(
         config, params: the model.
         tokens: lists of ids, ragged or not, or an array (B, T).
         cache: earlier tokens' keys and values; then rows are of one length, and S counts the cache's slots.
+        attention_mask: see `GPT`; then rows are of one length.
         lens: compute the logit lens too.
         dtype: of activations.
 
     Raises:
-        UsageError: an id that the model has not, an empty row, or one that is longer than the context.
+        UsageError: an id that the model has not, an empty row, one that is longer than the context, or a mask that
+            doesn't fit.
     """
     checks.instance("config", config, GPTConfig, "a GPTConfig, as load_pretrained gives it with the parameters")
     check_params(config, params)
@@ -104,11 +107,14 @@ def inspect(
         checks.below(f"tokens: row {row}", ids, config.vocab_size)
     if cache is not None and (len(set(lengths)) > 1 or filled + max(lengths) > cache.size):
         raise UsageError(f"tokens: with a cache, rows must be of one length and fit its {cache.size} slots")
+    if attention_mask is not None and (cache is not None or len(set(lengths)) > 1):
+        raise UsageError("attention_mask: rows must be of one length, and without a cache")
     padded = np.zeros((len(rows), max(lengths)), np.int32)
     for row, ids in enumerate(rows):
         padded[row, : len(ids)] = ids
     model = GPT(config, jnp.dtype(checks.floating("dtype", dtype)))
-    return _inspect(model, params, jnp.asarray(padded), jnp.asarray(lengths), cache, lens=lens)
+    mask = None if attention_mask is None else jnp.asarray(attention_mask)
+    return _inspect(model, params, jnp.asarray(padded), jnp.asarray(lengths), cache, mask, lens=lens)
 
 
 def logit_lens(config: GPTConfig, params: Any, stream: Float[Array, "B T D"]) -> Float[Array, "B T V"]:
@@ -117,9 +123,12 @@ def logit_lens(config: GPTConfig, params: Any, stream: Float[Array, "B T D"]) ->
 
 
 @partial(jax.jit, static_argnames=("model", "lens"))
-def _inspect(model: GPT, params: Any, tokens: Array, lengths: Array, cache: KVCache | None, *, lens: bool) -> Any:
+def _inspect(
+    model: GPT, params: Any, tokens: Array, lengths: Array, cache: KVCache | None, mask: Array | None, *, lens: bool
+) -> Any:
     apply = applied(model, params)
-    (hidden, cache), left = apply(tokens, cache, method="hidden", mutable=["intermediates"])
+    how = {"method": "hidden", "mutable": ["intermediates"]}
+    (hidden, cache), left = apply(tokens, cache, attention_mask=mask, **how)
     # `sow` keeps a tuple of what each call has left at a name; here there was one call.
     found = jax.tree.map(lambda values: values[0], left["intermediates"], is_leaf=lambda x: isinstance(x, tuple))
     blocks = [found[f"h_{layer}"] for layer in range(model.config.n_layer)]

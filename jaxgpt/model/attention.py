@@ -25,7 +25,7 @@ def attention(
     q: Float[Array, "B H T K"],
     k: Float[Array, "B H S K"],
     v: Float[Array, "B H S K"],
-    seen: Bool[Array, "#B 1 T S"] | Int[Array, "B T"] | None,
+    seen: Bool[Array, "#B #H T S"] | Int[Array, "B T"] | None,
     *,
     scale: float,
     dropout_rate: float = 0.0,
@@ -46,14 +46,19 @@ def attention(
         autodiff: hold all scores, and leave every derivative to JAX.
 
     Raises:
-        UsageError: a mask without the axes (B, 1, T, S), which would be taken for numbers of segments.
+        UsageError: a mask or segments of another dtype or shape, which would be taken for each other.
     """
-    if seen is not None and (seen.dtype == bool) != (seen.ndim == 4):
-        raise UsageError(f"seen is {seen.dtype}{list(seen.shape)}; a mask is bool[B, 1, T, S], segments are int[B, T]")
+    if seen is not None and not _fits(seen, q, k):
+        b, h, t, s = *q.shape[:3], k.shape[2]
+        raise UsageError(
+            f"attention mask {seen.dtype}{list(seen.shape)}: it must be bool[{b} or 1, {h} or 1, {t}, {s}], True where "
+            f"a query sees a key, or int[{b}, {t}], numbers of segments"
+        )
     if dropout_rate == 0:
         dropout_key = None
     if seen is None or seen.ndim == 2:
-        if dropout_key is None and not autodiff:
+        # A symbolic length, which jax.export knows, can't be cut into blocks, nor has it a kernel.
+        if dropout_key is None and not autodiff and isinstance(q.shape[2], int):
             return fast(q, k, v, seen, scale)
         seen = causal_mask(q.shape[2], seen)
     scores = wide_product("BHTK,BHSK->BHTS", q, k, autodiff=autodiff) * scale
@@ -62,6 +67,13 @@ def attention(
         kept = jax.random.bernoulli(dropout_key, 1 - dropout_rate, weights.shape)
         weights = jnp.where(kept, weights / (1 - dropout_rate), 0)
     return jnp.einsum("BHTS,BHSK->BHTK", weights.astype(v.dtype), v)
+
+
+def _fits(seen: Array, q: Array, k: Array) -> bool:
+    if seen.dtype == bool and seen.ndim == 4:
+        rows, heads = (size in (1, full) for size, full in zip(seen.shape, q.shape[:2], strict=False))
+        return rows and heads and seen.shape[2:] == (q.shape[2], k.shape[2])
+    return jnp.issubdtype(seen.dtype, jnp.integer) and seen.shape == (q.shape[0], q.shape[2])
 
 
 @flax.struct.dataclass
@@ -95,7 +107,7 @@ class AttentionStages:
         q: Float[Array, "B H T K"],
         k: Float[Array, "B H S K"],
         v: Float[Array, "B H S K"],
-        mask: Bool[Array, "#B 1 T S"] | None,
+        mask: Bool[Array, "#B #H T S"] | None,
         scale: float,
     ) -> "AttentionStages":
         """Compute them one after another; `out` is the heads side by side."""

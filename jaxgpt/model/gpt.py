@@ -13,17 +13,17 @@ import jax.numpy as jnp
 import numpy as np
 from flax.linen.initializers import normal
 from jax import Array
-from jax.nn.initializers import Initializer
 from jax.typing import DTypeLike
 from jaxtyping import Bool, Float, Int
 
+from jaxgpt.errors import UsageError
 from jaxgpt.model.activations import ACTIVATIONS, FUNCTIONS
 from jaxgpt.model.attention import AttentionStages, attention, causal_mask
 from jaxgpt.model.cache import KVCache
 from jaxgpt.model.config import GPTConfig
-from jaxgpt.model.linear import Linear, wide_product
+from jaxgpt.model.linear import Embed, Linear, wide_product
 from jaxgpt.model.norm import LayerNorm
-from jaxgpt.model.quantized import DecodingMatrix, stored
+from jaxgpt.model.quantized import DecodingMatrix
 from jaxgpt.parallel import FSDP, keep_all_but_weights, size, split_thirds
 
 
@@ -33,6 +33,7 @@ class GPT(nn.Module):
     Parameters are a plain tree with one leaf per layer and role, named as in HF and listed in
     `jaxgpt.model.atlas`. They are stored in f32 and cast to `dtype` where they are used.
 
+    `jax.export` takes symbolic numbers of rows and tokens, with the constraint that tokens are at most `n_positions`.
     With the collection "intermediates" mutable, as Linen has it, blocks leave there what they compute on the way, which
     `jaxgpt.inspect` makes a record of.
 
@@ -41,8 +42,7 @@ class GPT(nn.Module):
         dtype: of activations and matrix products; layer-norm statistics, attention scores and logits stay f32.
         remat: recompute each block's activations in the backward pass instead of storing them.
         autodiff: plain autodiff instead of the hand-written backward passes, which are faster and need less memory but
-            allow no forward mode: with this `jax.jvp`, `jacfwd`, `linearize` and Hessians work, and
-            `jax.export` with a symbolic number of rows and tokens.
+            allow no forward mode: with this `jax.jvp`, `jacfwd`, `linearize` and Hessians work.
     """
 
     config: GPTConfig
@@ -72,11 +72,13 @@ class GPT(nn.Module):
 
     def __call__(
         self,
-        tokens: Int[Array, "B T"],
+        tokens: Int[Array, "B T"] | None = None,
         cache: KVCache | None = None,
         *,
+        inputs_embeds: Float[Array, "B T D"] | None = None,
         positions: Int[Array, "B T"] | None = None,
         segment_ids: Int[Array, "B T"] | None = None,
+        attention_mask: Bool[Array, "#B #H T T"] | None = None,
         deterministic: bool = True,
     ) -> tuple[Float[Array, "B T V"], KVCache | None]:
         """Return the logits of each next token in f32, and the cache with these tokens added.
@@ -85,37 +87,58 @@ class GPT(nn.Module):
         on the host.
 
         Args:
-            tokens: ids.
+            tokens: ids; None with `inputs_embeds`.
             cache: earlier tokens' keys and values. With a cache, positions and masks follow from it.
+            inputs_embeds: in the place of token embeddings; positions are added to them.
             positions: of each token; None for 0 … T-1.
             segment_ids: tokens attend only to their own segment: documents packed into one row, or padding.
+            attention_mask: True where a query (T, first) attends to a key, which may be a later one: a prefix, a tree.
+                It stands for causality and segments, and holds all scores in memory, as `autodiff` does.
             deterministic: no dropout; with False, `apply` needs `rngs={"dropout": key}`.
+
+        Raises:
+            UsageError: both or neither of tokens and inputs_embeds, or a mask of another dtype or shape.
         """
-        x, cache = self.hidden(tokens, cache, positions=positions, segment_ids=segment_ids, deterministic=deterministic)
+        x, cache = self.hidden(
+            tokens,
+            cache,
+            inputs_embeds=inputs_embeds,
+            positions=positions,
+            segment_ids=segment_ids,
+            attention_mask=attention_mask,
+            deterministic=deterministic,
+        )
         return self.logits(x), cache
 
     def hidden(
         self,
-        tokens: Int[Array, "B T"],
+        tokens: Int[Array, "B T"] | None = None,
         cache: KVCache | None = None,
         *,
+        inputs_embeds: Float[Array, "B T D"] | None = None,
         positions: Int[Array, "B T"] | None = None,
         segment_ids: Int[Array, "B T"] | None = None,
+        attention_mask: Bool[Array, "#B #H T T"] | None = None,
         deterministic: bool = True,
     ) -> tuple[Float[Array, "B T D"], KVCache | None]:
         """Return the hidden states that the heads read, with `__call__`'s arguments."""
-        count = tokens.shape[1]
+        given = tokens if inputs_embeds is None else inputs_embeds
+        if given is None or (tokens is not None and inputs_embeds is not None):
+            raise UsageError("pass either tokens or inputs_embeds")
+        count = given.shape[1]
         if cache is not None:
-            if positions is not None or segment_ids is not None:
-                raise ValueError("with a cache, positions and segments follow from it; pass only tokens")
+            if not (positions is segment_ids is attention_mask is None):
+                raise ValueError("with a cache, positions, segments and masks follow from it; pass only tokens")
             positions, seen = cache.positions(count), cache.seen(count)
         else:
-            seen = segment_ids
+            if segment_ids is not None and attention_mask is not None:
+                raise UsageError("segment_ids: not with attention_mask, which says by itself what each query sees")
+            seen = segment_ids if attention_mask is None else attention_mask
             if positions is None:
                 if count > self.config.n_positions:
                     raise ValueError(f"rows of {count} tokens, but n_positions is {self.config.n_positions}")
                 positions = jnp.arange(count)[None]
-        x = self.drop(self.embed(tokens, positions), deterministic=deterministic)
+        x = self.drop(self.embed(given, positions), deterministic=deterministic)
         for block in self.h:
             x, cache = block(x, seen, cache, deterministic)
         self.sow("intermediates", "resid_final", x)
@@ -127,9 +150,11 @@ class GPT(nn.Module):
         """Return hidden states as the heads read them, from the residual stream behind a block."""
         return self.ln_f(x) if self.config.norm_position == "pre" else x
 
-    def embed(self, tokens: Int[Array, "B T"], positions: Int[Array, "#B T"]) -> Float[Array, "B T D"]:
-        """Return the sum of token and position embeddings."""
-        words = self.wte(tokens)
+    def embed(
+        self, tokens: Int[Array, "B T"] | Float[Array, "B T D"], positions: Int[Array, "#B T"]
+    ) -> Float[Array, "B T D"]:
+        """Return the sum of position embeddings and the tokens', or what stands in their place."""
+        words = self.wte(tokens) if tokens.ndim == 2 else tokens.astype(self.dtype)
         if self.config.position_embedding == "learned":
             places = self.wpe(positions)
         else:
@@ -178,7 +203,7 @@ class Block(nn.Module):
     def __call__(
         self,
         x: Float[Array, "B T D"],
-        seen: Bool[Array, "#B 1 T S"] | Int[Array, "B T"] | None,
+        seen: Bool[Array, "#B #H T S"] | Int[Array, "B T"] | None,
         cache: KVCache | None,
         deterministic: bool,
     ) -> tuple[Float[Array, "B T D"], KVCache | None]:
@@ -210,7 +235,7 @@ class Attention(nn.Module):
     def __call__(
         self,
         x: Float[Array, "B T D"],
-        seen: Bool[Array, "#B 1 T S"] | Int[Array, "B T"] | None,
+        seen: Bool[Array, "#B #H T S"] | Int[Array, "B T"] | None,
         cache: KVCache | None,
         deterministic: bool,
     ) -> tuple[Float[Array, "B T D"], KVCache | None]:
@@ -260,29 +285,6 @@ class MLP(nn.Module):
         out = self.c_proj(x)
         self.sow("intermediates", "out", out)
         return self.drop(out, deterministic=deterministic)
-
-
-class Embed(nn.Module):
-    """A table of vectors, with parameters named as `nn.Embed`'s; an index outside gives NaN.
-
-    Attributes:
-        count, features: V and D.
-        dtype: of the vectors that are looked up.
-        embedding_init: of the table.
-    """
-
-    count: int
-    features: int
-    dtype: DTypeLike
-    embedding_init: Initializer
-
-    def setup(self) -> None:
-        self.embedding = stored(self, "embedding", self.embedding_init, (self.count, self.features), self.dtype)
-
-    def __call__(self, index: Int[Array, "B T"]) -> Float[Array, "B T D"]:
-        table = self.embedding
-        found = table.rows(index) if isinstance(table, DecodingMatrix) else jnp.take(table, index, axis=0)
-        return found.astype(self.dtype)
 
 
 def dense(

@@ -1,4 +1,4 @@
-"""The linear layer, with a backward pass that transposes the smaller of its operands."""
+"""The linear layer, with a backward pass that transposes the smaller of its operands; and the table of vectors."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.nn.initializers import Initializer
 from jax.typing import DTypeLike
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from jaxgpt.model.quantized import DecodingMatrix, stored
 from jaxgpt.parallel import laid_in_thirds
@@ -52,6 +52,29 @@ class Linear(nn.Module):
             return out
         bias = self.param("bias", nn.initializers.zeros, (self.features,))
         return out + (laid_in_thirds(bias) if self.thirds else bias).astype(self.dtype)
+
+
+class Embed(nn.Module):
+    """A table of vectors, with parameters named as `nn.Embed`'s; an index outside gives NaN.
+
+    Attributes:
+        count, features: V and D.
+        dtype: of the vectors that are looked up.
+        embedding_init: of the table.
+    """
+
+    count: int
+    features: int
+    dtype: DTypeLike
+    embedding_init: Initializer
+
+    def setup(self) -> None:
+        self.embedding = stored(self, "embedding", self.embedding_init, (self.count, self.features), self.dtype)
+
+    def __call__(self, index: Int[Array, "B T"]) -> Float[Array, "B T D"]:
+        table = self.embedding
+        found = table.rows(index) if isinstance(table, DecodingMatrix) else jnp.take(table, index, axis=0)
+        return found.astype(self.dtype)
 
 
 @jax.custom_vjp

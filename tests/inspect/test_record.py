@@ -69,6 +69,29 @@ def test_with_a_cache_they_are_those_of_the_whole_rows(pair):
     np.testing.assert_allclose(second.logits, whole.logits[:, 3:], atol=5e-5)
 
 
+def test_with_embeddings_for_tokens_and_any_mask_it_is_transformers(pair):
+    """A prefix of three tokens that see each other in one row; and masks at random, one for each head."""
+    model, config, params = pair
+    rows = np.asarray(ROWS[0] + ROWS[0][::-1]).reshape(2, 7)
+    embedded = np.random.default_rng(0).normal(size=(2, 7, 24)).astype("f4")
+    prefix = np.tri(7, dtype=bool)[None, None].repeat(2, 0)
+    prefix[0, :, :3, :3] = True
+    drawn = (np.random.default_rng(1).random((1, 3, 7, 7)) < 0.5) | np.eye(7, dtype=bool)
+    ours = jax.jit(lambda **inputs: GPT(config).apply({"params": params}, **inputs)[0])
+    for mask in (prefix, drawn):
+        added = torch.where(torch.tensor(mask), 0.0, torch.finfo(torch.float32).min)
+        with torch.no_grad():
+            output = model(torch.tensor(rows), attention_mask=added, output_attentions=True)
+            other = model(inputs_embeds=torch.tensor(embedded), attention_mask=added)
+        found = inspect(config, params, rows, attention_mask=mask)
+        np.testing.assert_allclose(found.logits, output.logits.numpy(), atol=5e-5)
+        for mine, theirs in zip(found.attention.weights, output.attentions, strict=True):
+            np.testing.assert_allclose(mine, theirs.numpy(), atol=1e-5)
+        np.testing.assert_allclose(ours(inputs_embeds=embedded, attention_mask=mask), other.logits.numpy(), atol=5e-5)
+    with pytest.raises(UsageError, match="attention_mask: rows must be of one length"):
+        inspect(config, params, ROWS, attention_mask=prefix)
+
+
 @pytest.mark.parametrize(
     "options", [{}, {"norm_position": "post"}, {"position_embedding": "sinusoidal"}, {"labels": ("a", "b")}], ids=str
 )

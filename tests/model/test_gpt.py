@@ -9,6 +9,7 @@ import numpy as np
 import optax
 import pytest
 
+from jaxgpt.errors import UsageError
 from jaxgpt.model.atlas import map_parameters
 from jaxgpt.model.config import GPTConfig
 from jaxgpt.model.gpt import GPT, MLP, Attention, Block, sinusoids
@@ -38,8 +39,8 @@ def draw_tokens(rows: int, length: int, seed: int = 0) -> jax.Array:
     return jax.random.randint(jax.random.key(seed), (rows, length), 0, TINY["vocab_size"])
 
 
-def reference(config: GPTConfig, params: Any, tokens: np.ndarray) -> np.ndarray:
-    """One row's logits in f64, position by position, as the papers have it."""
+def reference(config: GPTConfig, params: Any, tokens: np.ndarray, prefix: int = 1) -> np.ndarray:
+    """One row's logits in f64, position by position, as the papers have it; the first tokens all see each other."""
     params = jax.tree.map(lambda x: np.asarray(x, np.float64), params)
 
     def linear(name: str, layer: Any, x: np.ndarray) -> np.ndarray:
@@ -57,8 +58,9 @@ def reference(config: GPTConfig, params: Any, tokens: np.ndarray) -> np.ndarray:
         scale /= i + 1 if config.scale_attn_by_inverse_layer_idx else 1
         for head in np.split(np.arange(config.n_embd), config.n_head):
             for t in range(len(x)):
-                weights = np.exp(scale * k[: t + 1, head] @ q[t, head])
-                out[t, head] = weights @ v[: t + 1, head] / weights.sum()
+                seen = max(t + 1, prefix)
+                weights = np.exp(scale * k[:seen, head] @ q[t, head])
+                out[t, head] = weights @ v[:seen, head] / weights.sum()
         return linear("c_proj", layer, out)
 
     def feed_forward(layer: Any, x: np.ndarray) -> np.ndarray:
@@ -92,6 +94,39 @@ def test_the_formulas_of_the_papers(options: dict[str, Any]):
     assert cache is None
     # f32 has 24 bits; two layers of sums over 12 to 48 terms lose about 3 of them.
     np.testing.assert_allclose(logits, expected, atol=1e-5 * expected.std())
+
+
+@pytest.mark.parametrize("autodiff", [True, False])
+def test_a_mask_may_let_a_prefix_see_itself_whole(autodiff: bool):
+    config, prefix = GPTConfig(**TINY), np.asarray([3, 5])
+    params, tokens = draw_params(config), draw_tokens(2, 9)
+    mask = np.tri(9, dtype=bool) | (np.arange(9) < prefix[:, None, None])
+    apply = jax.jit(lambda **inputs: GPT(config, autodiff=autodiff).apply({"params": params}, tokens, **inputs)[0])
+    expected = np.stack([reference(config, params, *row) for row in zip(np.asarray(tokens), prefix, strict=True)])
+    np.testing.assert_allclose(apply(attention_mask=mask[:, None]), expected, atol=1e-5 * expected.std())
+    causal = apply(attention_mask=np.tri(9, dtype=bool)[None, None])
+    np.testing.assert_allclose(causal, apply(), atol=1e-5 * expected.std())
+
+
+@pytest.mark.parametrize("options", [{}, {"position_embedding": "sinusoidal"}], ids=str)
+def test_embeddings_may_stand_for_tokens(options: dict[str, Any]):
+    config = GPTConfig(**TINY, **options)
+    params, tokens = draw_params(config), draw_tokens(2, 9)
+    apply = jax.jit(lambda *inputs, **named: GPT(config).apply({"params": params}, *inputs, **named)[0])
+    embeddings = params["wte"]["embedding"][tokens]
+    np.testing.assert_array_equal(apply(inputs_embeds=embeddings), apply(tokens))
+
+
+def test_one_of_tokens_and_embeddings_and_one_mask_are_taken():
+    config, tokens = GPTConfig(**TINY), draw_tokens(2, 9)
+    params, mask = draw_params(config), jnp.ones((1, 1, 9, 9), bool)
+    for given, says in (
+        ({}, "either tokens or inputs_embeds"),
+        ({"tokens": tokens, "inputs_embeds": jnp.zeros((2, 9, 12))}, "either tokens or inputs_embeds"),
+        ({"tokens": tokens, "segment_ids": tokens, "attention_mask": mask}, "segment_ids: not with attention_mask"),
+    ):
+        with pytest.raises(UsageError, match=says):
+            GPT(config).apply({"params": params}, **given)
 
 
 @pytest.mark.parametrize("options", [{}, {"norm_position": "post", "scale_attn_weights": False}], ids=str)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from jaxgpt.model import quantized as matrices
-from jaxgpt.model.gpt import Embed
+from jaxgpt.model.linear import Embed
 from jaxgpt.model.quantized import MOST_ROWS, DecodingMatrix, quantize
 
 OUTPUTS, INPUTS = 10, 16
