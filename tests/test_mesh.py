@@ -33,8 +33,13 @@ RATES = {"embd_pdrop": 0.1, "attn_pdrop": 0.0, "resid_pdrop": 0.0}
 # The width is the context: parameters of one shape that lie differently on the mesh.
 CONFIG = GPTConfig(vocab_size=31, n_positions=16, n_embd=16, n_layer=1, n_head=2, bias=False, **RATES)
 DEVICES = "--xla_force_host_platform_device_count=8"
-MESHES = {"data 8": {}, "data 2, fsdp 4": {"fsdp": 4}, "data 2, fsdp 2, tensor 2": {"fsdp": 2, "tensor": 2}}
-STEPS = 3
+MESHES = {
+    "data 8": {},
+    "fsdp 8": {"fsdp": 8},
+    "data 4, tensor 2": {"tensor": 2},
+    "data 2, fsdp 2, tensor 2": {"fsdp": 2, "tensor": 2},
+}
+STEPS, LAST = 3, 20
 
 
 def batches(step: int) -> Batch:
@@ -45,7 +50,7 @@ class Run(Trainer):
     """A run on all devices of this process."""
 
     def __init__(self, **mesh: int) -> None:
-        flags = PretrainConfig(max_iters=10, warmup_iters=2, batch_size=8, gradient_accumulation_steps=2, seed=0)
+        flags = PretrainConfig(max_iters=LAST, warmup_iters=2, batch_size=8, gradient_accumulation_steps=2, seed=0)
         model = GPT(CONFIG)
         self.init_params = lambda shardings: init_params(model, seed=0, shardings=shardings)
         objective, rows = pretrain(model), tuple(parameters(CONFIG))
@@ -72,9 +77,11 @@ def main(folder: Path) -> None:
         checkpoints = Checkpoints(folder / name)
         checkpoints.save(state, Progress(STEPS))
         checkpoints.wait()
-        _, later = run.train(Checkpoints(folder / "one").restore(run.abstract, STEPS), range(STEPS, STEPS + 1))
         parts = {key: leaf.addressable_shards[0].data.shape for key, leaf in flat(state).items()}
-        result = {"losses": losses, "later": later, "parts": parts, "divisor": batch_divisor(run.mesh)}
+        end, rest = run.train(state, range(STEPS, LAST))
+        np.savez(folder / f"{name}, at the end.npz", **flat(end.params))
+        _, later = run.train(Checkpoints(folder / "one").restore(run.abstract, STEPS), range(STEPS, STEPS + 1))
+        result = {"losses": losses, "rest": rest, "later": later, "parts": parts, "divisor": batch_divisor(run.mesh)}
         (folder / f"{name}.json").write_text(json.dumps(result))
     errors = []
     for wrong in ({"fsdp": 3}, {"tensor": 3}, {"fsdp": 4, "tensor": 4}, {"tensor": 4}):
@@ -92,7 +99,7 @@ def one() -> Run:
 
 @pytest.fixture(scope="module")
 def trained(one: Run, tmp_path_factory):
-    """The folder with all results, and the state and losses of one device."""
+    """The folder with all results, the state and losses of one device, and its losses and parameters at the end."""
     folder = tmp_path_factory.mktemp("meshes")
     state, losses = one.train(one.start(one.init_params), range(STEPS))
     checkpoints = Checkpoints(folder / "one")
@@ -104,18 +111,30 @@ def trained(one: Run, tmp_path_factory):
         env={**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": f"{os.environ['XLA_FLAGS']} {DEVICES}"},
         check=True,
     )
-    return folder, flat(jax.device_get(state)), losses
+    before = flat(jax.device_get(state))
+    end, rest = one.train(state, range(STEPS, LAST))
+    return folder, before, losses, rest, flat(end.params)
 
 
 @pytest.mark.parametrize("name", MESHES)
 def test_eight_devices_are_one(trained, name: str):
-    folder, state, losses = trained
+    folder, state, losses, *_ = trained
     result, states = json.loads((folder / f"{name}.json").read_text()), np.load(folder / f"{name}.npz")
     # f32 sums in another order.
     np.testing.assert_allclose(result["losses"], losses, rtol=1e-6)
     assert set(states) == set(state)
     for key, leaf in state.items():
         np.testing.assert_allclose(states[key], leaf, rtol=1e-4, atol=1e-6, err_msg=key)
+
+
+@pytest.mark.parametrize("name", MESHES)
+def test_eight_devices_are_one_after_many_steps(trained, name: str):
+    folder, *_, losses, params = trained
+    result, ours = json.loads((folder / f"{name}.json").read_text()), np.load(folder / f"{name}, at the end.npz")
+    np.testing.assert_allclose(result["rest"], losses, rtol=0, atol=1e-5)
+    assert set(ours) == set(params)
+    for key, leaf in params.items():
+        np.testing.assert_allclose(ours[key], leaf, rtol=0, atol=1e-5, err_msg=key)
 
 
 KERNELS = {
@@ -131,12 +150,13 @@ KERNELS = {
     ("name", "parts", "divisor"),
     [
         ("data 8", {}, 8),
-        ("data 2, fsdp 4", {"wte": (31, 4), "c_attn": (4, 48), "c_proj": (16, 4), "c_fc": (4, 64)}, 8),
+        ("fsdp 8", {"wte": (31, 2), "c_attn": (2, 48), "c_proj": (16, 2), "c_fc": (2, 64)}, 8),
+        ("data 4, tensor 2", {"c_attn": (8, 48), "c_proj": (8, 16), "c_fc": (16, 32)}, 4),
         ("data 2, fsdp 2, tensor 2", {"wte": (31, 8), "c_attn": (4, 48), "c_proj": (8, 8), "c_fc": (8, 32)}, 4),
     ],
 )
 def test_each_device_holds_its_part_of_weights_and_moments(trained, name: str, parts: dict, divisor: int):
-    folder, state, _ = trained
+    folder, state, *_ = trained
     result = json.loads((folder / f"{name}.json").read_text())
     assert result["divisor"] == divisor
     for kernel, (path, whole) in KERNELS.items():
@@ -146,7 +166,7 @@ def test_each_device_holds_its_part_of_weights_and_moments(trained, name: str, p
 
 @pytest.mark.parametrize("name", MESHES)
 def test_a_checkpoint_of_one_mesh_is_read_on_another(trained, one: Run, name: str):
-    folder, _, _ = trained
+    folder, *_ = trained
     restored = Checkpoints(folder / name).restore(one.abstract, STEPS)
     states = np.load(folder / f"{name}.npz")
     for key, leaf in flat(restored).items():
@@ -157,7 +177,7 @@ def test_a_checkpoint_of_one_mesh_is_read_on_another(trained, one: Run, name: st
 
 
 def test_what_does_not_divide_the_devices_is_refused(trained):
-    folder, _, _ = trained
+    folder, *_ = trained
     assert (folder / "error").read_text().splitlines() == [
         "fsdp 3 x tensor 1 must be positive and divide the number of devices, 8; with tensor 1 fsdp may be 2 or 4",
         "fsdp 1 x tensor 3 must be positive and divide the number of devices, 8; tensor may be 2 or 4",
