@@ -17,9 +17,8 @@ from jaxgpt.cli.dialects import translate
 from jaxgpt.command_line import command, parse
 from jaxgpt.commands import called
 from jaxgpt.data.documents import SUFFIXES, TEXT_COLUMN, suffix_of
-from jaxgpt.data.folders import find_splits
 from jaxgpt.data.hub import columns_and_size, is_hub
-from jaxgpt.data.opening import NAMES
+from jaxgpt.data.opening import default_cache_dir, find_parts
 from jaxgpt.data.record_files import read_records
 from jaxgpt.errors import UsageError
 from jaxgpt.files import write_json
@@ -122,7 +121,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     options = parse(Options, words, prog=called("evaluate"), description=DESCRIPTION)
     from jaxgpt.devices import compute_dtype, start_devices
 
-    examples = None
+    examples, files = None, find(options)
     if options.task is not None:
         examples = evaluate.read_task(options.task, options.dataset, cache_dir=options.cache_dir)[: options.limit]
     start_devices(options.device)
@@ -144,7 +143,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         if options.task is not None and examples is not None:
             score = evaluate.measure_task(scorer, options.task, examples)
         else:
-            score = measure(options, model, scorer)
+            score = measure(options, files, model, scorer)
         results[model] = score.metrics()
         if isinstance(score, evaluate.LabelScore):
             print(f"{model}: texts by label (rows) and by what they are taken for (columns):\n{score.table()}\n")
@@ -168,12 +167,23 @@ def note_differences(tokenizers: set[str], contexts: set[int], *, given: bool) -
         )
 
 
-def measure(options: Options, model: str, scorer: evaluate.Scorer) -> Any:
+def find(options: Options) -> Sequence[str]:
+    """Return the files on which models are measured: those to test or to validate on, or all where none are."""
+    if options.dataset is None or options.task is not None:
+        return ()
+    cache = default_cache_dir() if options.cache_dir is None else Path(options.cache_dir)
+    train, val, notes = find_parts("dataset", options.dataset, cache, test=True)
+    for text in notes:
+        note(text)
+    return [str(file) for file in val or train]
+
+
+def measure(options: Options, files: Sequence[str], model: str, scorer: evaluate.Scorer) -> Any:
     """Return a model's score, of the type that belongs to the data."""
     if options.dataset is None:
         return measure_own(options, model, scorer)
     dataset, tokenizer = options.dataset, scorer.tokenizer
-    kind = kind_of(options, scorer) if options.kind == "auto" else options.kind
+    kind = kind_of(options, files, scorer) if options.kind == "auto" else options.kind
     labels = scorer.config.labels or ()
     fit: Any = {"length": options.block_size or scorer.config.n_positions, "too_long": options.too_long}
     few = partial(_first, options.limit)
@@ -186,18 +196,18 @@ def measure(options: Options, model: str, scorer: evaluate.Scorer) -> Any:
         name, value = list(columns.items())[-1]
         raise UsageError(f"--{name} {value}: of no use, as {dataset} is read as {kind}")
     if kind == "labels":
-        texts = chat.name_labels(few(read(chat.read_labelled, dataset, **columns)), labels)
+        texts = chat.name_labels(few(read(chat.read_labelled, files, **columns)), labels)
         return evaluate.measure_labels(scorer, chat.encode_labelled(texts, tokenizer, labels=labels, **fit))
     template = chat.ChatTemplate.of(tokenizer)
     if kind == "pairs":
-        pairs = few(read(chat.read_pairs, dataset))
+        pairs = few(read(chat.read_pairs, files))
         return evaluate.measure_pairs(scorer, chat.encode_pairs(pairs, tokenizer, template, **fit))
     if kind == "chat":
         if template is None:
             raise UsageError(
                 f"{dataset} holds conversations, but {model} has no chat template; {called('train')} sft gives one"
             )
-        found = chat.encode_conversations(few(read(chat.read_conversations, dataset)), tokenizer, template, **fit)
+        found = chat.encode_conversations(few(read(chat.read_conversations, files)), tokenizer, template, **fit)
         return evaluate.measure_conversations(scorer, found)
     documents = evaluate.read_documents(
         dataset, tokenizer, text_column=options.text_column, prefix=options.prefix, cache_dir=options.cache_dir
@@ -206,27 +216,23 @@ def measure(options: Options, model: str, scorer: evaluate.Scorer) -> Any:
     return evaluate.measure_texts(scorer, documents, context=options.block_size, stride=options.stride)
 
 
-def kind_of(options: Options, scorer: evaluate.Scorer) -> Kind:
+def kind_of(options: Options, files: Sequence[str], scorer: evaluate.Scorer) -> Kind:
     """Return how a data set is read where nothing is said."""
     labels = scorer.config.labels
     if labels is not None and labels != VALUE:
         return "labels" if len(labels) > 1 else "pairs"
-    dataset = str(options.dataset)
-    if dataset in NAMES or (not is_hub(dataset) and not Path(dataset).exists()):
-        return "text"
-    file = next(iter(find_splits(dataset)[0]), "")
-    if suffix_of(file) in (".jsonl", ".json", ".parquet"):
-        columns = next((record for _, record in read_records(Path(file), SUFFIXES)), {})
+    if is_hub(files[0]):
+        columns = columns_and_size(files[0])[0]
     else:
-        columns = columns_and_size(str(file))[0] if is_hub(str(file)) else ()
+        records = read_records(files[0], SUFFIXES) if suffix_of(files[0]) in (".jsonl", ".json", ".parquet") else ()
+        columns = next((record for _, record in records), {})
     has_texts = (options.text_column or TEXT_COLUMN) in columns
     return "chat" if not has_texts and any(field in columns for field in CHAT_FIELDS) else "text"
 
 
-def read(read: Callable[..., list[Any]], dataset: str, **columns: str) -> list[Any]:
-    """Return a data set's examples to validate on, or all where it has none; `read` is one of `jaxgpt.chat`'s."""
-    files = chat.find_files(dataset)
-    return [record for file in files.val or files.train for record in read(file, **columns)]
+def read(read: Callable[..., list[Any]], files: Sequence[str], **columns: str) -> list[Any]:
+    """Return the examples in files; `read` is one of `jaxgpt.chat`'s functions."""
+    return [record for file in files for record in read(file, **columns)]
 
 
 def measure_own(options: Options, model: str, scorer: evaluate.Scorer) -> Any:

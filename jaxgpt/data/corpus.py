@@ -101,18 +101,18 @@ def load_corpus(
     separated by the end-of-text token, by a line end where the tokenizer has none.
 
     Args:
-        dataset: "plays" (bundled), "shakespeare", "openwebtext" or "fineweb" (downloaded), a text file, a file of
-            records (.parquet, .jsonl, .json, .csv, .tsv; but for parquet also .gz) with a text a row, a folder of
-            these, a data set of the hub, `hub:OWNER/NAME[@REVISION][:SPLIT]`, or tokens, ours or nanoGPT's, which are
-            used as they are: a folder with `train.bin` and `val.bin`, or a .bin file, whose last ids are for
-            validation.
+        dataset: "plays" (bundled), "shakespeare", "wikitext2", "wikitext103", "openwebtext" or "fineweb" (downloaded),
+            a text file, a file of records (.parquet, .jsonl, .json, .csv, .tsv; but for parquet also .gz) with a text
+            a row, a folder of these, a data set of the hub, `hub:OWNER/NAME[@REVISION][:SPLIT]`, or tokens, ours or
+            nanoGPT's, which are used as they are: a folder with `train.bin` and `val.bin`, or a .bin file, whose last
+            ids are for validation.
         tokenizer: "char", "bpe" (both made from the text), what `load_tokenizer` takes, or a tokenizer. None is the
             folder's own for token files (GPT-2's if it has none; nanoGPT's `meta.pkl` is one), "gpt2" for downloads
             from the hub, else "char".
         val_dataset: likewise, to validate on: its own part for that, or else all of it; tokens where `dataset` is.
         cache_dir: default_cache_dir() by default.
         block_size: T; both splits must be longer.
-        val_fraction: for validation; None is 0.1, and 0.0005 for downloads from the hub.
+        val_fraction: for validation; None is 0.1, and 0.0005 of openwebtext and fineweb.
         bpe_vocab_size: of the vocabulary that "bpe" learns, from at most the first 268 million characters to train on.
         text_column: of records, the column with the text; None is "text".
         document_separator: a text that separates documents in text files, such as "<|endoftext|>".

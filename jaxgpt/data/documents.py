@@ -9,7 +9,7 @@ import hashlib
 import io
 import itertools
 import re
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from operator import itemgetter
 from pathlib import Path
 
@@ -36,7 +36,8 @@ class DocumentFiles:
         paths: in the order in which they are read; a text is the name of a data set of the hub, as of `read_hub`.
         val_fraction: of the documents, for validation.
         val_paths: likewise, to validate on, in the place of a fraction.
-        rows: those of the paths that are records; the others are texts, whatever their names.
+        rows: those of the paths that are records; the others are texts, whatever their names. By each, what stands
+            between its rows where they are parts of one text, and None where each is a document.
         text_column: of records, the column with the text.
         separator: what separates documents in text files; None where each file is one.
     """
@@ -48,7 +49,7 @@ class DocumentFiles:
         val_fraction: float,
         *,
         val_paths: Sequence[Path | str] = (),
-        rows: Collection[Path | str],
+        rows: Mapping[Path | str, str | None],
         text_column: str = TEXT_COLUMN,
         separator: str | None = None,
     ):
@@ -73,6 +74,7 @@ class DocumentFiles:
         """
         kind = ["documents", self._every, len(self._train_paths), len(self._val_paths), self._column, self._separator]
         kind += [len(self._rows)] if 0 < len(self._rows) < len(self.paths) else []
+        kind += [separator for separator in self._rows.values() if separator is not None]
         digest = hashlib.sha256(f"{kind}\n".encode(errors="surrogatepass"))
         for path in self.paths:
             if isinstance(path, str):
@@ -112,7 +114,8 @@ class DocumentFiles:
             rows, _ = read_hub(path, self._column)
             yield from (self._text(f"{path} row {n}", row.get(self._column)) for n, row in enumerate(rows, start=1))
         elif path in self._rows and suffix_of(path) == ".parquet":
-            yield from (iter([text]) for text in self._rows_of_parquet(path))
+            texts, between = self._rows_of_parquet(path), self._rows[path]
+            yield from (iter([text]) for text in texts) if between is None else [_joined(texts, between)]
         elif path in self._rows:
             for where, record in read_records(path, SUFFIXES[1:]):
                 if self._column not in record:
@@ -146,6 +149,14 @@ class DocumentFiles:
     def _missing(self, where: str, columns: list[str]) -> UsageError:
         there = ", ".join(map(repr, columns)) or "none"
         return UsageError(f"{where}: no column {self._column!r}; text_column must be one of its columns: {there}")
+
+
+def _joined(texts: Iterator[str], separator: str) -> Iterator[str]:
+    """Yield the pieces of one text, made of several."""
+    yield next(texts, "")
+    for text in texts:
+        yield separator
+        yield text
 
 
 def are_records(path: Path | str) -> bool:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import urllib.error
 import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import huggingface_hub
-from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
 from jaxgpt.errors import UsageError
 from jaxgpt.files import replacing, sha256
@@ -23,6 +23,9 @@ _CHUNK = 1 << 20  # bytes
 class WebFile:
     """One file on the web, and the SHA-256 it must have."""
 
+    has_splits: ClassVar = False
+    row_separator: ClassVar = None
+
     url: str
     file: str
     sha256: str
@@ -31,11 +34,31 @@ class WebFile:
 
 @dataclass(frozen=True)
 class HubFiles:
-    """Files of a data set on the Hugging Face hub, by pattern. A commit of the hub is its own checksum."""
+    """Files of a data set on the Hugging Face hub. A commit of the hub is its own checksum.
+
+    Attributes:
+        repo: the data set.
+        files: their pattern, in which {split} stands for train, validation or test where it has these.
+        val_fraction: of the documents, for validation, where the data set has no split for that.
+        revision: the commit; None for the newest.
+        row_separator: what stands between rows that are parts of one text; None where each is a document.
+    """
 
     repo: str
     files: str
-    val_fraction: float
+    val_fraction: float = 0.1
+    revision: str | None = None
+    row_separator: str | None = None
+
+    @property
+    def has_splits(self) -> bool:
+        return "{split}" in self.files
+
+
+def _wikitext(config: str) -> HubFiles:
+    """Return files of WikiText (Merity et al. 2016), a line a row, joined as in published perplexities."""
+    revision = "b08601e04326c79dfdd32d625aee71d232d685c3"
+    return HubFiles("Salesforce/wikitext", f"{config}/{{split}}-*.parquet", revision=revision, row_separator="\n\n")
 
 
 DOWNLOADS: dict[str, WebFile | HubFiles] = {
@@ -47,15 +70,18 @@ DOWNLOADS: dict[str, WebFile | HubFiles] = {
     ),
     "openwebtext": HubFiles("Skylion007/openwebtext", "plain_text/*.parquet", val_fraction=0.0005),
     "fineweb": HubFiles("HuggingFaceFW/fineweb", "sample/10BT/*.parquet", val_fraction=0.0005),
+    "wikitext2": _wikitext("wikitext-2-raw-v1"),
+    "wikitext103": _wikitext("wikitext-103-raw-v1"),
 }
 
 
-def download(name: str, cache_dir: Path) -> list[Path]:
+def download(name: str, cache_dir: Path, split: str = "train") -> list[Path]:
     """Return the files of one of `DOWNLOADS`, from `cache_dir` if they are there.
 
     Args:
         name: its key.
         cache_dir: downloads go to `downloads/` in it.
+        split: which of its files, where it has splits.
 
     Raises:
         UsageError: if it cannot be had, saying where to put it by hand; or if its checksum is wrong.
@@ -63,19 +89,25 @@ def download(name: str, cache_dir: Path) -> list[Path]:
     origin = DOWNLOADS[name]
     if isinstance(origin, WebFile):
         return [web_file(name, origin, cache_dir)]
+    files, folder = origin.files.format(split=split), cache_dir / "downloads" / name
+    if origin.revision is not None and (found := _complete(folder, files)):
+        return found
+    reason = "not all are there"
     try:
-        folder = huggingface_hub.snapshot_download(
-            origin.repo,
-            repo_type="dataset",
-            allow_patterns=origin.files,
-            local_dir=cache_dir / "downloads" / name,
+        if origin.revision is not None:  # without a network this fails at once, and what is below only after retries
+            huggingface_hub.HfApi().dataset_info(origin.repo, revision=origin.revision)
+        place = huggingface_hub.snapshot_download(
+            origin.repo, repo_type="dataset", revision=origin.revision, allow_patterns=files, local_dir=folder
         )
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        raise UsageError(
-            f"dataset {name!r}: {origin.files} of the hub's data set {origin.repo} cannot be downloaded "
-            f"({_first_line(error)}); put these files into a folder by hand and give the folder as the dataset"
-        ) from None
-    return sorted(Path(folder).glob(origin.files))
+        if found := _complete(Path(place), files):
+            return found
+    except Exception as error:  # besides its own, the HTTP client's, which is not the same in all versions
+        reason = _first_line(error)
+    what = f"{files} of the hub's data set {origin.repo}"
+    by_hand = "a folder by hand and give the folder as the dataset"
+    if origin.revision is not None:
+        what, by_hand = f"{what} at {origin.revision}", f"{folder} by hand"
+    raise UsageError(f"dataset {name!r}: {what} cannot be downloaded ({reason}); put these files into {by_hand}")
 
 
 def web_file(name: str, origin: WebFile, cache_dir: Path) -> Path:
@@ -118,6 +150,13 @@ def _check(origin: WebFile, path: Path) -> None:
         raise UsageError(
             f"{path}: SHA-256 is {found}, not {origin.sha256}; take it away to download {origin.url} again"
         )
+
+
+def _complete(folder: Path, pattern: str) -> list[Path]:
+    """Return files sorted by name; none if there are fewer than their names say, as in train-00000-of-00002.parquet."""
+    found = sorted(folder.glob(pattern))
+    totals = [int(total) for file in found for total in re.findall(r"-of-(\d+)", file.name)]
+    return found if len(found) >= max(totals, default=0) else []
 
 
 def _first_line(error: Exception) -> str:

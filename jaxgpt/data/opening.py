@@ -26,6 +26,7 @@ def open_source(
     text_column: str | None = None,
     separator: str | None = None,
     cache_dir: Path | None = None,
+    test: bool = False,
 ) -> Source:
     """Open a corpus by name, a file, a folder or a data set of the hub.
 
@@ -36,17 +37,18 @@ def open_source(
         text_column: of records, the column with the text; None is "text".
         separator: what separates documents in text files; None where each file is one.
         cache_dir: downloads go to `downloads/` in it; None for `default_cache_dir()`.
+        test: of a corpus by name that has a part to test on, open that alone, to validate on.
 
     Raises:
         UsageError: there is nothing to read, or an argument has no meaning for what there is.
     """
     cache = cache_dir or default_cache_dir()
-    train, val, notes = _find("dataset", dataset, cache)
-    rows = _rows([*train, *val])
+    train, val, notes = find_parts("dataset", dataset, cache, test=test)
+    rows = _rows(dataset, [*train, *val])
     if val_dataset is not None:
-        own, beside, more = _find("val_dataset", val_dataset, cache)
+        own, beside, more = find_parts("val_dataset", val_dataset, cache)
         val, notes = beside or own, [*notes, *more]
-        rows = [*_rows(train), *_rows(val)]
+        rows = {**_rows(dataset, train), **_rows(val_dataset, val)}
     if val and val_fraction is not None:
         where = dataset if val_dataset is None else val_dataset
         raise UsageError(
@@ -78,20 +80,36 @@ def default_cache_dir() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "jaxgpt"
 
 
-def _rows(paths: Paths) -> Paths:
-    """Return what of a data set is read row by row: all of it, or nothing, as a text may have any name."""
-    return paths if all(map(are_records, paths)) else []
+def find_parts(what: str, dataset: str | Path, cache: Path, *, test: bool = False) -> tuple[Paths, Paths, list[str]]:
+    """Return what to train on, what to validate on if that is told apart, and what is to be said of both.
 
+    Args:
+        what: what messages call it.
+        dataset, test: see `open_source`.
+        cache: the folder of downloads.
 
-def _find(what: str, dataset: str | Path, cache: Path) -> tuple[Paths, Paths, list[str]]:
-    """Return what to train on, what to validate on if that is told apart, and what is to be said of both."""
+    Raises:
+        UsageError: there is no such data set, or it can't be downloaded.
+    """
     if dataset == "plays":
         return sorted(PLAYS_FOLDER.glob("*.txt")), [], []
     if isinstance(dataset, str) and dataset in DOWNLOADS:
-        return download(dataset, cache), [], []
+        if not DOWNLOADS[dataset].has_splits:
+            return download(dataset, cache), [], []
+        train = [] if test else download(dataset, cache, "train")
+        return train, download(dataset, cache, "test" if test else "validation"), []
     if not is_hub(dataset) and not Path(dataset).exists():
         raise UsageError(
             f"{what} {str(dataset)!r}: no such file or folder, nor one of {', '.join(NAMES)}"
             f"{did_you_mean(str(dataset), NAMES)}"
         )
     return find_splits(dataset)
+
+
+def _rows(dataset: str | Path, paths: Paths) -> dict[Path | str, str | None]:
+    """Return what of a data set is read row by row, as `DocumentFiles` takes it.
+
+    It is all of it, or nothing, as a text may have any name.
+    """
+    separator = DOWNLOADS[str(dataset)].row_separator if str(dataset) in DOWNLOADS else None
+    return dict.fromkeys(paths, separator) if all(map(are_records, paths)) else {}

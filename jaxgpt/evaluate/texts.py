@@ -171,7 +171,8 @@ def read_documents(
     Args:
         dataset: what training takes (see `jaxgpt.data.opening.open_source`): of a folder or data set of the hub with a
             split to validate on that split, else all; each row of records or file is a text. Or a .bin file of tokens,
-            or a folder with `val.bin`: one text. Or a corpus by name, of which the part for validation is one text.
+            or a folder with `val.bin`: one text. Or a corpus by name, of which the part to test on, or else that for
+            validation, is one text.
         tokenizer: the model's.
         text_column: the column of records that holds the text; None is "text".
         prefix: read the end-of-text token before each text, so that its first token is scored, too.
@@ -183,17 +184,19 @@ def read_documents(
     path = Path(dataset)
     start = _start(tokenizer, prefix)
     tokens = _token_file(path)
-    if tokens is not None or (dataset in NAMES and not path.exists()):
+    if tokens is not None:
         if text_column is not None:
             raise UsageError(f"text_column {text_column!r}: {dataset} has no columns")
-        if tokens is not None:
-            yield _of_tokens(TokenFile(tokens, tokenizer.vocab_size), tokenizer)
-        else:
-            yield _of_tokens(load_corpus(dataset, tokenizer, block_size=1, cache_dir=cache_dir).val, tokenizer)
+        yield _of_tokens(TokenFile(tokens, tokenizer.vocab_size), tokenizer)
         return
-    files = open_source(dataset, text_column=text_column)
+    cache = None if cache_dir is None else Path(cache_dir)
+    files = open_source(dataset, text_column=text_column, cache_dir=cache, test=True)
     if not isinstance(files, DocumentFiles):
-        files = DocumentFiles(dataset, files.paths, VAL_FRACTION, rows=())
+        files = DocumentFiles(dataset, files.paths, VAL_FRACTION, rows={})
+    if dataset in NAMES and not files.held_out:  # of which a share is held out
+        corpus = load_corpus(dataset, tokenizer, block_size=1, text_column=text_column, cache_dir=cache)
+        yield _of_tokens(corpus.val, tokenizer)
+        return
     for place in files.held_out or files.paths:
         for pieces in files.read([place]):
             text = "".join(pieces)

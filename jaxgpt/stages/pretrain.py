@@ -37,7 +37,7 @@ class PretrainConfig(SampleConfig, RunConfig):
     dataset: PathName = flag(
         "plays",
         "a file or folder of text, records (parquet, jsonl, csv …) or .bin tokens; hub:OWNER/NAME[:SPLIT]; or a name: "
-        "plays, shakespeare, openwebtext, fineweb",
+        "plays, shakespeare, wikitext2, wikitext103, openwebtext, fineweb",
         per_host=True,
         group="data",
     )

@@ -3,6 +3,7 @@ import re
 from pathlib import Path
 from types import SimpleNamespace
 
+import huggingface_hub
 import pytest
 
 from jaxgpt.chat import DEFAULT_TEMPLATE, add_template
@@ -118,6 +119,17 @@ def test_bad_input_is_one_line_and_exit_code_2(run, capsys, flags, message):
     places = {"TEXT": str(run.parent / "text.txt"), "RUN": str(run)}
     result = call(capsys, run, *(places.get(word, word) for word in flags))
     assert result.code == 2 and message in result.err and result.err.count("\n") == 1, result.err
+
+
+def test_data_are_looked_for_before_models_are_opened(capsys, tmp_path, monkeypatch):
+    def fail(*_, **__):
+        raise RuntimeError("no network")
+
+    monkeypatch.setattr(huggingface_hub.HfApi, "dataset_info", fail)
+    result = call(capsys, "no/model", "--dataset", "wikitext2", "--cache_dir", tmp_path)
+    assert result.code == 2 and result.err.count("\n") == 1
+    assert "'wikitext2': wikitext-2-raw-v1/test-*.parquet of the hub's" in result.err and "no network" in result.err
+    assert "dataset 'no/such'" in call(capsys, "no/model", "--dataset", "no/such").err
 
 
 def test_a_model_that_is_no_run_needs_a_dataset(bpe, capsys):

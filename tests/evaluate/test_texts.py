@@ -121,6 +121,19 @@ def test_one_text_gives_one_figure_from_every_kind_of_file(scorer, tmp_path):
     assert len({(score.nats, score.tokens, score.bytes) for score in scores}) == 1
 
 
+def test_wikitext_by_name_is_the_text_of_the_published_recipe(scorer, tmp_path):
+    pa, pq = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    lines = ["", f" = {TEXT[:20]} = \n", "", f" {TEXT} \n"]
+    folder = tmp_path / "downloads" / "wikitext103" / "wikitext-103-raw-v1"
+    folder.mkdir(parents=True)
+    for split, rows in (("train", ["not this"]), ("validation", ["nor this"]), ("test", lines)):
+        pq.write_table(pa.table({"text": rows}), folder / f"{split}-00000-of-00001.parquet")
+    (tmp_path / "text.txt").write_text("\n\n".join(lines), encoding="utf-8")
+    found = [read_documents(name, BPE, cache_dir=str(tmp_path)) for name in ("wikitext103", str(tmp_path / "text.txt"))]
+    scores = [measure_texts(scorer, documents, stride=7) for documents in found]
+    assert scores[0] == scores[1] and scores[0].texts == 1
+
+
 @pytest.mark.parametrize("kind", ["int8", "int4"])
 def test_quantized_weights_give_nearly_the_same(scorer, draw, kind):
     documents = [Document(np.array(BPE.encode(TEXT)), 1, None)]
