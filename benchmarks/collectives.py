@@ -148,7 +148,7 @@ def compile_step(
     from jaxgpt.mesh import batch_sharding, make_mesh
     from jaxgpt.model.atlas import parameters
     from jaxgpt.model.gpt import GPT
-    from jaxgpt.objectives.base import pretrain
+    from jaxgpt.objectives.next_tokens import pretrain
     from jaxgpt.stages.pretrain import PretrainConfig
     from jaxgpt.train.trainer import Trainer
 

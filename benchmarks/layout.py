@@ -23,7 +23,7 @@ from jaxgpt.devices import start_devices
 from jaxgpt.model.cache import KVCache
 from jaxgpt.model.config import GPTConfig
 from jaxgpt.model.gpt import GPT, Block, layer_norm
-from jaxgpt.objectives.base import pretrain
+from jaxgpt.objectives.next_tokens import pretrain
 from jaxgpt.stages.pretrain import PretrainConfig
 from jaxgpt.train.loop import run
 from jaxgpt.train.state import TrainState

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from benchmarks import decode, report, shapes
 from benchmarks.timing import Benchmark, Work, measure
 from jaxgpt import GPT, GPTConfig
-from jaxgpt.decode.sampling import Sampling
+from jaxgpt.decode.sampling_config import Sampling
 from jaxgpt.decode.step import prefill
 from jaxgpt.devices import start_devices
 

@@ -13,7 +13,7 @@ from benchmarks import decode
 from benchmarks.timing import Benchmark, Work
 from jaxgpt import GPT, generate
 from jaxgpt.decode.rows import bucket
-from jaxgpt.decode.sampling import Sampling
+from jaxgpt.decode.sampling_config import Sampling
 from jaxgpt.decode.step import DecodeState
 from jaxgpt.decode.step import decode as decode_until
 from jaxgpt.devices import start_devices

@@ -19,7 +19,7 @@ from jaxgpt.mesh import batch_divisor, make_mesh, put_batch
 from jaxgpt.model.atlas import parameters
 from jaxgpt.model.config import GPTConfig
 from jaxgpt.model.gpt import GPT
-from jaxgpt.objectives.base import pretrain
+from jaxgpt.objectives.next_tokens import pretrain
 from jaxgpt.runs.checkpoint import Checkpoints
 from jaxgpt.runs.manifest import Progress
 from jaxgpt.stages.pretrain import PretrainConfig

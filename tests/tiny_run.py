@@ -11,7 +11,7 @@ from jaxgpt.mesh import make_mesh
 from jaxgpt.model.atlas import map_parameters, parameters
 from jaxgpt.model.config import GPTConfig
 from jaxgpt.model.gpt import GPT
-from jaxgpt.objectives.base import pretrain
+from jaxgpt.objectives.next_tokens import pretrain
 from jaxgpt.train.config import OptimizerConfig
 from jaxgpt.train.optimizer import adamw
 from jaxgpt.train.state import TrainState, abstract_state, init_params

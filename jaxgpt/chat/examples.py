@@ -18,7 +18,8 @@ from jaxtyping import Float, Int
 
 from jaxgpt.chat.encoded import EncodedPair, LabelledIds
 from jaxgpt.chat.template import Encoded
-from jaxgpt.data.batches import Batch, pack, pad_batch, rows_of
+from jaxgpt.data.batches import Batch, rows_of
+from jaxgpt.data.packing import pack, pad_batch
 from jaxgpt.errors import UsageError
 
 Rows = Int[np.ndarray, " B"]

@@ -1,4 +1,4 @@
-"""The process in which `templates` renders Jinja templates from anyone's folder: a bad one can do no harm from here.
+"""The program in which Jinja templates from anyone's folder are rendered: a bad one can do no harm from here.
 
 Templates see plain data in Jinja's sandbox, which keeps them from Python and so from files and network. Time and memory
 are limited by the operating system, whatever a template spends them on. What transformers gives to templates is here

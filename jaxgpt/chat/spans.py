@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 from itertools import chain, tee
 from typing import Any
 
-from jaxgpt.chat.rendering import Template
+from jaxgpt.chat.template_process import Template
 from jaxgpt.errors import UsageError
 
 _BLOCK = re.compile(r"\{%[-+]?\s*generation\s*[-+]?%\}")

@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 
 from jaxgpt.chat.records import Message
-from jaxgpt.chat.rendering import Template
 from jaxgpt.chat.spans import has_blocks, render_turns
+from jaxgpt.chat.template_process import Template
 from jaxgpt.errors import UsageError
 from jaxgpt.files import regular
 from jaxgpt.tokenizers.bpe import replace_surrogates

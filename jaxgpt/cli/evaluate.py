@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from jaxgpt import chat, evaluate
-from jaxgpt.chat.fitting import TooLong
+from jaxgpt.chat.too_long import TooLong
 from jaxgpt.cli.dialects import translate
 from jaxgpt.command_line import command, parse
 from jaxgpt.commands import called

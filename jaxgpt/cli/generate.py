@@ -18,7 +18,7 @@ from jaxgpt.cli.speed import Steps, TimedStream
 from jaxgpt.command_line import command, parse
 from jaxgpt.commands import called
 from jaxgpt.decode.rows import DEFAULT_COUNT, Overflow
-from jaxgpt.decode.sampling import Sampling
+from jaxgpt.decode.sampling_config import Sampling
 from jaxgpt.decode.text import TextStream
 from jaxgpt.errors import UsageError
 from jaxgpt.files import regular

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from jaxgpt.decode.continuous import generate_many
     from jaxgpt.decode.dialogue import Chat
     from jaxgpt.decode.engine import generate, stream
-    from jaxgpt.decode.sampling import Sampling
+    from jaxgpt.decode.sampling_config import Sampling
 
 __all__ = ["Chat", "Sampling", "generate", "generate_many", "stream"]
 __getattr__, __dir__ = on_first_use(__name__)

@@ -24,7 +24,7 @@ from jaxtyping import Int
 from jaxgpt import checks
 from jaxgpt.decode.engine import decoder, row_keys
 from jaxgpt.decode.rows import Overflow, Rows, StopIds, bucket
-from jaxgpt.decode.sampling import Sampling, SamplingOptions, fitted
+from jaxgpt.decode.sampling_config import Sampling, SamplingOptions, fitted
 from jaxgpt.decode.step import DecodeState, decode_step, prefill
 from jaxgpt.errors import UsageError
 from jaxgpt.model.cache import KVCache

@@ -10,13 +10,13 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 
 from jaxgpt import checks
-from jaxgpt.chat.fitting import cut_messages
 from jaxgpt.chat.records import Message
 from jaxgpt.chat.template import ChatTemplate
+from jaxgpt.chat.too_long import cut_messages
 from jaxgpt.decode.draft import Draft
 from jaxgpt.decode.engine import Stream, stream
 from jaxgpt.decode.rows import DEFAULT_COUNT, Overflow
-from jaxgpt.decode.sampling import SamplingOptions
+from jaxgpt.decode.sampling_config import SamplingOptions
 from jaxgpt.decode.text import TextStream
 from jaxgpt.errors import UsageError
 from jaxgpt.model.config import GPTConfig

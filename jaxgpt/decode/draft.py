@@ -17,7 +17,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Bool, Int
 
 from jaxgpt import checks
-from jaxgpt.decode.sampling import Sampling
+from jaxgpt.decode.sampling_config import Sampling
 from jaxgpt.decode.step import DecodeState, decode_step, read
 from jaxgpt.errors import UsageError
 from jaxgpt.model.cache import KVCache

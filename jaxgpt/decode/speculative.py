@@ -18,7 +18,7 @@ from jax import Array
 from jaxtyping import Int
 
 from jaxgpt.decode.draft import Draft
-from jaxgpt.decode.sampling import Sampling
+from jaxgpt.decode.sampling_config import Sampling
 from jaxgpt.decode.step import DecodeState, choose_after, decode_step, read
 from jaxgpt.model.cache import KVCache
 from jaxgpt.model.gpt import GPT

@@ -12,8 +12,8 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Bool, Float, Int
 
-from jaxgpt.decode.choose import choose
-from jaxgpt.decode.sampling import Sampling
+from jaxgpt.decode.sampling import choose
+from jaxgpt.decode.sampling_config import Sampling
 from jaxgpt.model.cache import KVCache
 from jaxgpt.model.gpt import GPT, applied
 

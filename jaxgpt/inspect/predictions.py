@@ -13,8 +13,8 @@ from jax import Array
 from jaxtyping import Float
 
 from jaxgpt import checks
-from jaxgpt.decode.choose import filter_logits
-from jaxgpt.decode.sampling import Sampling
+from jaxgpt.decode.sampling import filter_logits
+from jaxgpt.decode.sampling_config import Sampling
 from jaxgpt.errors import UsageError
 from jaxgpt.model.config import GPTConfig
 from jaxgpt.model.gpt import GPT, applied

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 from jaxgpt.lazy import on_first_use
 
 if TYPE_CHECKING:
-    from jaxgpt.objectives.base import Objective, Sums, pretrain, with_adapters
+    from jaxgpt.objectives.base import Objective, Sums, with_adapters
     from jaxgpt.objectives.classification import classify, confusion, predict
+    from jaxgpt.objectives.next_tokens import pretrain
     from jaxgpt.objectives.preferences import (
         dpo,
         no_reference,

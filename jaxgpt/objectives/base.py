@@ -13,12 +13,8 @@ import jax
 from jax import Array
 from jaxtyping import Float
 
-from jaxgpt.data.batches import Batch
-from jaxgpt.model.gpt import GPT, applied
 from jaxgpt.model.lora import merge
 from jaxgpt.model.lora_config import LoRA
-from jaxgpt.objectives.cross_entropy import cross_entropy
-from jaxgpt.objectives.outputs import dropout
 from jaxgpt.parallel import shared_key
 
 Params = Any
@@ -46,20 +42,6 @@ Objective = Callable[[Params, Any, Array | None], Sums]
 
 The batch is a record with the rows first in every array: `Batch`, `Labelled`, `Pairs`.
 """
-
-
-def pretrain(model: GPT) -> Objective:
-    """Next-token cross-entropy, in nats per token."""
-    return partial(_next_tokens, model)
-
-
-def _next_tokens(model: GPT, params: Params, batch: Batch, key: Array | None) -> Sums:
-    apply = applied(model, params)
-    hidden, _ = apply(
-        batch.tokens, positions=batch.positions, segment_ids=batch.segment_ids, method="hidden", **dropout(key)
-    )
-    loss = cross_entropy(hidden, apply(method="head"), batch.targets, batch.weights)
-    return Sums(loss, batch.weights.sum())
 
 
 def with_adapters(objective: Objective, lora: LoRA) -> Objective:

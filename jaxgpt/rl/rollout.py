@@ -16,7 +16,8 @@ import numpy as np
 from jax import Array
 from jaxtyping import Float
 
-from jaxgpt.data.batches import Batch, pad_batch
+from jaxgpt.data.batches import Batch
+from jaxgpt.data.packing import pad_batch
 from jaxgpt.decode.engine import generate
 from jaxgpt.errors import UsageError
 from jaxgpt.model.gpt import GPT

@@ -146,7 +146,7 @@ class Stage(Generic[FlagsT]):
         self, trainer: train.Trainer, state: train.TrainState
     ) -> Iterator[tuple[int, train.TrainState, train.StepMetrics]]:
         """Yield (iterations done, state, metrics) up to the end of the run."""
-        batches = partial(self._put_batch, trainer)
+        batches = partial(trainer.feed, self.batch)
         return train.run(trainer.step, state, batches, until=self.flags.max_iters)
 
     def evaluate(self, trainer: train.Trainer, params: Any) -> dict[str, float]:
@@ -350,9 +350,6 @@ class Stage(Generic[FlagsT]):
             return False
         print(f"{folder} is already done: step {step} of {self.flags.max_iters}")
         return self.flags.dry_run or step > self.flags.max_iters or gather(is_shown(folder, step))[0]
-
-    def _put_batch(self, trainer: train.Trainer, step: int) -> Any:
-        return trainer.put(self.batch(step, **trainer.shard))
 
     def _line(self, trainer: train.Trainer, step: int) -> train.ProgressLine:
         # Of this process's rows; all processes have as many.

@@ -15,7 +15,7 @@ from jaxgpt.objectives.dpo_config import DPOConfig
 from jaxgpt.progress import bar
 from jaxgpt.stages.base import Record, show_curve
 from jaxgpt.stages.finetune import SHOWN_PROMPTS, FineTuneConfig
-from jaxgpt.stages.reward import PAIR_FILE, FromPairs
+from jaxgpt.stages.pairs import PAIR_FILE, FromPairs
 from jaxgpt.train.config import SampleConfig
 
 REFERENCE = "reference.npz"

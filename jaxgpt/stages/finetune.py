@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from jaxgpt import chat, decode, hf, model, objectives, runs, tokenizers, train
-from jaxgpt.chat.fitting import TooLong
+from jaxgpt.chat.too_long import TooLong
 from jaxgpt.commands import next_command
 from jaxgpt.data.opening import VAL_FRACTION
 from jaxgpt.devices import is_first, process_count

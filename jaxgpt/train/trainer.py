@@ -95,6 +95,10 @@ class Trainer:
         """Place this process's rows of a batch on its devices."""
         return put_batch(self.mesh, batch)
 
+    def feed(self, batch: Callable[..., Any], step: int) -> Any:
+        """Make this process's rows of a step's batch, and place them on its devices."""
+        return put_batch(self.mesh, batch(step, **self.shard))
+
     def budget(self, batch: Any, *, counted: bool) -> str:
         """Return the table of parameters, memory and arithmetic; compiles the step to learn its memory.
 

@@ -113,7 +113,7 @@ def compare_answers(sft: Path, data: Path, clock: Clock) -> None:
     if all((data / f"pairs-{part}.jsonl").exists() for part in PARTS):
         return
     print("\n== pairs: the model's answers, by the rule", flush=True)
-    from recipes.align.pairs import write_pairs
+    from recipes.align.make_pairs import write_pairs
 
     with clock.measures("pairs"):
         show(data, write_pairs(sft, data))

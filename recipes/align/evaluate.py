@@ -15,7 +15,8 @@ import numpy as np
 from jaxgpt.chat.encoded import encode_pairs, encode_prompts
 from jaxgpt.chat.reading import read_pairs, read_prompts
 from jaxgpt.chat.template import ChatTemplate
-from jaxgpt.data.batches import Batch, pad_batch
+from jaxgpt.data.batches import Batch
+from jaxgpt.data.packing import pad_batch
 from jaxgpt.decode.engine import generate
 from jaxgpt.model.config import GPTConfig
 from jaxgpt.model.gpt import GPT

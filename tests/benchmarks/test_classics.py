@@ -9,7 +9,7 @@ from benchmarks import classics
 from benchmarks.roofline import Load, Roof, model_load
 from benchmarks.shapes import progress
 from jaxgpt import GPT, GPTConfig, generate
-from jaxgpt.decode.sampling import Sampling
+from jaxgpt.decode.sampling_config import Sampling
 from jaxgpt.decode.step import decode_step, prefill
 from jaxgpt.model.cache import KVCache
 from jaxgpt.train import init_params

@@ -17,7 +17,8 @@ from jaxgpt.chat.examples import (
     take_rows,
 )
 from jaxgpt.chat.template import Encoded
-from jaxgpt.data.batches import Batch, pad_batch
+from jaxgpt.data.batches import Batch
+from jaxgpt.data.packing import pad_batch
 from jaxgpt.errors import UsageError
 
 

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jaxgpt.data.batches import Batch, eval_batch, pack, pad_batch, random_batch
+from jaxgpt.data.batches import Batch, eval_batch, random_batch
+from jaxgpt.data.packing import pack, pad_batch
 from jaxgpt.errors import UsageError
 
 DATA = np.arange(1000, dtype=np.uint16)

@@ -14,7 +14,7 @@ from jaxgpt.decode.continuous import generate_many
 from jaxgpt.decode.draft import PromptLookup
 from jaxgpt.decode.engine import generate, stream
 from jaxgpt.decode.rows import bucket
-from jaxgpt.decode.sampling import Sampling
+from jaxgpt.decode.sampling_config import Sampling
 from jaxgpt.errors import UsageError
 from jaxgpt.inspect import token_log_probs
 from jaxgpt.model.atlas import map_parameters

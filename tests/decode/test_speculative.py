@@ -9,7 +9,7 @@ import pytest
 
 from jaxgpt.decode.draft import DraftModel, PromptLookup
 from jaxgpt.decode.engine import generate, stream
-from jaxgpt.decode.sampling import Sampling
+from jaxgpt.decode.sampling_config import Sampling
 from jaxgpt.decode.speculative import speculate, verify
 from jaxgpt.decode.step import DecodeState, prefill
 from jaxgpt.errors import UsageError

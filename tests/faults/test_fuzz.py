@@ -18,7 +18,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import load_file, save_file
 
-from jaxgpt.chat import rendering as templates
+from jaxgpt.chat import template_process as templates
 from jaxgpt.chat.records import Message
 from jaxgpt.chat.template import DEFAULT_TEMPLATE, ChatTemplate, add_template
 from jaxgpt.cli.train import read_stage

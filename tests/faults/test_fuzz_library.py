@@ -14,7 +14,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from jaxgpt import GPT, GPTConfig, generate, load_corpus, load_pretrained, load_tokenizer, save_pretrained
-from jaxgpt.data.batches import eval_batch, pack, pad_batch, random_batch
+from jaxgpt.data.batches import eval_batch, random_batch
+from jaxgpt.data.packing import pack, pad_batch
 from jaxgpt.decode.continuous import generate_many
 from jaxgpt.decode.draft import DraftModel, PromptLookup
 from jaxgpt.decode.engine import stream

@@ -10,7 +10,7 @@ import pytest
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from jaxgpt.decode.sampling import Sampling
+from jaxgpt.decode.sampling_config import Sampling
 from jaxgpt.decode.step import DecodeState, decode
 from jaxgpt.errors import UsageError
 from jaxgpt.hf.convert import load_pretrained

@@ -17,7 +17,8 @@ from jaxgpt.model.config import GPTConfig
 from jaxgpt.model.gpt import GPT
 from jaxgpt.model.lora import adapter_parameters, init_adapters, is_adapter, merge, without_adapters
 from jaxgpt.model.lora_config import TARGETS, LoRA
-from jaxgpt.objectives.base import Sums, pretrain, with_adapters
+from jaxgpt.objectives.base import Sums, with_adapters
+from jaxgpt.objectives.next_tokens import pretrain
 from jaxgpt.train.state import TrainState, join, split
 from jaxgpt.train.step import make_step
 

@@ -18,7 +18,7 @@ from recipes.align import data, rules
 from recipes.align.__main__ import Clock, run
 from recipes.align.commands import FREE, HELD, Stage, checkpoints, stages
 from recipes.align.evaluate import Answers
-from recipes.align.pairs import ILL_FORMED, STATEMENT, pairs
+from recipes.align.make_pairs import ILL_FORMED, STATEMENT, pairs
 from recipes.align.rules import END
 
 

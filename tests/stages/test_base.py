@@ -8,7 +8,8 @@ import pytest
 from jaxgpt.cli import train as command
 from jaxgpt.data.batches import eval_batch
 from jaxgpt.model.gpt import GPT
-from jaxgpt.objectives.base import Objective, Sums, pretrain
+from jaxgpt.objectives.base import Objective, Sums
+from jaxgpt.objectives.next_tokens import pretrain
 from jaxgpt.runs.weights import load_params
 from jaxgpt.stages import Pretrain
 from jaxgpt.train.loop import make_evaluate

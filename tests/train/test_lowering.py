@@ -19,7 +19,8 @@ from jaxgpt.model.atlas import parameters
 from jaxgpt.model.attention_kernels import cudnn_works
 from jaxgpt.model.config import GPTConfig
 from jaxgpt.model.gpt import GPT
-from jaxgpt.objectives.base import Objective, pretrain
+from jaxgpt.objectives.base import Objective
+from jaxgpt.objectives.next_tokens import pretrain
 from jaxgpt.objectives.preferences import dpo, reward
 from jaxgpt.stages.pretrain import PretrainConfig
 from jaxgpt.train.trainer import Trainer

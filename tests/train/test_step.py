@@ -11,7 +11,8 @@ import pytest
 
 from jaxgpt.data.batches import Batch
 from jaxgpt.model.gpt import GPT
-from jaxgpt.objectives.base import Objective, Sums, pretrain
+from jaxgpt.objectives.base import Objective, Sums
+from jaxgpt.objectives.next_tokens import pretrain
 from jaxgpt.train.state import SPIKE_WINDOW, TrainState
 from jaxgpt.train.step import Step, make_step
 

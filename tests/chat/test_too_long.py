@@ -2,8 +2,8 @@
 
 import pytest
 
-from jaxgpt.chat.fitting import cut_conversation, prompt_room
 from jaxgpt.chat.template import Encoded
+from jaxgpt.chat.too_long import cut_conversation, prompt_room
 
 # Ids are places; 1 in the weights is what the assistant says.
 TURNS = Encoded(tuple(range(10)), tuple(map(float, (0, 0, 1, 1, 0, 0, 0, 1, 1, 0))))

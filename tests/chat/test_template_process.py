@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from jaxgpt.chat import rendering as templates
-from jaxgpt.chat.rendering import Renderer, Template
+from jaxgpt.chat import template_process as templates
+from jaxgpt.chat.template_process import Renderer, Template
 from jaxgpt.errors import RunError, UsageError
 
 MEMORY = 1 << 27  # of which Python and Jinja take a quarter
@@ -165,7 +165,7 @@ def test_threads_and_forks_get_their_own_answers(small: Renderer):
         thread.join()
     assert not wrong
     code = (
-        "import os; from jaxgpt.chat.rendering import Template\n"
+        "import os; from jaxgpt.chat.template_process import Template\n"
         "render = lambda x: next(Template('{{ x }}', '').render([{'x': x}]))[0]\n"
         "assert render(1) == '1'\n"
         "child = os.fork()\n"
@@ -186,7 +186,7 @@ def alive(pid: int) -> bool:
 @pytest.mark.parametrize("source", ["{{ 1 }}", LOOP], ids=["idle", "busy"])
 def test_the_process_imports_no_jax_and_ends_with_this_one_however_it_ends(source: str, tmp_path: Path):
     code = (
-        "import sys, threading; from jaxgpt.chat import rendering as templates\n"
+        "import sys, threading; from jaxgpt.chat import template_process as templates\n"
         "list(templates.Template('x', '').render([{}]))\n"
         "print(templates.renderer._process.pid, flush=True)\n"
         f"try: list(templates.Template({source!r}, '').render([{{}}]))\n"
@@ -241,7 +241,7 @@ def test_a_process_that_can_not_start_is_an_error(monkeypatch, small: Renderer):
 def test_what_lies_in_the_current_folder_is_not_imported(tmp_path: Path):
     for name in ("json", "jinja2", "signal", "runpy"):
         (tmp_path / f"{name}.py").write_text("open('ran', 'w').close()")
-    code = f"import sys; sys.path[:] = {json.dumps(sys.path)}; from jaxgpt.chat.rendering import Template\n"
+    code = f"import sys; sys.path[:] = {json.dumps(sys.path)}; from jaxgpt.chat.template_process import Template\n"
     code += "assert next(Template('x', '').render([{}])) == ('x', [])"
     subprocess.run([sys.executable, "-I", "-c", code], check=True, cwd=tmp_path)
     assert not (tmp_path / "ran").exists()

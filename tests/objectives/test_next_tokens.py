@@ -5,8 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxgpt.data.batches import Batch, pack, pad_batch
-from jaxgpt.objectives.base import Sums, pretrain
+from jaxgpt.data.batches import Batch
+from jaxgpt.data.packing import pack, pad_batch
+from jaxgpt.objectives.base import Sums
+from jaxgpt.objectives.next_tokens import pretrain
 from jaxgpt.train.loop import make_evaluate
 
 DOCUMENTS = [[1, 2, 3, 4], [5, 6], [7, 8, 9, 10, 11, 12], [13, 14, 15]]

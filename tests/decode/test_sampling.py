@@ -16,8 +16,8 @@ from transformers import (
     TopPLogitsWarper,
 )
 
-from jaxgpt.decode.choose import choose, filter_logits, penalize
-from jaxgpt.decode.sampling import Sampling
+from jaxgpt.decode.sampling import choose, filter_logits, penalize
+from jaxgpt.decode.sampling_config import Sampling
 from jaxgpt.errors import UsageError
 
 
