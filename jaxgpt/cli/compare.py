@@ -49,8 +49,8 @@ def answer(options: Options, model: str, prompts: Sequence[Prompt]) -> list[str]
         config, params, rows, max_new_tokens=counts, batch_size=BATCH_SIZE, **how(options, tokenizer)
     )
     answers = []
-    for tokens in chosen:
-        text = TextStream(tokenizer, end_ids=config.eos_token_ids)
+    for ids, tokens in zip(rows, chosen, strict=True):
+        text = TextStream(tokenizer, end_ids=config.eos_token_ids, after=ids)
         answers.append("".join([*map(text.push, tokens), text.flush()]))
     return answers
 

@@ -184,7 +184,9 @@ def respond(options: Options, model: Opened, prompt: str, watched: Callable[[Ste
         **how(options, tokenizer),
     )
     timed = TimedStream(begin, draft=options.draft is not None) if options.verbose else None
-    texts = [TextStream(tokenizer, options.stop or (), config.eos_token_ids) for _ in range(options.num_samples)]
+    texts = [
+        TextStream(tokenizer, options.stop or (), config.eos_token_ids, after=ids) for _ in range(options.num_samples)
+    ]
     # An answer is printed alone, a continuation with what it continues.
     print_samples(prompt if template is None else "", texts, watched(iter(timed or begin())))
     if timed is not None and count > 0:

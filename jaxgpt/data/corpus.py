@@ -33,8 +33,8 @@ from jaxgpt.errors import RunError, UsageError
 from jaxgpt.files import regular
 from jaxgpt.progress import Bar, bar
 from jaxgpt.signals import tidied
-from jaxgpt.tokenizers.bpe import END_OF_TEXT
 from jaxgpt.tokenizers.char import CharTokenizer
+from jaxgpt.tokenizers.roles import END_OF_TEXT
 from jaxgpt.tokenizers.tokenizer import TOKENIZER_FILES, BPETokenizer, Tokenizer, load_tokenizer
 
 _FORMAT = 1  # part of the cache's key, to be raised when equal text gets other ids

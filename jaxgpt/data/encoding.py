@@ -20,6 +20,7 @@ import numpy as np
 
 from jaxgpt.errors import UsageError
 from jaxgpt.signals import shielded
+from jaxgpt.tokenizers import HFTokenizer
 from jaxgpt.tokenizers.added_tokens import AddedTokens
 from jaxgpt.tokenizers.bpe import BPE
 from jaxgpt.tokenizers.tokenizer import Tokenizer, load_tokenizer
@@ -114,8 +115,23 @@ def _separate(documents: Iterable[Iterator[str]], tokenizer: Tokenizer, allow_sp
         if isinstance(tokenizer, BPE):
             found = tokenizer.added if allow_special or tokenizer.added.in_plain_text else None
             yield from cut_between_words(pieces, found)
+        elif isinstance(tokenizer, HFTokenizer):
+            yield _whole(pieces)
         else:
             yield from pieces
+
+
+def _whole(pieces: Iterable[str]) -> str:
+    """Return a document as one text, as it may be cut nowhere by a tokenizer of which nothing is known."""
+    text = ""
+    for piece in pieces:
+        text += piece
+        if len(text) > _LONGEST_WORD:
+            raise UsageError(
+                f"the document that begins {text[:40]!r} has more than {_LONGEST_WORD} characters, and a tokenizer of "
+                "another kind than GPT-2's takes a document whole: divide it (--document_separator)"
+            )
+    return text
 
 
 def _group(texts: Iterable[str | None]) -> Iterator[Task]:

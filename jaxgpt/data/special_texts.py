@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator
 
-from jaxgpt.tokenizers.bpe import END_OF_TEXT
+from jaxgpt.tokenizers.roles import END_OF_TEXT
 
 
 class SpecialTexts:

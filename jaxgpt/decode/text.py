@@ -14,9 +14,11 @@ class TextStream:
         ended: whether an end id or a stop string has come; it and what follows are left out.
     """
 
-    def __init__(self, tokenizer: Tokenizer, stop: Sequence[str] = (), end_ids: Sequence[int] = ()) -> None:
-        """Begin a text that ends before any of the strings in `stop` and the tokens in `end_ids`."""
-        self._decoder = StreamDecoder(tokenizer)
+    def __init__(
+        self, tokenizer: Tokenizer, stop: Sequence[str] = (), end_ids: Sequence[int] = (), after: Sequence[int] = ()
+    ) -> None:
+        """Begin a text behind the ids `after`, that ends before any string in `stop` and any token in `end_ids`."""
+        self._decoder = StreamDecoder(tokenizer, after)
         self._end_ids = end_ids
         self._stop = stop
         self._held = ""

@@ -106,7 +106,7 @@ class HarnessModel(TemplateLM):
             return eos
         try:
             return self.tokenizer.encode_part("\n")[0]
-        except UsageError:
+        except (UsageError, IndexError):
             raise UsageError(f"{self._name}: its tokenizer has no end-of-text token, and no line end") from None
 
     @property
@@ -212,7 +212,8 @@ class HarnessModel(TemplateLM):
         eos = self.tokenizer.eos_token_id
         stop = handle_stop_sequences(how["until"], eos=None if eos is None else self.tokenizer.decode([eos]))
         config, ends = self.scorer.config, self.scorer.config.eos_token_ids
-        texts = [TextStream(self.tokenizer, [term for term in stop if term], ends) for _ in contexts]
+        stops = [term for term in stop if term]
+        texts = [TextStream(self.tokenizer, stops, ends, after=context) for context in contexts]
         chosen: list[list[int]] = [[] for _ in contexts]
         sampling = {name: how[name] for name in ("top_k", "top_p") if how.get(name) is not None}
         steps = stream(

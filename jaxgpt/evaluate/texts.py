@@ -20,7 +20,7 @@ from jaxgpt.data.token_files import TokenFile
 from jaxgpt.errors import UsageError
 from jaxgpt.evaluate.scoring import Row, Scored, Scorer, windows
 from jaxgpt.notes import note
-from jaxgpt.tokenizers import Tokenizer
+from jaxgpt.tokenizers import HFTokenizer, Tokenizer
 
 
 @dataclass(frozen=True)
@@ -148,8 +148,11 @@ def measure_batches(loss: float, batches: Iterable[Batch], tokenizer: Tokenizer)
 
 @cache
 def byte_sizes(tokenizer: Tokenizer) -> np.ndarray:
-    """Return (V,) bytes of text that each id stands for: none for special tokens."""
+    """Return (V,) bytes of text that each id stands for: none for special tokens, nor where that can't be told."""
     sizes = np.zeros(tokenizer.vocab_size, np.int64)
+    if isinstance(tokenizer, HFTokenizer):
+        note("no bits_per_byte: a tokenizer of another kind than GPT-2's does not tell which bytes a token stands for")
+        return sizes
     for token in range(tokenizer.vocab_size):
         with contextlib.suppress(UsageError):  # a hole in the vocabulary
             sizes[token] = len(tokenizer.decode_bytes([token]))

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import regex
 
+from jaxgpt.errors import UsageError
 from jaxgpt.explore.data import packed
 from jaxgpt.inspect.record import Inspection, logit_lens
 from jaxgpt.inspect.stages import attention_stages
@@ -29,7 +30,10 @@ def tokenizer_data(tokenizer: Tokenizer) -> dict[str, Any]:
     """Return what encoding a text needs: the characters; or merges, the ids of bytes, and added tokens."""
     if isinstance(tokenizer, CharTokenizer):
         return {"kind": "char", "chars": tokenizer.chars}
-    assert isinstance(tokenizer, BPETokenizer)
+    if not isinstance(tokenizer, BPETokenizer):
+        raise UsageError(
+            "the page shows how bytes become tokens, as a tokenizer of another kind than GPT-2's does not tell"
+        )
     vocab = tokenizer.vocab
     pairs = [(vocab[a], vocab[b], vocab[a + b]) for a, b in tokenizer.merges]
     byte_ids = [vocab[bytes([byte])] for byte in range(256)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -263,14 +264,13 @@ class Pretrain(Stage[PretrainConfig]):
 
     def _start(self) -> list[str]:
         """Return the flag that samples need whose model knows neither a token that begins a text nor a line end."""
-        if self.tokenizer.eos_token_id is not None:
+        if self.tokenizer.eos_token_id is not None or self.tokenizer.ends.begin:
             return []
-        try:
-            self.tokenizer.encode_part("\n")
-        except UsageError:  # no such character
-            text = self.tokenizer.decode(self.corpus.val[:100].tolist())
-            return ["--start", next(filter(str.isalnum, text), text[0])]
-        return []
+        with contextlib.suppress(UsageError):  # no such character
+            if self.tokenizer.encode_part("\n"):
+                return []
+        text = self.tokenizer.decode(self.corpus.val[:100].tolist())
+        return ["--start", next(filter(str.isalnum, text), text[0])]
 
     def show(self, folder: Path, params: Any) -> None:
         """Let the model speak, draw the curve, and say what can be done next."""

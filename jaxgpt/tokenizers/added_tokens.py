@@ -17,9 +17,8 @@ import regex
 
 from jaxgpt.errors import UsageError
 from jaxgpt.files import read_json, typed
+from jaxgpt.tokenizers.roles import special_texts
 
-ROLES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
-_MORE_SPECIAL = ("additional_special_tokens", "extra_special_tokens")
 _WORD, _SPACE, _SPACES = (regex.compile(pattern) for pattern in (r"\w", r"\s", r"\s*"))
 
 Part = tuple[str, int | None]
@@ -152,21 +151,6 @@ def read_added_tokens(directory: Path) -> dict[str, AddedToken]:
     return added
 
 
-def special_texts(directory: Path) -> set[str]:
-    """Return the texts that a folder's files give a role, or list as special."""
-    texts = set()
-    for name in ("special_tokens_map.json", "tokenizer_config.json"):
-        if not (path := directory / name).exists():
-            continue
-        config = read_json(path)
-        values = [config.get(role) for role in ROLES]
-        for key in _MORE_SPECIAL:
-            more = config.get(key)
-            values += more if isinstance(more, list) else more.values() if isinstance(more, dict) else []
-        texts |= {text for value in values if isinstance(text := content(value), str)}
-    return texts
-
-
 def check_id(token: str, i: Any, path: Path) -> None:
     """Make sure that a token and its id are ones."""
     if not token:
@@ -175,11 +159,6 @@ def check_id(token: str, i: Any, path: Path) -> None:
         raise UsageError(
             f"{path}: id of {token[:80]!r} is {repr(i)[:80]}; valid are whole numbers from 0 to {_MAX_IDS - 1}"
         )
-
-
-def content(value: Any) -> Any:
-    """Return the text of a token, which files give by itself or with how it is found."""
-    return value.get("content") if isinstance(value, dict) else value
 
 
 def _any_of(texts: Iterable[str]) -> regex.Pattern[str]:

@@ -22,11 +22,11 @@ from jaxgpt.errors import UsageError
 from jaxgpt.tokenizers.added_tokens import AddedToken, AddedTokens, Part
 from jaxgpt.tokenizers.bpe_files import BYTES_IN_ORDER, printable, read_vocabulary, write_vocabulary
 from jaxgpt.tokenizers.bpe_training import learn_merges
+from jaxgpt.tokenizers.roles import END_OF_TEXT
 
 # Which characters count as letters follows the Unicode tables of the `regex` package: letters newer than another
 # library's tables are the one place where ids can differ between two implementations of GPT-2's splitting.
 PATTERN = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
-END_OF_TEXT = "<|endoftext|>"
 AnyBPE = TypeVar("AnyBPE", bound="BPE")
 
 _GONE = -1  # the id left behind where the right half of a merge stood

@@ -47,7 +47,9 @@ def read_vocabulary(directory: Path) -> tuple[Merges, dict[bytes, int] | None, l
     if vocab_path.exists() and merges_path.exists():
         return _check(_read_merges(merges_path), merges_path, read_json(vocab_path), vocab_path, added)
     if hf_path.exists():
-        model = _byte_level_model(read_json(hf_path), hf_path)
+        if (why := other_kind(contents := read_json(hf_path), hf_path)) is not None:
+            raise UsageError(why)
+        model = contents["model"]
         pairs = enumerate(typed(model.get("merges"), list, "merges", hf_path), start=1)
         merges = [_split(pair, hf_path, number) for number, pair in pairs]
         return _check(merges, hf_path, model.get("vocab"), hf_path, added)
@@ -57,6 +59,24 @@ def read_vocabulary(directory: Path) -> tuple[Merges, dict[bytes, int] | None, l
         vocab = {piece: i for i, piece in enumerate(pieces)}
         return _check(merges, openai_path, vocab, openai_path, {})[0], None, []
     raise UsageError(f"{directory}: no tokenizer here; needs vocab.json and merges.txt, or tokenizer.json")
+
+
+def other_kind(contents: dict[str, Any], path: Path) -> str | None:
+    """Return in what a `tokenizer.json` splits or spells text otherwise than GPT-2's; None where it does not."""
+    model = typed(contents.get("model"), dict, "model", path)
+    split = contents.get("pre_tokenizer") or {}
+    if model.get("type", "BPE") != "BPE" or not isinstance(split, dict) or split.get("type") != "ByteLevel":
+        return f"{path}: model {model.get('type')!r} after pre_tokenizer {str(split)[:80]} is no BPE after ByteLevel"
+    others = {
+        "normalizer": contents.get("normalizer"),
+        "add_prefix_space": split.get("add_prefix_space", True),
+        "use_regex": not split.get("use_regex", True),
+    } | {
+        name: model.get(name)
+        for name in ("dropout", "continuing_subword_prefix", "end_of_word_suffix", "byte_fallback", "ignore_merges")
+    }
+    name = next((name for name, value in others.items() if value), None)
+    return None if name is None else f"{path}: {name} is set in a way that GPT-2's has not"
 
 
 def write_vocabulary(
@@ -153,29 +173,6 @@ def _split(merge: Any, path: Path, number: int) -> tuple[int, tuple[str, str]]:
     if not (isinstance(pair, list) and len(pair) == 2 and all(isinstance(p, str) and p for p in pair)):
         raise UsageError(f"{path}: merge {number}, {str(merge)[:80]!r}: must be two pieces and a space between")
     return number, (pair[0], pair[1])
-
-
-def _byte_level_model(contents: dict[str, Any], path: Path) -> dict[str, Any]:
-    """Return the model of a `tokenizer.json`, having made sure that it splits and spells text as GPT-2 does."""
-    model = typed(contents.get("model"), dict, "model", path)
-    split = contents.get("pre_tokenizer") or {}
-    if model.get("type", "BPE") != "BPE" or not isinstance(split, dict) or split.get("type") != "ByteLevel":
-        raise UsageError(
-            f"{path}: model {model.get('type')!r} after pre_tokenizer {str(split)[:80]}: only a BPE after GPT-2's "
-            "ByteLevel is supported"
-        )
-    refused = {
-        "normalizer": contents.get("normalizer"),
-        "add_prefix_space": split.get("add_prefix_space", True),
-        "use_regex": not split.get("use_regex", True),
-    } | {
-        name: model.get(name)
-        for name in ("dropout", "continuing_subword_prefix", "end_of_word_suffix", "byte_fallback", "ignore_merges")
-    }
-    for name, value in refused.items():
-        if value:
-            raise UsageError(f"{path}: {name} is set in a way that GPT-2's tokenizer has not; it would change the ids")
-    return model
 
 
 def _to_bytes(spelled: str, path: Path) -> bytes:

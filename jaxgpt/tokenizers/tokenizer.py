@@ -19,19 +19,19 @@ import tiktoken
 from jaxgpt import checks
 from jaxgpt.errors import UsageError, did_you_mean
 from jaxgpt.files import digest, read_json
-from jaxgpt.tokenizers.added_tokens import FLAGS, ROLES, AddedToken, content, read_added_tokens
-from jaxgpt.tokenizers.bpe import BPE, END_OF_TEXT, PATTERN, replace_surrogates
-from jaxgpt.tokenizers.bpe_files import printable, read_chat_template, write_chat_template
+from jaxgpt.tokenizers.added_tokens import FLAGS, AddedToken, read_added_tokens
+from jaxgpt.tokenizers.bpe import BPE, PATTERN, replace_surrogates
+from jaxgpt.tokenizers.bpe_files import other_kind, printable, read_chat_template, write_chat_template
 from jaxgpt.tokenizers.char import CHARS_FILE, CharTokenizer
 from jaxgpt.tokenizers.ends import Ends, write_tokenizer_json
+from jaxgpt.tokenizers.hf_tokenizer import HFTokenizer
 from jaxgpt.tokenizers.meta_pickle import META_FILE
+from jaxgpt.tokenizers.roles import END_OF_TEXT, GPT2_ROLES, read_config, read_roles
 
 _GPT2_FOLDER = Path(__file__).parent / "gpt2"
 # A folder with one of these has a tokenizer.
 TOKENIZER_FILES = (CHARS_FILE, "vocab.json", "tokenizer.json", META_FILE)
-# The first three have GPT-2's roles where a config is silent.
-_GPT2_CLASSES = (None, "GPT2Tokenizer", "GPT2TokenizerFast", "PreTrainedTokenizerFast", "TokenizersBackend")
-_GPT2_ROLES = ("bos_token", "eos_token", "unk_token")
+_CLASSES = (None, "GPT2Tokenizer", "GPT2TokenizerFast", "PreTrainedTokenizerFast", "TokenizersBackend")
 # What a config says that has no meaning here, and has one where it is opened again.
 _KEPT = (
     "additional_special_tokens", "clean_up_tokenization_spaces", "extra_special_tokens", "model_max_length",
@@ -69,8 +69,8 @@ class Tokenizer(Protocol):
 def load_tokenizer(name_or_dir: str | Path) -> Tokenizer:
     """Open the tokenizer `"gpt2"` (bundled, whatever folders are here), or that of a folder.
 
-    A folder has `chars.json`, or `vocab.json` and `merges.txt`, or `tokenizer.json` with a byte-level BPE, or
-    nanoGPT's `meta.pkl`.
+    A folder has `chars.json`, or `vocab.json` and `merges.txt`, or `tokenizer.json`, or nanoGPT's `meta.pkl`. A
+    `tokenizer.json` of another kind than GPT-2's takes the optional package `tokenizers`.
 
     Raises:
         UsageError: naming the folder or file, where it is none of these or is broken.
@@ -85,7 +85,18 @@ def load_tokenizer(name_or_dir: str | Path) -> Tokenizer:
         return CharTokenizer.load(directory)
     if (directory / META_FILE).exists() and not any((directory / file).exists() for file in TOKENIZER_FILES[:-1]):
         return CharTokenizer.load_meta(directory)
+    if (why := _other_kind(directory)) is not None:
+        return HFTokenizer(directory, why)
     return BPETokenizer.load(directory)
+
+
+def _other_kind(directory: Path) -> str | None:
+    """Return what tells a folder's `tokenizer.json` from one of GPT-2's kind; None where nothing does, or is none."""
+    if not (path := directory / "tokenizer.json").exists():
+        return None
+    if (kind := read_config(directory).get("tokenizer_class")) not in _CLASSES:
+        return f"{directory / 'tokenizer_config.json'}: tokenizer_class {kind!r} is no GPT-2's"
+    return other_kind(read_json(path), path)
 
 
 def count_ids(directory: Path) -> int | None:
@@ -97,6 +108,8 @@ def count_ids(directory: Path) -> int | None:
             vocab = read_json(directory / "vocab.json")
         elif (directory / "tokenizer.json").exists():
             vocab = read_json(directory / "tokenizer.json")["model"]["vocab"]
+            if isinstance(vocab, list):  # of pieces and their scores, in the order of ids
+                vocab = {piece: i for i, (piece, _) in enumerate(vocab)}
         else:
             return None
         return checks.whole(
@@ -130,7 +143,7 @@ class BPETokenizer(BPE):
     ):
         super().__init__(merges, vocab, special_tokens, added_tokens)
         default = END_OF_TEXT if END_OF_TEXT in self.added_tokens else None
-        self.roles: dict[str, str | None] = dict.fromkeys(_GPT2_ROLES, default)
+        self.roles: dict[str, str | None] = dict.fromkeys(GPT2_ROLES, default)
         self.ends = Ends()
         self.chat_template: str | None = None
         self._kept: dict[str, Any] = {}
@@ -139,19 +152,22 @@ class BPETokenizer(BPE):
     def load(cls, directory: str | Path, name: str = "bpe") -> BPETokenizer:
         """Read a folder as `BPE.load` does, and what its config says."""
         directory = Path(directory)
-        config = _read_config(directory)
+        config = read_config(directory)
+        _refuse_other_ids(directory / "tokenizer_config.json", config)
         tokenizer = super().load(directory)
         tokenizer.name = name
-        defaults = tokenizer.roles if config.get("tokenizer_class") in _GPT2_CLASSES[:3] else {}
-        given = {role: content(config.get(role, defaults.get(role))) for role in ROLES}
-        eos = given["eos_token"] = content(config.get("eos_token", tokenizer.eos_token))
+        given = {
+            role: text if role in config or text in tokenizer.added_tokens else None
+            for role, text in read_roles(config).items()
+        }
+        eos = given["eos_token"]
         if eos is not None and not (isinstance(eos, str) and eos in tokenizer.added_tokens):
             valid = ", ".join(map(repr, tokenizer.special_tokens))
             raise UsageError(f"{directory}: eos_token {eos!r} is no special token of this vocabulary (it has {valid})")
         for role, text in given.items():
             if text is not None and not isinstance(text, str):
                 raise UsageError(f"{directory}: {role} is {str(text)[:80]}; it must be the text of a token")
-        tokenizer.roles = {role: text for role, text in given.items() if text is not None or role in _GPT2_ROLES}
+        tokenizer.roles = {role: text for role, text in given.items() if text is not None or role in GPT2_ROLES}
         ids = [tokenizer.role_id(role) for role in ("bos_token", "eos_token")]
         tokenizer.ends = Ends.read(directory, config, *ids)
         for i in (*tokenizer.ends.begin, *tokenizer.ends.end):
@@ -258,20 +274,14 @@ class BPETokenizer(BPE):
         return tiktoken.Encoding(self.name, pat_str=PATTERN, mergeable_ranks=self.vocab, special_tokens={})
 
 
-def _read_config(directory: Path) -> dict[str, Any]:
-    """Return `tokenizer_config.json` over `special_tokens_map.json`, having refused what would change the ids."""
-    config: dict[str, Any] = {}
-    for file in ("special_tokens_map.json", "tokenizer_config.json"):
-        if (path := directory / file).exists():
-            config |= read_json(path)
-    path = directory / "tokenizer_config.json"
-    if "auto_map" in config:
-        raise UsageError(f"{path}: auto_map asks to run code that comes with the folder, which is never done")
-    if (kind := config.get("tokenizer_class")) not in _GPT2_CLASSES:
-        raise UsageError(f"{path}: tokenizer_class {kind!r} is not supported; valid is 'GPT2Tokenizer'")
+def _refuse_other_ids(path: Path, config: Mapping[str, Any]) -> None:
+    """Refuse a config by which a text has other ids than GPT-2's way of encoding gives."""
+    if (kind := config.get("tokenizer_class")) not in _CLASSES:
+        raise UsageError(
+            f"{path}: tokenizer_class {kind!r} is not supported; valid is 'GPT2Tokenizer', or a tokenizer.json beside"
+        )
     if config.get("add_prefix_space"):
         raise UsageError(f"{path}: add_prefix_space is not supported; put the space into the text")
-    return config
 
 
 def _has_long_space(text: str) -> bool:

@@ -17,7 +17,7 @@ from jaxgpt.chat.records import Message
 from jaxgpt.chat.template import ChatTemplate
 from jaxgpt.data import encoding
 from jaxgpt.errors import UsageError
-from jaxgpt.tokenizers.added_tokens import ROLES
+from jaxgpt.tokenizers.roles import ROLES
 from jaxgpt.tokenizers.tokenizer import BPETokenizer, load_tokenizer
 
 HAMLET = (Path(__file__).parents[2] / "jaxgpt/data/plays/hamlet.txt").read_text()

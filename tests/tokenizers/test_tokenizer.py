@@ -164,14 +164,11 @@ def test_folders_that_cannot_be_honoured_are_refused(tmp_path: Path, file: str, 
 @pytest.mark.parametrize(
     ("place", "value", "message"),
     [
-        (("pre_tokenizer", "add_prefix_space"), True, "add_prefix_space"),
-        (("pre_tokenizer", "use_regex"), False, "use_regex"),
-        (("pre_tokenizer", "type"), "Whitespace", "only a BPE after GPT-2's ByteLevel"),
-        (("model", "type"), "Unigram", "model 'Unigram'"),
-        (("model", "byte_fallback"), True, "byte_fallback"),
+        (("pre_tokenizer", "type"), "Nothing", "the tokenizers library can't open it"),
+        (("model", "type"), "Unigram", "the tokenizers library can't open it"),
+        (("model", "dropout"), 0.5, "dropout is set, with which a text has other ids each time"),
         (("model", "vocab"), [], "vocabulary must be of type dict"),
         (("model", "merges"), [["a"]], "merge 1"),
-        (("normalizer",), {"type": "NFC"}, "normalizer"),
         (("added_tokens",), [{"content": "<|x|>", "id": "9"}], "id of '<|x|>' is '9'"),
         (("added_tokens",), [{"content": "<|x|>", "id": i} for i in (300, 301)], "'<|x|>' has the ids 300 and 301"),
         (("added_tokens",), [{"content": "\ud800", "id": 300}], "lone surrogate"),
@@ -198,6 +195,20 @@ def test_tokenizer_json_is_read_or_refused(tmp_path: Path, place: tuple[str, ...
     with pytest.raises(UsageError) as caught:
         load_tokenizer(tmp_path)
     assert "tokenizer.json: " in str(caught.value) and message in str(caught.value)
+
+
+@pytest.mark.parametrize("special", [{}, {"special": False}])
+def test_a_token_that_has_a_role_by_default_is_special(tmp_path: Path, special: dict[str, bool]):
+    trained = BPETokenizer.train([TEXT], 300)
+    files = [tmp_path / "made/vocab.json", tmp_path / "made/merges.txt"]
+    trained.save(tmp_path / "made")
+    contents = json.loads(tokenizers.ByteLevelBPETokenizer(*map(str, files)).to_str())
+    contents["added_tokens"] = [{"content": "<|endoftext|>", "id": 299, **special}]
+    (tmp_path / "tokenizer.json").write_text(json.dumps(contents))
+    loaded = load_tokenizer(tmp_path)
+    assert loaded.special_tokens == {"<|endoftext|>": 299}
+    loaded.save(tmp_path / "saved")
+    assert load_tokenizer(tmp_path / "saved").fingerprint == loaded.fingerprint
 
 
 def test_text_needs_no_jax():
