@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -14,6 +13,7 @@ from typing import Any, Literal
 from jaxgpt import chat, evaluate
 from jaxgpt.chat.too_long import TooLong
 from jaxgpt.cli.dialects import translate
+from jaxgpt.cli.figures import finite, table
 from jaxgpt.command_line import command, parse
 from jaxgpt.commands import called
 from jaxgpt.data.documents import SUFFIXES, TEXT_COLUMN, suffix_of
@@ -29,6 +29,7 @@ from jaxgpt.runs.folder import read_record
 from jaxgpt.runs.manifest import Which
 from jaxgpt.stages import load_stage
 from jaxgpt.train.config import Context
+from jaxgpt.train.resume import refuse_differences
 
 DESCRIPTION = "Measure how good models are: on texts, on tasks, on examples with a right answer."
 CHAT_FIELDS = ("messages", "conversations")
@@ -47,7 +48,7 @@ class Options:
         None,
         "a file, folder, corpus by name or hub:OWNER/NAME[:SPLIT], of texts, records or .bin tokens, as in training; "
         "of what has a part to validate on that part; "
-        "none: the batches on which the run itself was evaluated",
+        "none: a run's own data to validate on",
         group="data",
     )
     task: Task | None = flag(
@@ -236,20 +237,31 @@ def read(read: Callable[..., list[Any]], files: Sequence[str], **columns: str) -
 
 
 def measure_own(options: Options, model: str, scorer: evaluate.Scorer) -> Any:
-    """Return the score on the batches on which a run was evaluated: its loss is that of the run's metrics."""
+    """Return the score on the data on which a run was evaluated, by the names that the run's metrics have."""
     folder, missing = Path(model), "--dataset is missing"
     if not (folder / "checkpoints").is_dir():
         raise UsageError(f"{missing}: {model} is no run's folder, which would have data of its own")
     record = read_record(folder, ignore_change=options.ignore_config_change)
     name, flags = record.get("stage"), record.get("flags")
-    if name not in ("pretrain", "sft", "classify", "reward") or flags is None:
-        raise UsageError(
-            f"{missing}: {model} is a run of {name or 'nothing, but weights'}, with no such data of its own"
-        )
+    if name is None or flags is None:
+        raise UsageError(f"{missing}: {model} holds weights alone, of no run that would have data of its own")
     made = load_stage(name)
-    stage: Any = made(made.Flags(**{**flags, "out_dir": model, "init_from": "resume", "overwrite": False}))
+    flags = {**flags, "out_dir": model, "init_from": "resume", "overwrite": False, "dtype": options.dtype}
+    stage: Any = made(made.Flags(**flags))
     stage.open(folder, record)
+    refuse_differences(folder, record.get("data") or {}, stage.data, "; --dataset measures on other data")
     few = partial(_first, options.limit)
+    if name == "ppo":
+        return measure_answers(options, model, stage, scorer)
+    if name == "dpo":
+        pairs = few(stage.examples["val"])
+        # With adapters it may be that the model without them is the reference.
+        reference = stage.reference["val"][: len(pairs)] if stage.reference else None
+        if reference is None:
+            size, dtype, mesh = scorer.batch_size, scorer.model.dtype, scorer.mesh
+            base = evaluate.Scorer(stage.config, stage.params, stage.tokenizer, batch_size=size, dtype=dtype, mesh=mesh)
+            reference = evaluate.answer_log_probs(base, pairs)
+        return evaluate.measure_preferences(scorer, pairs, reference=reference, beta=stage.flags.beta)
     if name == "classify":
         return evaluate.measure_labels(scorer, few(stage.examples["val"]))
     if name == "reward":
@@ -259,30 +271,14 @@ def measure_own(options: Options, model: str, scorer: evaluate.Scorer) -> Any:
     return evaluate.measure_windows(scorer, islice(stage.eval_batches(), options.limit))
 
 
-def table(results: Mapping[str, Mapping[str, float | int]]) -> str:
-    """Return figures (rows) of models (columns), as a table in Markdown."""
-    names = dict.fromkeys(name for found in results.values() for name in found)
-    rows = [["", *results], *([name, *(_shown(found.get(name)) for found in results.values())] for name in names)]
-    first, *widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = [
-        " | ".join([name.ljust(first), *(cell.rjust(width) for cell, width in zip(cells, widths, strict=True))])
-        for name, *cells in rows
-    ]
-    rule = "|".join(["-" * (first + 2), *("-" * (width + 1) + ":" for width in widths)])
-    return "\n".join([f"| {lines[0]} |", f"|{rule}|", *(f"| {line} |" for line in lines[1:])])
-
-
-def finite(value: Any) -> Any:
-    """Return figures as JSON can hold them: null for what is not finite."""
-    if isinstance(value, Mapping):
-        return {key: finite(one) for key, one in value.items()}
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def _shown(value: float | int | None) -> str:
-    if value is None:
-        return ""
-    return f"{value:,}" if isinstance(value, int) else f"{value:.4f}" if abs(value) < 1e6 else f"{value:.3e}"
+def measure_answers(options: Options, model: str, stage: Any, scorer: evaluate.Scorer) -> evaluate.AnswerScore:
+    """Return what a policy's own answers to the prompts to validate on are worth, as training evaluates them."""
+    for name in ("quantize", "limit", "batch_size"):
+        if (value := getattr(options, name)) is not None:
+            raise UsageError(f"--{name} {value}: {model} is a run of ppo, measured by rollouts of its own flags")
+    trainer = stage.trainer(scorer.mesh)
+    stage.before_loop(trainer)
+    return evaluate.AnswerScore(stage.evaluate(trainer, scorer.params))
 
 
 def _first(limit: int | None, examples: Sequence[Any]) -> Sequence[Any]:

@@ -11,11 +11,14 @@ from jaxgpt.lazy import on_first_use
 
 if TYPE_CHECKING:
     from jaxgpt.evaluate.examples import (
+        AnswerScore,
         LabelScore,
         PairScore,
+        answer_log_probs,
         measure_conversations,
         measure_labels,
         measure_pairs,
+        measure_preferences,
     )
     from jaxgpt.evaluate.opening import open_scorer
     from jaxgpt.evaluate.scoring import Row, Scored, Scorer, score_tokens, windows
@@ -30,6 +33,7 @@ if TYPE_CHECKING:
     )
 
 __all__ = [
+    "AnswerScore",
     "ChoiceScore",
     "Document",
     "Example",
@@ -40,10 +44,12 @@ __all__ = [
     "Scorer",
     "TextScore",
     "WordScore",
+    "answer_log_probs",
     "measure_batches",
     "measure_conversations",
     "measure_labels",
     "measure_pairs",
+    "measure_preferences",
     "measure_task",
     "measure_texts",
     "measure_windows",

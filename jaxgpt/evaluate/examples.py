@@ -1,8 +1,11 @@
-"""Examples with a right answer: labelled texts, pairs of answers, conversations and what the assistant says in them."""
+"""Examples with a right answer: labelled texts, pairs of answers, conversations and what the assistant says in them.
+
+And what is measured of answers that a model makes itself.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -15,7 +18,7 @@ from jaxtyping import Float, Int
 from jaxgpt.chat.encoded import EncodedPair, LabelledIds
 from jaxgpt.chat.examples import labelled_batch, pairs_batch
 from jaxgpt.chat.template import Encoded
-from jaxgpt.evaluate.scoring import Row, Scorer
+from jaxgpt.evaluate.scoring import Row, Scored, Scorer
 from jaxgpt.evaluate.texts import TextScore, add_up
 from jaxgpt.model.gpt import GPT
 from jaxgpt.objectives.classification import confusion_table
@@ -54,7 +57,7 @@ class LabelScore:
 
 @dataclass(frozen=True)
 class PairScore:
-    """The figures of a reward model that judges pairs of answers.
+    """The figures of a model that judges pairs of answers.
 
     Attributes:
         rewards: (M, 2), of the chosen and of the rejected answer.
@@ -72,6 +75,21 @@ class PairScore:
             "reward_rejected": float(rejected.mean()),
             "pairs": len(chosen),
         }
+
+
+@dataclass(frozen=True)
+class AnswerScore:
+    """Means over a policy's own answers.
+
+    Attributes:
+        means: by their names.
+    """
+
+    means: Mapping[str, float]
+
+    def metrics(self) -> dict[str, float]:
+        """Return the means."""
+        return dict(self.means)
 
 
 def measure_labels(scorer: Scorer, texts: Sequence[LabelledIds]) -> LabelScore:
@@ -110,6 +128,27 @@ def measure_pairs(scorer: Scorer, pairs: Sequence[EncodedPair]) -> PairScore:
     return PairScore(np.concatenate(rewards))
 
 
+def measure_preferences(
+    scorer: Scorer, pairs: Sequence[EncodedPair], *, reference: Float[np.ndarray, "M 2"], beta: float
+) -> PairScore:
+    """Let a policy judge pairs: an answer's reward is how much likelier it is than by the reference, times β.
+
+    Args:
+        scorer: the policy (Rafailov et al. 2023).
+        pairs: as `jaxgpt.chat.encode_pairs` makes them.
+        reference: what `answer_log_probs` gives of the model that training began with.
+        beta: β.
+    """
+    return PairScore(beta * (answer_log_probs(scorer, pairs) - reference))
+
+
+def answer_log_probs(scorer: Scorer, pairs: Sequence[EncodedPair]) -> Float[np.ndarray, "M 2"]:
+    """Return the log-probabilities of each pair's chosen and rejected answer, given the prompt, in nats."""
+    answers = [answer for pair in pairs for answer in (pair.chosen, pair.rejected)]
+    found = (float(one.log_probs.sum(dtype=np.float64)) for one in _learnt(scorer, answers))
+    return np.fromiter(found, np.float64, len(answers)).reshape(-1, 2)
+
+
 def measure_conversations(scorer: Scorer, conversations: Sequence[Encoded]) -> TextScore:
     """Score the assistant's tokens, and the ends of its turns, given all that stands before them.
 
@@ -117,10 +156,13 @@ def measure_conversations(scorer: Scorer, conversations: Sequence[Encoded]) -> T
         scorer: the model.
         conversations: as `jaxgpt.chat.encode_conversations` makes them.
     """
-    rows = [Row(np.array(one.ids, np.int32)) for one in conversations]
-    pairs = zip(conversations, scorer.score(rows), strict=True)
-    learnt = (scored.where(np.array(one.weights[1:]) > 0) for one, scored in pairs)
-    return TextScore(*add_up(scorer.tokenizer, learnt), None, len(rows))
+    return TextScore(*add_up(scorer.tokenizer, _learnt(scorer, conversations)), None, len(conversations))
+
+
+def _learnt(scorer: Scorer, texts: Sequence[Encoded]) -> Iterator[Scored]:
+    """Yield what the model says of the tokens of each text that training learns."""
+    scored = scorer.score([Row(np.array(one.ids, np.int32)) for one in texts])
+    return (found.where(np.array(one.weights[1:]) > 0) for one, found in zip(texts, scored, strict=True))
 
 
 @partial(jax.jit, static_argnames="model")

@@ -16,7 +16,7 @@ import pytest
 from benchmarks.soak import ENVIRONMENT, ROOT, differences
 from jaxgpt import save_pretrained
 from jaxgpt.chat.template import DEFAULT_TEMPLATE, add_special_tokens
-from jaxgpt.cli import convert, generate, train
+from jaxgpt.cli import convert, evaluate, generate, train
 from jaxgpt.runs.folder import read_record
 from jaxgpt.runs.weights import BASE, load_params
 from jaxgpt.signals import Stop
@@ -371,3 +371,34 @@ def test_a_tokenizer_with_more_ids_than_the_model_has_rows_is_refused(here, caps
 def test_a_run_whose_tokenizer_was_given_more_ids_does_not_go_on(here, capsys):
     again = ["--out_dir", "more-ids", "--init_from", "resume", "--max_iters", "9", "--ignore_data_change"]
     assert MORE_IDS in errors_of(capsys, lambda: train.main(again))
+
+
+SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("dpo with adapters", "ppo with adapters")]
+
+
+@pytest.mark.parametrize("name", ["reward", "dpo", "ppo", *SLOW])
+def test_a_run_is_measured_on_its_own_data_as_its_metrics_say(here, capsys, name: str):
+    folder = here.whole(name)
+    evaluate.main([str(folder), "--json", "out.json"])
+    found = json.loads(Path("out.json").read_text())["results"][str(folder)]
+    saved = [int(path.name) for path in (folder / "checkpoints").iterdir() if path.name.isdecimal()]
+    rows = [row for row in read_rows(folder / "metrics.jsonl") if row["split"] == "val" and row["step"] in saved]
+    best = min(rows, key=lambda row: row["loss"])
+    shared = {"score", "kl", "ended"} if name.startswith("ppo") else {"accuracy", "margin", "reward_chosen"}
+    assert shared <= set(found) & set(best)
+    for figure in shared:
+        assert found[figure] == pytest.approx(best[figure], abs=1e-4), figure
+
+
+def test_what_a_run_s_own_data_can_not_be_measured_by_is_said(here, capsys):
+    folder = str(here.whole("ppo"))
+    error = errors_of(capsys, lambda: evaluate.main([folder, "--quantize", "int8"]))
+    assert f"--quantize int8: {folder} is a run of ppo" in error
+    shutil.copytree(here.whole("dpo"), "dpo-elsewhere")
+    pairs = Path("dpo.jsonl").read_text()
+    try:
+        Path("dpo.jsonl").write_text(pairs.replace("bread", "wine"))
+        error = errors_of(capsys, lambda: evaluate.main(["dpo-elsewhere"]))
+    finally:
+        Path("dpo.jsonl").write_text(pairs)
+    assert "dpo-elsewhere does not fit what is asked" in error and "--dataset measures on other data" in error
