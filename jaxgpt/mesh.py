@@ -196,6 +196,10 @@ class OwnRows:
             return partial(function, objective)
         return partial(self._gradient, partial(function, partial(self._of_own_rows, objective)))
 
+    def each(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """Return a compiled function of (parameters, arrays …), with rows first in its results, for all rows."""
+        return function if self._mesh.size == 1 else jax.jit(partial(self._each, function))
+
     def sums(self, objective: Callable[..., Any]) -> Callable[..., Any]:
         """Return an objective of (parameters, batch, key) for all rows, for its values alone."""
         return objective if self._mesh.size == 1 else partial(self._sums, objective)
@@ -217,14 +221,25 @@ class OwnRows:
         into = self._specs(params), PartitionSpec(ROWS), PartitionSpec()
         return self._spread(lambda *args: total(function(*args)), into, PartitionSpec())(params, batch, key)
 
+    def _each(self, function: Callable[..., Any], params: Any, *arrays: Any) -> Any:
+        own = self._spread(
+            lambda params, *arrays: function(self._ready(params), *arrays),
+            (self._specs(params), *[PartitionSpec(ROWS)] * len(arrays)),
+            PartitionSpec(ROWS),
+        )
+        return own(params, *arrays)
+
     def _of_own_rows(self, objective: Callable[..., Any], params: Any, batch: Any, key: Any) -> Any:
+        return objective(self._ready(params), batch, own_key(key))
+
+    def _ready(self, params: Any) -> Any:
         # Tables are gathered once for both ends of the model; matrices of blocks where they are used, but those with
         # adapters before these are merged into them.
         ready = {
             path: leaf if "{i}" in self._parameters[path].row.path and not self._adapted else self._whole(path, leaf)
             for path, leaf in flatten_dict(params).items()
         }
-        return objective(unflatten_dict(ready), batch, own_key(key))
+        return unflatten_dict(ready)
 
     def _whole(self, path: tuple[str, ...], leaf: Any) -> Any:
         return whole(leaf, self._parameters[path].shape, leaf.dtype if is_adapter(path) else self._dtype)

@@ -2,11 +2,13 @@
 
 `jaxgpt.mesh.OwnRows` begins such a program: the axes `data` and `fsdp` are then this device's own place, and what a
 function sees of rows and weights is its part. `tensor` stays the compiler's, which divides heads and the feed-forward
-layer as the weights are divided. Outside of such a program all functions here return what they are given.
+layer as the weights are divided. Outside of such a program all functions here return what they are given, but for
+`by_heads`. Decoding is outside: a step reads all weights for a few rows, which are then what is better sent.
 """
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Callable
 from functools import partial
@@ -17,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from jax.extend.random import define_prng_impl, threefry2x32_p, threefry_prng_impl
-from jax.sharding import PartitionSpec
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jax.typing import DTypeLike
 
 DATA, FSDP, TENSOR = AXES = ("data", "fsdp", "tensor")
@@ -112,10 +114,35 @@ def _specs(axes: int, tensor_axis: int | None, thirds: bool) -> tuple[PartitionS
 
 
 def with_tensor(function: Callable[..., Any], into: Any, out: Any) -> Callable[..., Any]:
-    """Return a function of parts along `tensor`, too, where that is still the compiler's."""
-    if TENSOR not in jax.sharding.get_abstract_mesh().auto_axes:
+    """Return a function of a device's parts along the axes that are still the compiler's, if `tensor` is."""
+    axes = jax.sharding.get_abstract_mesh().auto_axes
+    if TENSOR not in axes:
         return function
-    return jax.shard_map(function, in_specs=into, out_specs=out, axis_names={TENSOR}, check_vma=False)
+    return jax.shard_map(function, in_specs=into, out_specs=out, axis_names=set(axes), check_vma=False)
+
+
+def by_heads(function: Callable[..., Any], *arrays: Array | None) -> Any:
+    """Apply a function, which the compiler can't divide, to each device's own rows and heads.
+
+    Args:
+        function: of the arrays, with results of axes (B, H, …).
+        arrays: (B, H, …), and segments (B, T) or None.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    count = math.prod(mesh.shape[axis] for axis in ROWS if axis in mesh.auto_axes)
+    shape = next(x.shape for x in arrays if x is not None)
+    rows = ROWS if count > 1 and shape[0] % count == 0 else None
+    of_all, heads = PartitionSpec(rows), PartitionSpec(rows, TENSOR)
+    into = tuple(of_all if x is None or jnp.issubdtype(x.dtype, jnp.integer) else heads for x in arrays)
+    return with_tensor(function, into, heads)(*arrays)
+
+
+def on_mesh_of(tree: Any) -> contextlib.AbstractContextManager[Any]:
+    """Let programs know on which mesh these arrays lie, where the compiler divides them: see `by_heads`."""
+    shardings = (leaf.sharding for leaf in jax.tree.leaves(tree) if isinstance(leaf, Array))
+    meshes = (sharding.mesh for sharding in shardings if isinstance(sharding, NamedSharding))
+    mesh = next((mesh for mesh in meshes if isinstance(mesh, Mesh) and mesh.size > 1), None)
+    return contextlib.nullcontext() if mesh is None else jax.set_mesh(mesh)
 
 
 def split_thirds(x: Array) -> list[Array]:

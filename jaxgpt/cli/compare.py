@@ -9,10 +9,9 @@ from itertools import zip_longest
 
 from jaxgpt.chat.reading import read_prompts
 from jaxgpt.chat.records import Prompt
-from jaxgpt.cli.generate import Options, chat_template, fit, how, open_quantized, prompt_ids
+from jaxgpt.cli.generate import Options, chat_template, fit, how, open_quantized, prompt_ids, started
 from jaxgpt.decode.continuous import generate_many
 from jaxgpt.decode.text import TextStream
-from jaxgpt.devices import start_devices
 from jaxgpt.errors import UsageError
 
 BATCH_SIZE = 16
@@ -24,8 +23,8 @@ def compare(options: Options) -> None:
     """Print a table a prompt, with a column a model."""
     assert options.compare is not None and options.prompts is not None
     prompts = read_prompts(options.prompts)
-    start_devices(options.device)
-    answers = [answer(options, model, prompts) for model in options.compare]
+    with started(options):
+        answers = [answer(options, model, prompts) for model in options.compare]
     for prompt, *texts in zip(prompts, *answers, strict=True):
         print(f"{prompt.where}: {' '.join(prompt.asked.split())}")
         print(columns(options.compare, texts), end="\n\n")

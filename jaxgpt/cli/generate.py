@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -22,7 +23,7 @@ from jaxgpt.decode.sampling_config import Sampling
 from jaxgpt.decode.text import TextStream
 from jaxgpt.errors import UsageError
 from jaxgpt.files import regular
-from jaxgpt.flags import Count, CountOrZero, PathName, Rows, Seed, check_ranges, flag
+from jaxgpt.flags import Count, CountOrZero, PathName, Rows, Seed, check_ranges, flag, flags_where
 from jaxgpt.model.config import GPTConfig
 from jaxgpt.notes import note
 from jaxgpt.runs.manifest import Which
@@ -40,7 +41,9 @@ SEPARATOR = "---------------"
 class Options:
     """The command's flags."""
 
-    init_from: PathName = flag("out", "a run's folder, one of pretrained weights, or a name on the Hugging Face hub")
+    init_from: PathName = flag(
+        "out", "a run's folder, one of pretrained weights, or a name on the Hugging Face hub", per_host=True
+    )
     checkpoint: Which | None = flag(None, "of a run, the checkpoint of this step; none: the best")
     start: str = flag(
         "\n",
@@ -85,7 +88,14 @@ class Options:
         "bits of weights; fewer need less memory; on a CPU int8 is faster than none, and int4 slower",
         group="precision and devices",
     )
-    device: Literal["auto", "cpu", "cuda", "tpu"] = flag("auto", "where to run", group="precision and devices")
+    fsdp: Rows = flag(1, "devices that share one copy of the weights", group="precision and devices")
+    tensor: Rows = flag(1, "devices that share each layer's heads", group="precision and devices")
+    device: Literal["auto", "cpu", "cuda", "tpu"] = flag(
+        "auto", "where to run", per_host=True, group="precision and devices"
+    )
+    distributed: bool = flag(
+        False, "one of several processes with one model: join the others", group="precision and devices"
+    )
     allow_pickle: bool = flag(False, "also read pytorch_model.bin and ckpt.pt: tensors only, no code in them is run")
     ignore_config_change: bool = flag(False, "take a run's config.json as it is, although it was changed by hand")
     chat: Literal["auto", "on", "off"] = flag(
@@ -111,6 +121,8 @@ class Options:
         check_ranges(self)
         if self.stop is not None and "" in self.stop:
             raise UsageError("stop is empty; it must be one or more texts, or none")
+        if self.quantize is not None and self.fsdp * self.tensor > 1:
+            raise UsageError(f"--quantize {self.quantize}: not with --fsdp or --tensor, which share weights out")
         if self.draft_tokens is not None and self.draft is None:
             raise UsageError(f"--draft_tokens {self.draft_tokens}: only with --draft")
         if (self.compare is None) != (self.prompts is None):
@@ -139,10 +151,34 @@ def main(argv: Sequence[str] | None = None) -> None:
         return
     asked = options.start == Options.start and all(s is not None and s.isatty() for s in (sys.stdin, sys.stdout))
     prompt = read_prompt(options.start)
+    if asked and options.distributed:
+        raise UsageError("--distributed: a terminal speaks to one process; say with --start what to continue")
+    with started(options, prompt):
+        speak(options, prompt, asked=asked)
+
+
+@contextlib.contextmanager
+def started(options: Options, prompt: str = "") -> Iterator[None]:
+    """Start the devices, and let all processes that share a model do the same, and end together."""
     # Only now what waits for JAX.
     from jaxgpt.devices import start_devices
 
-    start_devices(options.device)
+    if not options.distributed:
+        start_devices(options.device)
+        yield
+        return
+    from jaxgpt.hosts import one_for_all, refuse_disagreement
+
+    with one_for_all():
+        start_devices(options.device, distributed=True)
+        own = flags_where(options, "per_host", True)
+        same = {name: value for name, value in dataclasses.asdict(options).items() if name not in own}
+        refuse_disagreement({**same, "the prompt": prompt})
+        yield
+
+
+def speak(options: Options, prompt: str, *, asked: bool) -> None:
+    """Open the model, and let it continue the prompt, or what a terminal is asked for."""
     config, params, tokenizer = open_quantized(options, options.init_from)
     template = chat_template(options, tokenizer, options.init_from)
     if options.system and template is None:
@@ -208,7 +244,7 @@ def how(options: Options, tokenizer: Tokenizer) -> dict[str, Any]:
 
 
 def open_quantized(options: Options, source: str) -> tuple[GPTConfig, Any, Tokenizer]:
-    """Open a model by path or name, with weights of as many bits as `--quantize` says."""
+    """Open a model by path or name, with weights of as many bits as `--quantize` says, on the devices that share it."""
     from jaxgpt.model.quantized import quantize
     from jaxgpt.runs.weights import open_model
 
@@ -218,7 +254,20 @@ def open_quantized(options: Options, source: str) -> tuple[GPTConfig, Any, Token
         allow_pickle=options.allow_pickle,
         ignore_config_change=options.ignore_config_change,
     )
-    return config, params if options.quantize is None else quantize(params, options.quantize), tokenizer
+    params = params if options.quantize is None else quantize(params, options.quantize)
+    return config, shared(options, config, params), tokenizer
+
+
+def shared(options: Options, config: GPTConfig, params: Any) -> Any:
+    """Return a model's parameters on the devices that share them; without `--fsdp` and `--tensor` on one."""
+    from jaxgpt.mesh import check_heads, make_mesh, parameter_shardings, place
+    from jaxgpt.model.atlas import parameters
+
+    if options.fsdp * options.tensor == 1:
+        return params
+    mesh = make_mesh(fsdp=options.fsdp, tensor=options.tensor)
+    check_heads(mesh, config)
+    return place(params, parameter_shardings(mesh, parameters(config)))
 
 
 def open_draft(options: Options, tokenizer: Tokenizer) -> Any:
@@ -236,7 +285,7 @@ def open_draft(options: Options, tokenizer: Tokenizer) -> Any:
     )
     if its.fingerprint != tokenizer.fingerprint:
         raise UsageError(f"--draft {options.draft}: its tokenizer is another than that of {options.init_from}")
-    return DraftModel(config, params, **tokens)
+    return DraftModel(config, shared(options, config, params), **tokens)
 
 
 def read_prompt(start: str) -> str:

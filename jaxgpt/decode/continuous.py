@@ -31,6 +31,7 @@ from jaxgpt.model.cache import KVCache
 from jaxgpt.model.config import GPTConfig
 from jaxgpt.model.gpt import GPT
 from jaxgpt.model.quantized import cast_matrices, check_params
+from jaxgpt.parallel import on_mesh_of
 
 # Every step attends to all slots, and every move copies them: this many beyond what the longest row needs.
 SPARE_SLOTS = 64
@@ -143,7 +144,8 @@ class _Batch:
         # One slot more, for the token to choose: the first program has a shape for each width, and no other.
         progress = self._progress(window.tokens[:, : width + 1], [text])
         start = jnp.asarray(window.start)
-        newcomer, progress = prefill(self._model, self._sampling, self._params, progress, start, width=width)
+        with on_mesh_of(self._params):
+            newcomer, progress = prefill(self._model, self._sampling, self._params, progress, start, width=width)
         if width > self._length:
             self._move(self._length - width)
         self._cache = _seat(self._cache, jnp.asarray(row), newcomer, width=width)

@@ -24,6 +24,7 @@ from jaxgpt.model.cache import KVCache
 from jaxgpt.model.config import GPTConfig
 from jaxgpt.model.gpt import GPT
 from jaxgpt.model.quantized import check_params
+from jaxgpt.parallel import on_mesh_of
 
 # Each of its tokens is a comparison of its own in the program.
 LONGEST_NGRAM = 64
@@ -96,7 +97,8 @@ class DraftModel:
 
     def begin(self, dtype: DTypeLike, tokens: Int[Array, "B S"], start: Int[Array, " B"], *, width: int) -> KVCache:
         """Return what the draft carries along: its own cache, with the first `width` slots read."""
-        return _begin(GPT(self.config, dtype), self.params, tokens, start, width=width)
+        with on_mesh_of(self.params):
+            return _begin(GPT(self.config, dtype), self.params, tokens, start, width=width)
 
     def ready(self, cache: KVCache, progress: DecodeState) -> Bool[Array, " B"]:
         """Return which rows have a guess: all."""

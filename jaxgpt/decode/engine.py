@@ -22,6 +22,7 @@ from jaxgpt.decode.step import DecodeState, decode, prefill
 from jaxgpt.model.config import GPTConfig
 from jaxgpt.model.gpt import GPT
 from jaxgpt.model.quantized import cast_matrices, check_params
+from jaxgpt.parallel import on_mesh_of
 
 
 @overload
@@ -196,7 +197,8 @@ class Stream(Iterator[list[int | None]]):
                 jnp.asarray(window.tokens), jnp.asarray(rows.ended), count, self._keys, stop_ids, kept
             )
             start = jnp.asarray(window.start)
-            cache, progress = prefill(model, sampling, params, progress, start, width=window.width)
+            with on_mesh_of(params):
+                cache, progress = prefill(model, sampling, params, progress, start, width=window.width)
             self.passes += 1
             state = None if draft is None else draft.begin(model.dtype, progress.tokens, start, width=window.width)
             while True:

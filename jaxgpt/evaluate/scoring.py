@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from itertools import islice
 from typing import Any
 
@@ -20,7 +20,16 @@ from jaxtyping import Bool, Float, Int, Integer
 from jaxgpt.data.token_files import TokenFile
 from jaxgpt.decode.rows import bucket
 from jaxgpt.errors import RunError, UsageError, out_of_memory
-from jaxgpt.mesh import batch_divisor, check_rows, make_mesh, parameter_shardings, put_batch, replicated
+from jaxgpt.mesh import (
+    OwnRows,
+    batch_divisor,
+    check_heads,
+    check_rows,
+    make_mesh,
+    parameter_shardings,
+    put_batch,
+    replicated,
+)
 from jaxgpt.model.atlas import parameters
 from jaxgpt.model.config import GPTConfig
 from jaxgpt.model.gpt import GPT, applied
@@ -99,7 +108,8 @@ class Scorer:
             progress: None for where standard error is a terminal.
 
         Raises:
-            UsageError: the parameters are not this config's, or the batch can't be divided among the devices.
+            UsageError: the parameters are not this config's, or the batch or the heads can't be divided among the
+                devices.
         """
         check_params(config, params)
         self.config, self.tokenizer = config, tokenizer
@@ -107,6 +117,7 @@ class Scorer:
         self.mesh = make_mesh() if mesh is None else mesh
         self.batch_size = ROWS * batch_divisor(self.mesh) if batch_size is None else batch_size
         check_rows(self.mesh, self.batch_size)
+        check_heads(self.mesh, config)
         leaves = jax.tree.leaves(params, is_leaf=lambda x: isinstance(x, DecodingMatrix))
         if any(isinstance(leaf, DecodingMatrix) for leaf in leaves):
             if self.mesh.shape["fsdp"] * self.mesh.shape["tensor"] > 1:
@@ -115,6 +126,8 @@ class Scorer:
         else:
             self.params = jax.device_put(params, parameter_shardings(self.mesh, parameters(config)))
         self.progress = sys.stderr.isatty() if progress is None else progress
+        rows = OwnRows(self.mesh, parameters(config), self.model.dtype)
+        self._of_model = cache(lambda function: rows.each(partial(function, self.model)))
 
     def score(self, rows: Iterable[Row], *, total: int | None = None, what: str = "tokens") -> Iterator[Scored]:
         """Yield what the model says of each row, in order; rows of about one length are read together.
@@ -134,9 +147,9 @@ class Scorer:
                 shown.update(sum(len(one.log_probs) for one in found))
                 yield from found
 
-    def put(self, rows: Any) -> Any:
-        """Place a batch's arrays on the devices."""
-        return put_batch(self.mesh, rows)
+    def read(self, function: Callable[..., Any], *rows: np.ndarray) -> Any:
+        """Return what a compiled function of (model, parameters, rows …) says of a batch's rows."""
+        return self._of_model(function)(self.params, *put_batch(self.mesh, rows))
 
     def _score(self, rows: Sequence[Row]) -> list[Scored]:
         by_length = sorted(range(len(rows)), key=lambda number: -len(rows[number].ids))
@@ -162,7 +175,7 @@ class Scorer:
         tokens, targets = (np.zeros((self.batch_size, width), np.int32) for _ in range(2))
         for row, ids in enumerate(texts):
             tokens[row, : len(ids) - 1], targets[row, : len(ids) - 1] = ids[:-1], ids[1:]
-        return score_tokens(self.model, self.params, *self.put((tokens, targets)))
+        return self.read(score_tokens, tokens, targets)
 
 
 @partial(jax.jit, static_argnames="model")

@@ -14,13 +14,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import Array
-from jax.experimental.custom_partitioning import custom_partitioning
-from jax.sharding import NamedSharding, PartitionSpec
 from jax.typing import DTypeLike
 from jaxtyping import Float, Int
 
 from jaxgpt.model.config import GPTConfig
-from jaxgpt.parallel import TENSOR, inside, with_tensor
+from jaxgpt.parallel import by_heads
 
 Kernel = Callable[[Array, Array, Array, Array | None], Array]
 """(queries, keys, values, segments or None) → each query's weighted mean of values, (B, H, T, K)."""
@@ -37,7 +35,8 @@ CUDNN_LARGEST_HEAD_DIM = 128
 
 def kernels(q: Float[Array, "B H T K"], segment_ids: Int[Array, "B T"] | None, scale: float) -> dict[str, Kernel]:
     """Return the kernels that fit queries of this shape and dtype, by the platform's name in JAX."""
-    found: dict[str, Kernel] = {"cuda": partial(cudnn_by_heads, scale=scale), "tpu": partial(pallas, scale=scale)}
+    found: dict[str, Kernel] = {"cuda": partial(cudnn, scale=scale), "tpu": partial(pallas, scale=scale)}
+    found = {name: partial(by_heads, kernel) for name, kernel in found.items()}
     length, head_dim, packed = *q.shape[2:], segment_ids is not None
     return {name: found[name] for name in found if not why_not(name, length, head_dim, q.dtype, packed=packed)}
 
@@ -89,11 +88,6 @@ def cudnn(
     return out.swapaxes(1, 2)
 
 
-def cudnn_by_heads(q: Array, k: Array, v: Array, segment_ids: Array | None, scale: float) -> Array:
-    """Return `cudnn`'s attention, where each device has its own heads."""
-    return by_heads(partial(cudnn, scale=scale), q, k, v, segment_ids)
-
-
 @cache
 def cudnn_works(length: int, head_dim: int, packed: bool) -> bool:
     """Return whether JAX finds cuDNN and, where there is a GPU, can compile its attention, forwards and backwards.
@@ -121,50 +115,10 @@ def cudnn_works(length: int, head_dim: int, packed: bool) -> bool:
     return True
 
 
-def _divided(axes: str) -> Callable[[Callable[..., Any]], Any]:
-    """Return a decorator: on several devices each takes its rows and heads, as XLA can't divide a Pallas kernel itself.
-
-    Args:
-        axes: of the function's arrays and results; behind the arrays it takes segments or None, and the scale.
-    """
-    count = axes.partition("->")[0].count(",") + 1
-
-    def decorate(function: Callable[..., Any]) -> Any:
-        def rule(scale: float, mesh: Any, arrays: Any, results: Any) -> Any:
-            packed = len(arrays) > count
-            return axes.replace("->", ", b t ->" if packed else "->"), {"need_replication_factors": ("t", "k")}
-
-        def partition(scale: float, mesh: Any, arrays: Any, results: Any) -> Any:
-            like = arrays[0].sharding
-            spec = () if like is None else like.spec[:2]
-            # Segments have rows, all others rows and heads.
-            own = partial(jax.tree.map, lambda x: NamedSharding(mesh, PartitionSpec(*spec[: x.ndim - 1])))
-            return mesh, lambda *arrays: function(*arrays, scale), own(results), own(arrays)
-
-        whole = custom_partitioning(function, static_argnums=(count + 1,))
-        whole.def_partition(partition, sharding_rule=rule)
-
-        def call(*args: Any) -> Any:
-            *arrays, scale = args
-            return by_heads(lambda *own: function(*own, scale), *arrays) if inside() else whole(*args)
-
-        return call
-
-    return decorate
-
-
-def by_heads(function: Callable[..., Any], *arrays: Array | None) -> Any:
-    """Apply a function to each device's own heads, the second axis of all arrays but segments."""
-    heads, all_heads = PartitionSpec(None, TENSOR), PartitionSpec()
-    into = tuple(all_heads if x is None or jnp.issubdtype(x.dtype, jnp.integer) else heads for x in arrays)
-    return with_tensor(function, into, heads)(*arrays)
-
-
 # JAX's public function is not differentiable in two separate parts, so these are the parts. Importing Pallas takes a
 # while, and most programs have no use for it.
 
 
-@_divided("b h t k, b h t k, b h t k -> b h t k, b h t, b h t")
 def _forward_kernel(
     q: Array, k: Array, v: Array, segment_ids: Array | None, scale: float
 ) -> tuple[Array, Array, Array]:
@@ -175,7 +129,6 @@ def _forward_kernel(
     return flash._flash_attention(q, k, v, None, segments, True, True, scale, _block_sizes(q), False)
 
 
-@_divided("b h t k, b h t k, b h t k, b h t k, b h t, b h t, b h t k -> b h t k, b h t k, b h t k")
 def _backward_kernel(
     q: Array,
     k: Array,

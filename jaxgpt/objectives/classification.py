@@ -14,6 +14,7 @@ from jaxgpt.errors import UsageError
 from jaxgpt.model.gpt import GPT
 from jaxgpt.objectives.base import Objective, Params, Sums
 from jaxgpt.objectives.outputs import last_scores
+from jaxgpt.parallel import on_mesh_of
 
 
 def classify(model: GPT) -> Objective:
@@ -40,7 +41,8 @@ def _labels(model: GPT, params: Params, batch: Labelled, key: Array | None) -> S
 def predict(model: GPT, params: Params, batches: Iterable[Labelled]) -> Int[np.ndarray, " M"]:
     """Return the number of the best label of each text, one batch after another; texts of weight 0 are left out."""
     best = jax.jit(lambda params, batch: last_scores(model, params, batch.tokens, batch.last).argmax(-1))
-    return np.concatenate([np.asarray(best(params, batch))[np.asarray(batch.weights) > 0] for batch in batches])
+    with on_mesh_of(params):
+        return np.concatenate([np.asarray(best(params, batch))[np.asarray(batch.weights) > 0] for batch in batches])
 
 
 def confusion(

@@ -234,17 +234,45 @@ def test_a_policy_is_exported_as_the_language_model_that_it_is(here):
     )
 
 
+ON_EIGHT = """
+from tests.cli.test_stages import MESH, ON_A_MESH, SPOKEN, Workshop, generate
+for name in ON_A_MESH:
+    Workshop.run(None, name, f"{name} on eight".replace(" ", "-"), *MESH)
+print("spoken:")
+generate.main([*SPOKEN, *MESH])
+"""
+MESH = ["--fsdp", "2", "--tensor", "2"]
+ON_A_MESH = [
+    "classify",
+    "classify the last layer",
+    "sft",
+    "sft with adapters",
+    "reward",
+    "dpo",
+    "dpo with adapters",
+    "ppo",
+]
+SPOKEN = "--init_from sft --start Who? --max_new_tokens 12 --num_samples 3 --temperature 1".split()
+
+
 @pytest.mark.slow
-def test_stages_run_on_two_devices_that_share_the_weights(here):
-    """PPO's rollouts, its reference and its reward model among them; losses are those of one device."""
-    words = ["--init_from", "sft", "--dataset", "ppo.jsonl", "--val_fraction", "0.25", *SHORT, *PPO]
-    argv = ["ppo", *last_of_equal([*words, "--reward_model", "reward", "--max_iters", "2"])]
-    train.main([*argv, "--out_dir", "one"])
-    flags = f"{ENVIRONMENT['XLA_FLAGS']} --xla_force_host_platform_device_count=2"
-    command = [sys.executable, str(ROOT / "train.py"), *argv, "--out_dir", "two", "--fsdp", "2"]
-    subprocess.run(command, check=True, env={**os.environ, "XLA_FLAGS": flags})
-    one, two = ([row["loss"] for row in read_rows(Path(out) / "metrics.jsonl")] for out in ("one", "two"))
-    np.testing.assert_allclose(one, two, atol=1e-3)
+def test_stages_and_decoding_on_eight_devices_are_those_on_one(here, capsys):
+    """Losses and parameters; of PPO with rollouts, reference and reward model; and the text that is generated."""
+    wholes = [here.whole(name) for name in ON_A_MESH]
+    flags = f"{ENVIRONMENT['XLA_FLAGS']} --xla_force_host_platform_device_count=8"
+    env = {**os.environ, "XLA_FLAGS": flags, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}
+    eight = subprocess.run([sys.executable, "-c", ON_EIGHT], check=True, env=env, stdout=subprocess.PIPE)
+    for whole in wholes:
+        one, many = (
+            [row["loss"] for row in read_rows(Path(out) / "metrics.jsonl")] for out in (whole, f"{whole}-on-eight")
+        )
+        np.testing.assert_allclose(one, many, rtol=0, atol=1e-5, err_msg=str(whole))
+        one, many = (jax.tree.leaves(load_params(out, "last")[1]) for out in (whole, f"{whole}-on-eight"))
+        for ours, theirs in zip(one, many, strict=True):
+            np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-5, err_msg=str(whole))
+    capsys.readouterr()
+    generate.main(SPOKEN)
+    assert eight.stdout.decode().partition("spoken:\n")[2] == capsys.readouterr().out
 
 
 @pytest.mark.parametrize("name", ["classify", "sft with adapters", "ppo"])

@@ -20,12 +20,14 @@ from jax._src.cudnn import fused_attention_stablehlo
 from jax._src.cudnn.fused_attention_stablehlo import MaskType
 from jax.experimental.pallas import tpu as pltpu
 from jax.interpreters import mlir
-from jax.sharding import AxisType, NamedSharding, PartitionSpec
+from jax.sharding import NamedSharding, PartitionSpec
 
+from jaxgpt.mesh import make_mesh
 from jaxgpt.model import attention_kernels
 from jaxgpt.model.attention import attention, in_blocks
 from jaxgpt.model.attention_kernels import cudnn, cudnn_works, kernels, pallas, report
 from jaxgpt.model.config import GPTConfig
+from jaxgpt.parallel import ROWS, TENSOR, by_heads, on_mesh_of
 
 ROOT = Path(__file__).parents[2]
 SCALE = 0.3
@@ -101,17 +103,18 @@ def test_on_several_devices_each_computes_its_rows_and_heads():
 
 def main() -> None:
     """Compare the divided kernels, interpreted, with our own attention, and look for copies between devices."""
-    mesh = jax.make_mesh((2, 2), ("rows", "heads"), axis_types=(AxisType.Auto,) * 2)
+    mesh = make_mesh(fsdp=2, tensor=2)
     pltpu.set_tpu_interpret_mode(True)  # in all threads: XLA divides in one of its own
     stand_in_for_cudnn()
-    segment_ids = jax.device_put(segments(128), NamedSharding(mesh, PartitionSpec("rows")))
+    segment_ids = jax.device_put(segments(128), NamedSharding(mesh, PartitionSpec(ROWS)))
     for attend, dtype, own in (
-        (pallas, "float32", None),
-        (pallas, "float32", segment_ids),
-        (cudnn, "bfloat16", segment_ids),
+        (divided(pallas), "float32", None),
+        (divided(pallas), "float32", segment_ids),
+        (divided(cudnn), "bfloat16", segment_ids),
     ):
-        arrays = jax.device_put(draw(128, dtype=dtype), NamedSharding(mesh, PartitionSpec("rows", "heads")))
-        compiled = both.lower(attend, arrays, own).compile()
+        arrays = jax.device_put(draw(128, dtype=dtype), NamedSharding(mesh, PartitionSpec(ROWS, TENSOR)))
+        with on_mesh_of(arrays):
+            compiled = both.lower(attend, arrays, own).compile()
         program = compiled.as_text()
         assert "f32[1,1,128,64]" in program or "bf16[1,128,1,64]" in program
         names = ("all-gather", "all-to-all", "all-reduce", "collective-permute")
@@ -122,6 +125,11 @@ def main() -> None:
                 np.testing.assert_allclose(theirs, ours, rtol=1e-4, atol=1e-5)
             else:
                 assert jnp.linalg.norm(theirs - ours) < 2**-6 * jnp.linalg.norm(ours)
+
+
+def divided(attend: Attend) -> Attend:
+    """Return attention of each device's own rows and heads."""
+    return lambda q, k, v, segment_ids, scale: by_heads(partial(attend, scale=scale), q, k, v, segment_ids)
 
 
 def stand_in_for_cudnn() -> None:
