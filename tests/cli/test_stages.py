@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -11,12 +12,15 @@ from pathlib import Path
 
 import jax
 import numpy as np
+import optax
 import pytest
 
 from benchmarks.soak import ENVIRONMENT, ROOT, differences
 from jaxgpt import save_pretrained
 from jaxgpt.chat.template import DEFAULT_TEMPLATE, add_special_tokens
 from jaxgpt.cli import convert, evaluate, generate, train
+from jaxgpt.model.gpt import GPT
+from jaxgpt.objectives.base import Objective, Sums
 from jaxgpt.runs.folder import read_record
 from jaxgpt.runs.weights import BASE, load_params
 from jaxgpt.signals import Stop
@@ -87,11 +91,15 @@ class Workshop:
         places = ["--dataset", "text.txt", "--out_dir", "pretrained", "--cache_dir", "cache"]
         train.main([*places, "--tokenizer", "bpe", "--bpe_vocab_size", "280", *SMALL, *SHORT, "--sample_tokens", "0"])
 
-    def run(self, name: str, out: str, *more: str) -> None:
+    @staticmethod
+    def argv(name: str, out: str, *more: str) -> list[str]:
         stage, begin, flags = CASES[name]
         begin_with = [] if "--init_from" in more else ["--init_from", begin]
         words = [*begin_with, "--dataset", f"{stage}.jsonl", "--val_fraction", "0.25", "--out_dir", out]
-        train.main([stage, *last_of_equal([*words, *SHORT, "--save_interval", "2", *flags, *more])])
+        return [stage, *last_of_equal([*words, *SHORT, "--save_interval", "2", *flags, *more])]
+
+    def run(self, name: str, out: str, *more: str) -> None:
+        train.main(Workshop.argv(name, out, *more))
 
     def whole(self, name: str) -> Path:
         """Return the folder of a case's run that nothing disturbed, which is made once for all tests."""
@@ -275,14 +283,61 @@ def test_stages_and_decoding_on_eight_devices_are_those_on_one(here, capsys):
     assert eight.stdout.decode().partition("spoken:\n")[2] == capsys.readouterr().out
 
 
-@pytest.mark.parametrize("name", ["classify", "sft with adapters", "ppo"])
+@pytest.mark.parametrize("name", ["classify", "sft with adapters", "reward", "dpo", "ppo"])
 def test_a_page_is_written_at_the_end(here, capsys, name: str):
+    """From runs that are there already, to which one more update is added."""
     out = Path(f"page-of-{CASES[name][0]}")
-    here.run(name, str(out), "--explore", "true", "--max_iters", "1")
+    shutil.copytree(here.whole(name), out)
+    capsys.readouterr()
+    here.run(name, str(out), "--explore", "true", "--max_iters", "5", "--init_from", "resume")
     assert f"page:  {out / 'explore.html'}; open it" in capsys.readouterr().out
     page = (here.folder / out / "explore.html").read_text(encoding="utf-8")
-    says = {"sft with adapters": "(LoRA)", "ppo": "value head"}.get(name, "The run trained")
-    assert says in page and '"stage":"' + CASES[name][0] in page
+    says = {
+        "classify": "The run trained labels",
+        "reward": "The run trained scores",
+        "dpo": "more than its reference the model prefers",
+    }
+    assert {"sft with adapters": "(LoRA)", "ppo": "value head", **says}[name] in page
+    assert '"stage":"' + CASES[name][0] in page
+
+
+def test_a_page_of_pretraining_shows_its_own_validation_text(here, capsys):
+    shutil.copytree("pretrained", "page-of-pretrain")
+    argv = ["--init_from", "resume", "--out_dir", "page-of-pretrain", "--max_iters", "5", "--explore", "true"]
+    train.main(argv)
+    assert "page:  page-of-pretrain/explore.html; open it" in capsys.readouterr().out
+    page = Path("page-of-pretrain/explore.html").read_text(encoding="utf-8")
+    [ids] = re.findall(r'"ids":(\[[\d,]+\])', page)[:1]
+    shown = load_tokenizer("page-of-pretrain").decode(json.loads(ids))
+    assert shown and shown in TEXT and '"stage":"pretrain"' in page
+
+
+@pytest.mark.parametrize(
+    "name", ["classify", "sft with adapters", "reward", "dpo", pytest.param("ppo", marks=pytest.mark.slow)]
+)
+def test_an_optimizer_and_an_objective_that_are_handed_over_are_the_runs(here, name: str):
+    """Twice the stage's own objective, by an optimizer that moves nothing."""
+    once, double = (f"{times}-{CASES[name][0]}" for times in ("once", "twice"))
+    plain = train.read_stage(here.argv(name, once, "--max_iters", "2"))
+    type(plain)(plain.flags, optimizer=optax.set_to_zero()).run(once)
+
+    def twice(model: GPT) -> Objective:
+        own = stage.make_objective(model)
+
+        def objective(params, batch, key) -> Sums:
+            sums = own(params, batch, key)
+            return replace(sums, loss=2 * sums.loss)
+
+        return objective
+
+    stage = type(plain)(plain.flags, optimizer=optax.set_to_zero(), objective=twice)
+    stage.run(double)
+    rows, mine = (read_rows(Path(out) / "metrics.jsonl") for out in (once, double))
+    losses, doubled = ([row["loss"] for row in found if row["split"] == "train"] for found in (rows, mine))
+    np.testing.assert_allclose(doubled, 2 * np.asarray(losses), rtol=1e-5)
+    first, *_, last = [row["loss"] for row in mine if row["split"] == "val"]
+    assert first == last, "nothing has moved"
+    assert all(row["lr"] is None for row in mine if row["split"] == "train"), "the flags' schedule was not followed"
 
 
 def test_answers_are_compared_side_by_side(here, capsys):
