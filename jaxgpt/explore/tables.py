@@ -8,8 +8,7 @@ from typing import Any
 import numpy as np
 
 from jaxgpt.explore.data import packed
-from jaxgpt.inspect.embeddings import cosines, principal_components
-from jaxgpt.inspect.stages import attention_stages
+from jaxgpt.inspect.embeddings import bag_of_words, cosines, principal_components
 from jaxgpt.model.atlas import PARTS, parameters
 from jaxgpt.model.config import GPTConfig
 from jaxgpt.model.gpt import sinusoids
@@ -60,10 +59,7 @@ def position_data(config: GPTConfig, params: Any, ids: list[int]) -> dict[str, A
     if "wpe" not in params:
         words = words * config.n_embd**0.5
     order = np.random.default_rng(0).permutation(len(ids))
-    found = {
-        name: [_attended(words + positions), _attended(words[order] + positions)]
-        for name, positions in (("without", 0.0), ("with", table[: len(ids)]))
-    }
+    found = bag_of_words(words, table[: len(ids)], order.tolist())
     return {
         "learned": "wpe" in params,
         "table": packed(table[: shape[0], : shape[1]]),
@@ -75,11 +71,6 @@ def position_data(config: GPTConfig, params: Any, ids: list[int]) -> dict[str, A
             name: float(np.linalg.norm(x[0] - x[1]) / max(np.linalg.norm(x[0]), 1e-9)) for name, x in found.items()
         },
     }
-
-
-def _attended(rows: np.ndarray) -> np.ndarray:
-    """Return the sum of what attention gives for rows, without any weights."""
-    return np.asarray(attention_stages(rows, scaled=True).out[0].sum(0))
 
 
 def architecture_data(config: GPTConfig, params: Any) -> dict[str, Any]:

@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING
 from jaxgpt.lazy import on_first_use
 
 if TYPE_CHECKING:
-    from jaxgpt.inspect.embeddings import nearest, principal_components
+    from jaxgpt.inspect.embeddings import bag_of_words, nearest, principal_components
     from jaxgpt.inspect.figures import (
         plot_attention,
         plot_attention_stages,
+        plot_bag_of_words,
         plot_embeddings,
         plot_positions,
         plot_residual_stream,
@@ -33,6 +34,7 @@ __all__ = [
     "PowerLaw",
     "ablate_heads",
     "attention_stages",
+    "bag_of_words",
     "fit_power_law",
     "inspect",
     "logit_lens",
@@ -40,6 +42,7 @@ __all__ = [
     "next_token_table",
     "plot_attention",
     "plot_attention_stages",
+    "plot_bag_of_words",
     "plot_embeddings",
     "plot_logit_lens",
     "plot_next_token",

@@ -1,4 +1,4 @@
-"""A table of vectors: which lie near each other, and a flat map of them."""
+"""A table of vectors: which lie near each other, a flat map of them, and what attention makes of their order."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ import numpy as np
 from jaxtyping import Float
 
 from jaxgpt import checks
+from jaxgpt.errors import UsageError
+from jaxgpt.inspect.stages import attention_stages
 
 
 def nearest(table: Float[np.ndarray, "V D"], token: int, count: int = 10) -> list[tuple[int, float]]:
@@ -35,6 +37,31 @@ def cosines(table: Float[np.ndarray, "N D"], rows: Sequence[int] | None = None) 
     """Return the cosine of each row, or of each of `rows`, with each."""
     units = _units(np.asarray(table, np.float32))
     return (units if rows is None else units[list(rows)]) @ units.T
+
+
+def bag_of_words(
+    words: Float[np.ndarray, "T D"], positions: Float[np.ndarray, "T D"], order: Sequence[int]
+) -> dict[str, Float[np.ndarray, "2 D"]]:
+    """Return what attention gives for the same words in two orders, summed over all places, in each order a row.
+
+    Attention here has no weights and no mask. "without" positions the rows are equal: order is lost. "with" them they
+    are not.
+
+    Args:
+        words: vectors of a text's tokens.
+        positions: of its places.
+        order: a permutation of 0 … T-1.
+
+    Raises:
+        UsageError: `order` is none.
+    """
+    if sorted(order) != list(range(len(words))):
+        raise UsageError(f"order: {list(order)[:10]} …; it must have each of 0 to {len(words) - 1} once")
+    rows, shuffled = np.asarray(words, np.float32), np.asarray(words, np.float32)[list(order)]
+    return {
+        name: np.stack([attention_stages(x + added, scaled=True).out[0].sum(0) for x in (rows, shuffled)])
+        for name, added in (("without", np.float32(0)), ("with", np.asarray(positions, np.float32)))
+    }
 
 
 def _units(x: np.ndarray) -> np.ndarray:

@@ -19,7 +19,7 @@ from matplotlib.patches import Rectangle
 from jaxgpt import checks
 from jaxgpt.errors import UsageError
 from jaxgpt.inspect.drawing import AMOUNTS, BLUE, GREEN, ORANGE, draw_image, name_places, own_places, printable
-from jaxgpt.inspect.embeddings import cosines, nearest, principal_components
+from jaxgpt.inspect.embeddings import bag_of_words, cosines, nearest, principal_components
 from jaxgpt.inspect.record import Inspection
 from jaxgpt.model.attention import NEVER, AttentionStages
 from jaxgpt.model.gpt import sinusoids
@@ -99,6 +99,27 @@ def plot_positions(table: Float[Values, "P D"]) -> Figure:
         draw_image(axes, values, title, signed=True)
         axes.set(xlabel="dimension", ylabel="position")
     panels[2].set(xlabel="position")
+    return figure
+
+
+def plot_bag_of_words(
+    words: Float[Values, "T D"], positions: Float[Values, "T D"], order: Sequence[int] | None = None
+) -> Figure:
+    """Draw what attention without weights gives for the same words in two orders, with positions and without.
+
+    Args:
+        words: vectors of a text's tokens.
+        positions: of its places.
+        order: the other order; None for the reverse.
+    """
+    words = np.asarray(words, np.float32)
+    found = bag_of_words(words, np.asarray(positions), range(len(words))[::-1] if order is None else order)
+    figure = Figure(figsize=(12, 3.5), layout="constrained")
+    for axes, (name, (one, other)) in zip(figure.subplots(1, 2, sharey=True), found.items(), strict=True):
+        axes.plot(one, color=BLUE, linewidth=3, label="as it is")
+        axes.plot(other, color=ORANGE, linestyle="--", label="in another order")
+        axes.set(title=f"{name} positions", xlabel="dimension", ylabel="sum over all places")
+        axes.legend()
     return figure
 
 

@@ -69,6 +69,21 @@ def test_positions_are_the_table_the_sinusoids_and_their_cosines():
     np.testing.assert_allclose(np.diag(cosine), 1, rtol=1e-5)
 
 
+def test_a_bag_of_words_is_one_sum_without_positions_and_two_with_them():
+    words, positions = np.random.default_rng(0).normal(size=(2, 6, 8)).astype("f4")
+    order = [3, 0, 5, 1, 4, 2]
+    without, with_them = (lines(axes) for axes in look.plot_bag_of_words(words, positions, order).axes)
+    np.testing.assert_allclose(without["as it is"], without["in another order"], rtol=1e-4, atol=1e-5)
+    for rows, label in ((words, "as it is"), (words[order], "in another order")):
+        x = rows + positions
+        weights = np.exp(x @ x.T / 8**0.5)
+        expected = (weights / weights.sum(-1, keepdims=True) @ x).sum(0)
+        np.testing.assert_allclose(with_them[label], expected, rtol=1e-4, atol=1e-4)
+    assert np.abs(with_them["as it is"] - with_them["in another order"]).max() > 0.1
+    with pytest.raises(UsageError, match="order: "):
+        look.bag_of_words(words, positions, [0, 0, 1, 2, 3, 4])
+
+
 def test_attention_is_each_heads_weights_without_padding(record):
     shown = images(look.plot_attention(record, row=1))
     assert len(shown) == 4
