@@ -6,7 +6,6 @@ learning rate falls with the size as in Kaplan et al. 2020, appendix D.6. Called
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -16,7 +15,7 @@ from jaxgpt.checks import whole
 from jaxgpt.cli import entry
 from jaxgpt.command_line import command, parse
 from jaxgpt.errors import RunError
-from jaxgpt.files import replacing
+from jaxgpt.files import write_json
 from jaxgpt.flags import PathName, flag
 from jaxgpt.model.atlas import count
 
@@ -67,8 +66,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     losses = [run.loss for run in runs]
     law = fit_power_law([run.compute for run in runs], losses)
-    with replacing(folder / "scaling.json") as part:
-        part.write_text(json.dumps({"runs": [asdict(run) for run in runs], "law": asdict(law)}, indent=1) + "\n")
+    write_json(folder / "scaling.json", {"runs": [asdict(run) for run in runs], "law": asdict(law)})
     figure = plot_scaling([run.parameters for run in runs], [run.tokens for run in runs], losses)
     figure.savefig(folder / "scaling.png", dpi=120)
     print(f"\n{'parameters N':>14}{'tokens D':>14}{'6 N D':>12}{'loss':>8}")

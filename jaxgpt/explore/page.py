@@ -16,7 +16,6 @@ from jaxgpt.explore import collect, tables, training
 from jaxgpt.explore.data import as_json, shown
 from jaxgpt.explore.pictures import pictures
 from jaxgpt.inspect.record import inspect
-from jaxgpt.model.atlas import count
 from jaxgpt.model.config import GPTConfig
 from jaxgpt.runs.folder import read_record
 from jaxgpt.runs.manifest import Which
@@ -24,7 +23,7 @@ from jaxgpt.runs.weights import find_checkpoint
 from jaxgpt.tokenizers import Tokenizer
 from jaxgpt.train.metrics import read_rows
 
-SCRIPTS = ("base", "tokenizer", "tokens", "tables", "attention", "predictions", "architecture", "training")
+SCRIPTS = ("base", "tokenizer", "tokens", "tables", "attention", "predictions", "architecture", "training", "scaling")
 SAMPLE_TOKENS = 60
 
 
@@ -39,6 +38,7 @@ def explore(
     checkpoint: Which = "best",
     other: tuple[GPTConfig, Any, Tokenizer] | None = None,
     other_name: str = "",
+    ladder: Sequence[training.Rung] = (),
 ) -> str:
     """Return a page that shows a model at work on a text, with all that it needs in it.
 
@@ -49,6 +49,7 @@ def explore(
         run: the folder of the run that trained it, for its curves and its weights through training.
         checkpoint: which of the run's the model is.
         other, other_name: another model with the same tokenizer, whose predictions are shown beside.
+        ladder: other runs among which this one is shown, as `read_ladder` gives them.
 
     Raises:
         UsageError: fewer than two tokens, more than the context, or another tokenizer.
@@ -92,7 +93,7 @@ def explore(
         "through": through,
         "architecture": tables.architecture_data(config, params),
         "training": {} if run is None else training.training_data(run, record),
-        "scaling": training.scaling_data(run, record, config, count(config)["total"]),
+        "scaling": training.scaling_data(run, record, config, ladder),
     }
     if other is not None:
         theirs = inspect(other[0], other[1], [ids], lens=False)

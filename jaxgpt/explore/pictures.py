@@ -28,7 +28,7 @@ def pictures(
     found: Inspection,
     name: Callable[[int], str],
     rows: Sequence[Row],
-    scaling: Mapping[str, int],
+    scaling: Mapping[str, Any],
 ) -> dict[str, str]:
     """Return an element with a picture of each view, by the names in `VIEWS`; "" where there is nothing to see.
 
@@ -37,7 +37,7 @@ def pictures(
         found: what it computed.
         name: of an id.
         rows: a run's metrics.
-        scaling: its parameters and, if it is known, the tokens it has read.
+        scaling: what `scaling_data` gives.
     """
     ids = np.asarray(found.tokens[0]).tolist()
     few, labels = slice(MOST_PLACES), [name(token) for token in ids[:MOST_PLACES]]
@@ -52,8 +52,12 @@ def pictures(
     }
     if rows:
         drawn["training"] = plot_training(rows)
+    runs = [tuple(run) for run in scaling.get("ladder", {}).get("runs", ())]
     if "tokens" in scaling:
-        drawn["scaling"] = plot_scaling([scaling["parameters"]], [scaling["tokens"]])
+        runs.append((scaling["parameters"], scaling["tokens"], scaling.get("loss")))
+    if runs:
+        sizes, read, losses = (list(column) for column in zip(*runs, strict=True))
+        drawn["scaling"] = plot_scaling(sizes, read, losses if len(runs) > 1 and None not in losses else None)
     return {view: _element(view, drawn[view]) if view in drawn else "" for view in VIEWS}
 
 

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from jaxgpt.errors import UsageError
+from jaxgpt.files import read_json, typed
+from jaxgpt.inspect.power_law import fit_power_law
+from jaxgpt.model.atlas import count
 from jaxgpt.model.config import GPTConfig
 from jaxgpt.model.gpt import GPT
 from jaxgpt.runs.manifest import WEIGHTS, steps, undamaged
@@ -84,13 +90,42 @@ def training_data(run: Path, record: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def scaling_data(run: Path | None, record: Mapping[str, Any], config: GPTConfig, total: int) -> dict[str, Any]:
-    """Return the model's parameters N and, of a run that trained them from the first, the tokens D that it has read."""
-    data: dict[str, Any] = {"parameters": total}
+Rung = tuple[int, int, float]
+"""A run's parameters N, the tokens D that it has read, and its loss."""
+
+
+def read_ladder(file: Path) -> list[Rung]:
+    """Return the runs of a file as `python -m recipes.scaling` writes it.
+
+    Raises:
+        UsageError: it can't be read, or isn't such a file.
+    """
+    runs = typed(read_json(file).get("runs"), list, "runs", file)
+    names = ("parameters", "tokens", "loss")
+    for run in runs:
+        found = [run.get(name) if isinstance(run, dict) else None for name in names]
+        if not all(isinstance(x, int | float) and 0 < x < math.inf for x in found):
+            raise UsageError(f"{file}: a run is {str(run)[:80]}; it must have {', '.join(names)}, positive numbers")
+    return [(run["parameters"], run["tokens"], run["loss"]) for run in runs]
+
+
+def scaling_data(
+    run: Path | None, record: Mapping[str, Any], config: GPTConfig, ladder: Sequence[Rung] = ()
+) -> dict[str, Any]:
+    """Return the model's parameters N; of a run that trained them from the first, the tokens D that it has read and its
+    loss; and the ladder with its law."""
+    data: dict[str, Any] = {"parameters": count(config)["total"]}
     flags: Mapping[str, Any] = record.get("flags") or {}
     sizes: Any = [flags.get(name) for name in ("batch_size", "gradient_accumulation_steps")]
     if run is not None and record.get("new") and all(isinstance(size, int) for size in sizes):
-        done = max((row["step"] for row in read_rows(run / "metrics.jsonl")), default=0)
+        rows = read_rows(run / "metrics.jsonl")
+        done = max((row["step"] for row in rows), default=0)
         if done:
             data["tokens"] = done * sizes[0] * sizes[1] * (flags.get("block_size") or config.n_positions)
+            last = [row["loss"] for row in rows if row["split"] == "val" and row["step"] == done]
+            data |= {"loss": last[-1]} if last else {}
+    if ladder:
+        compute, losses = [6 * n * d for n, d, _ in ladder], [loss for _, _, loss in ladder]
+        law = asdict(fit_power_law(compute, losses)) if len(set(compute)) > 2 else None
+        data["ladder"] = {"runs": ladder, "law": law}
     return data

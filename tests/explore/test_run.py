@@ -4,9 +4,11 @@ import json
 
 import pytest
 
+from jaxgpt.cli.explore import main
+from jaxgpt.errors import UsageError
 from jaxgpt.explore import explore
-from jaxgpt.explore.training import history
-from jaxgpt.inspect import nearest
+from jaxgpt.explore.training import history, read_ladder
+from jaxgpt.inspect import fit_power_law, nearest
 from jaxgpt.model.config import GPTConfig
 from jaxgpt.runs import Checkpoints
 from jaxgpt.runs.folder import read_record, write_record
@@ -38,8 +40,8 @@ class Run:
         ]
         (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
 
-    def page(self):
-        return explore(self.config, self.params, self.tokenizer, TEXT, run=self.folder)
+    def page(self, **more):
+        return explore(self.config, self.params, self.tokenizer, TEXT, run=self.folder, **more)
 
 
 @pytest.fixture(scope="module")
@@ -78,3 +80,38 @@ def test_one_slider_goes_through_training(run, browser, tmp_path):
     # D = 40 updates of 4 times 2 rows of 16 tokens.
     scaling = browser.execute_script("return document.querySelector('#scaling table').innerText")
     assert "5.12 k" in scaling
+
+
+def test_the_run_stands_among_those_of_a_ladder(run, browser, tmp_path, capsys):
+    """As the command takes them; the line is the power law through the ladder, without the run."""
+    runs = [{"parameters": n, "tokens": 20 * n, "loss": loss} for n, loss in ((100, 4.0), (300, 3.1), (1000, 2.3))]
+    (tmp_path / "scaling.json").write_text(json.dumps({"runs": runs}))
+    file = tmp_path / "page.html"
+    run.tokenizer.save(run.folder)
+    main([str(run.folder), "--text", TEXT, "--scaling", str(tmp_path / "scaling.json"), "--out", str(file)])
+    assert "open it in a browser" in capsys.readouterr().out
+    browser.get(file.as_uri())
+    assert browser.get_log("browser") == []
+    drawings = "return [...document.querySelectorAll('#scaling .view svg[role=img]')]"
+    assert browser.execute_script(f"{drawings}.map((svg) => svg.querySelectorAll('circle').length)") == [3 + 2, 3 + 1]
+    law = fit_power_law([6 * 20 * n["parameters"] ** 2 for n in runs], [n["loss"] for n in runs])
+    says = browser.execute_script("return document.getElementById('law').textContent")
+    assert f"C^−{law.exponent:.3g}" in says
+    table = browser.execute_script("return document.querySelector('#scaling table').innerText")
+    assert "2.4" in table, "the run's last loss on validation"
+
+
+@pytest.mark.parametrize(
+    ("contents", "says"),
+    [
+        ("no JSON", "not JSON"),
+        ("{}", "runs must be of type list"),
+        ('{"runs": [{"parameters": 1, "tokens": 2}]}', "it must have parameters, tokens, loss"),
+        ('{"runs": [{"parameters": 1, "tokens": 0, "loss": 1}]}', "positive numbers"),
+    ],
+)
+def test_a_file_that_is_no_ladder_is_refused(tmp_path, contents, says):
+    file = tmp_path / "scaling.json"
+    file.write_text(contents)
+    with pytest.raises(UsageError, match=says):
+        read_ladder(file)

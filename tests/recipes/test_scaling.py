@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from jaxgpt.explore.training import read_ladder
 from jaxgpt.inspect import fit_power_law
 from jaxgpt.train.metrics import read_rows
 from recipes import scaling
@@ -21,6 +22,9 @@ def test_the_law_is_that_of_the_runs(tmp_path, monkeypatch, capsys):
         assert run["loss"] == read_rows(tmp_path / "out" / name / "metrics.jsonl")[-1]["loss"]
     law = fit_power_law([run["compute"] for run in found["runs"]], [run["loss"] for run in found["runs"]])
     assert found["law"] == pytest.approx(vars(law)) and (tmp_path / "out" / "scaling.png").exists()
+    assert read_ladder(tmp_path / "out" / "scaling.json") == [
+        (run["parameters"], run["tokens"], run["loss"]) for run in found["runs"]
+    ]
     before = capsys.readouterr().out
     scaling.main(argv)
     after = capsys.readouterr().out
