@@ -123,6 +123,22 @@ def test_a_row_of_a_head_sums_to_one(opened):
         assert text == "The row sums to 1.000000."
 
 
+@pytest.mark.parametrize("group", ["#tokens .tokens", "#attention .heads"])
+def test_a_group_is_one_stop_of_the_tab_key_and_arrow_keys_choose_in_it(opened, group):
+    from selenium.webdriver.common.keys import Keys
+
+    first = f"document.querySelector('{group}').children[0]"
+    opened.execute_script(f"{first}.click(); {first}.focus()")
+    for key, at in ((Keys.ARROW_RIGHT, 1), (Keys.ARROW_RIGHT, 2), (Keys.ARROW_LEFT, 1)):
+        opened.switch_to.active_element.send_keys(key)
+        for chosen in ("b.ariaPressed === 'true'", "b.tabIndex === 0", "b === document.activeElement"):
+            marked = f"[...document.querySelector('{group}').children].map((b, i) => {chosen} ? i : -1)"
+            assert opened.execute_script(f"return {marked}.filter((i) => i >= 0)") == [at]
+    if group == "#tokens .tokens":
+        says = opened.execute_script("return document.getElementById('attention-row').textContent")
+        assert says.startswith("Place 1, ")
+
+
 @pytest.mark.parametrize("text", NASTY, ids=["spaces", "controls", "scripts", "emoji", "markup", "nothing"])
 def test_the_page_cuts_texts_as_the_library_does(opened, model, text):
     found = opened.execute_script(
@@ -185,10 +201,11 @@ def test_the_command_writes_the_page(folder, tmp_path, capsys):
         (["--text", "the " * 60], "240 tokens, but the model's context is 200"),
         (["--text", "the QUEEN"], "character 'Q'"),
         (["--out", "nowhere/page.html"], "--out nowhere/page.html: can't be written"),
-        (["--out", "."], "--out .: can't be written"),
+        (["--out", "."], "--out .: can't be written: Is a directory"),
+        (["--out", "/proc/page.html"], "--out /proc/page.html: can't be written"),
         (["--checkpoint", "7"], "has no checkpoint of step 7"),
     ],
-    ids=["empty", "short", "long", "unknown", "nowhere", "folder", "checkpoint"],
+    ids=["empty", "short", "long", "unknown", "nowhere", "folder", "no place for files", "checkpoint"],
 )
 def test_bad_input_is_one_line(folder, tmp_path, monkeypatch, capsys, arguments, says):
     monkeypatch.chdir(tmp_path)

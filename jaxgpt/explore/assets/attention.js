@@ -13,21 +13,14 @@ function drawHead(canvas, layer, head) {
   return heatmap(canvas, kept, kept, (i, j) => (j > i ? 0 : Math.sqrt(values[start + (i * (i + 1)) / 2 + j])));
 }
 {
-  const grid = make("div", { class: "heads", role: "group", "aria-label": "Heads", style: `grid-template-columns:repeat(${Math.min(heads, 16)},1fr)` });
+  const grid = make("div", { class: "heads", role: "group", "aria-label": "Heads; arrow keys choose one", style: `grid-template-columns:repeat(${Math.min(heads, 16)},1fr)` });
   for (let layer = 0; layer < layers; layer++) {
     for (let head = 0; head < heads; head++) {
       const canvas = drawHead(make("canvas"), layer, head);
       grid.append(make("button", { title: `layer ${layer}, head ${head}`, "aria-label": `layer ${layer}, head ${head}`, onclick: () => choose({ layer, head }) }, canvas));
     }
   }
-  grid.addEventListener("keydown", (event) => {
-    const step = { ArrowRight: 1, ArrowLeft: -1, ArrowDown: heads, ArrowUp: -heads }[event.key];
-    const next = chosen.layer * heads + chosen.head + step;
-    if (!step || next < 0 || next >= layers * heads) return;
-    event.preventDefault();
-    choose({ layer: Math.floor(next / heads), head: next % heads });
-    grid.children[next].focus();
-  });
+  const mark = rove(grid, heads);
   const large = make("canvas", { class: "big", tabindex: 0, role: "img", "aria-label": "Weights of one head; arrow keys choose a row" });
   const title = make("h3"), row = make("div", { id: "attention-row" }), total = make("p", { class: "note", id: "attention-sum" });
   const pick = (event) => choose({ place: Math.min(kept - 1, Math.max(0, Math.floor((event.offsetY / large.clientHeight) * kept))) });
@@ -37,12 +30,12 @@ function drawHead(canvas, layer, head) {
     const step = { ArrowDown: 1, ArrowUp: -1 }[event.key];
     if (!step) return;
     event.preventDefault();
-    choose({ place: Math.min(length - 1, Math.max(0, chosen.place + step)) });
+    choose({ place: Math.min(kept - 1, Math.max(0, Math.min(chosen.place, kept - 1) + step)) });
   });
   let drawn = "";
   follow(() => {
     const { layer, head } = chosen, place = Math.min(chosen.place, kept - 1), found = weights(layer, head, place);
-    [...grid.children].forEach((button, i) => button.setAttribute("aria-pressed", i === layer * heads + head));
+    mark(layer * heads + head);
     title.textContent = `Layer ${layer}, head ${head}`;
     if (drawn !== `${layer} ${head}`) {
       drawHead(large, layer, head);

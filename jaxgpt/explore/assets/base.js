@@ -38,6 +38,22 @@ export function choose(change) {
   for (const draw of followers) draw();
 }
 
+/** Make a group's buttons one stop of the Tab key, in which arrow keys choose; return what marks the chosen one. */
+export function rove(group, columns) {
+  group.addEventListener("keydown", (event) => {
+    const step = { ArrowRight: 1, ArrowLeft: -1, ArrowDown: columns, ArrowUp: -columns }[event.key];
+    const next = step && group.children[[...group.children].indexOf(document.activeElement) + step];
+    if (!next) return;
+    event.preventDefault();
+    next.click();
+    next.focus();
+  });
+  return (at) => [...group.children].forEach((button, i) => {
+    button.setAttribute("aria-pressed", i === at);
+    button.tabIndex = i === at ? 0 : -1;
+  });
+}
+
 const VISIBLE = { " ": "␣", "\n": "⏎", "\t": "⇥", "\r": "␍" };
 /** Return a text that can be looked at: spaces and what has no shape or turns the line around are spelled out. */
 export const visible = (text) =>

@@ -37,7 +37,7 @@ function likeliest(rows, place) {
   const most = Math.min(200, data.config.vocab_size);
   const sliders = make("div", {}, slider("temperature", "temperature", 0, 3, 0.05, 1), slider("top_k", "top-k", 0, most, 1, 0), slider("top_p", "top-p", 0.01, 1, 0.01, 1), slider("min_p", "min-p", 0, 1, 0.01, 0));
   const bars = make("div", { id: "bars" }), heading = make("h3"), sampled = make("p", { id: "sampled", "aria-live": "polite" });
-  const other = make("div"), lens = make("div", { class: "wide" }), through = make("div", { class: "wide", id: "through" });
+  const other = make("div"), scrolled = { class: "wide", tabindex: 0, role: "region" }, lens = make("div", { ...scrolled, "aria-label": "Logit lens" }), through = make("div", { ...scrolled, id: "through", "aria-label": "Through training" });
   let shape = [], ids = [];
   function draw() {
     const { place } = chosen, [t, k, p, m] = ["temperature", "top_k", "top_p", "min_p"].map((name) => Number(settings[name].value));

@@ -1,10 +1,10 @@
 // View 1: tokens.
 {
-  const strip = make("div", { class: "tokens" }), about = make("p", { class: "note" });
+  const strip = make("div", { class: "tokens", role: "group", "aria-label": "Tokens of the text; arrow keys choose one" }), mark = rove(strip, 1), about = make("p", { class: "note" });
   data.ids.forEach((id, place) => strip.append(make("button", { class: "token", title: `place ${place}, id ${id}`,
     onclick: () => choose({ place }) }, make("bdi", {}, nameOf(id)))));
   follow(() => {
-    [...strip.children].forEach((button, place) => button.setAttribute("aria-pressed", place === chosen.place));
+    mark(chosen.place);
     const id = data.ids[chosen.place], bytes = [...bytesOf(id)].map((b) => b.toString(16).padStart(2, "0")).join(" ");
     about.textContent = `Chosen: place ${chosen.place}, id ${id}, bytes ${bytes}`;
   });
@@ -42,7 +42,7 @@
     return make("tr", {}, make("th", {}, make("bdi", {}, name)), make("td", {}, make("bdi", {}, text)), ...[characters, size(text), unknown ? `${unknown} unknown` : ids.length, unknown ? "" : (ids.length / characters).toFixed(2)].map((n) => make("td", { class: "number" }, n)));
   }));
   view("tokens").append(strip, about, make("h3", {}, "Tokenise a text of your own"), typed,
-    ...(known.added?.length ? [make("p", {}, make("label", { class: "check" }, special, "read special tokens such as ", make("bdi", {}, make("code", {}, known.added[0].text)), " as tokens"))] : []),
+    ...(known.added?.length ? [make("p", {}, make("label", { class: "check" }, special, make("span", {}, "read special tokens such as ", make("bdi", {}, make("code", {}, known.added[0].text)), " as tokens")))] : []),
     make("p", {}, "Worth trying: ", ...tries.flatMap((text) => [make("button", { onclick: () => put(text) }, make("bdi", {}, visible(text))), " "])), count, found,
     ...(known.kind === "bpe" ? [make("h3", {}, "Merges, step by step"), make("p", { class: "note" }, "Each word begins as bytes; at each step the pair that was merged first in training becomes one piece, until none is left. Nothing is merged across words."),
       make("label", {}, "merges", step, stepped), merging, make("details", {}, make("summary", {}, "Each word's merges, with their ranks"), list)] : []),
