@@ -121,7 +121,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     words = translate(sys.argv[1:] if argv is None else argv, Options)
     options = parse(Options, words, prog=called("evaluate"), description=DESCRIPTION)
     from jaxgpt.devices import compute_dtype, start_devices
+    from jaxgpt.runs.weights import check_source
 
+    for model in options.models:  # before the first is measured
+        check_source(model)
     examples, files = None, find(options)
     if options.task is not None:
         examples = evaluate.read_task(options.task, options.dataset, cache_dir=options.cache_dir)[: options.limit]

@@ -24,4 +24,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         ) from None
     if argv is not None:
         sys.argv[1:] = argv
-    cli_evaluate()
+    try:
+        cli_evaluate()
+    except ValueError as error:
+        if not str(error).startswith("Tasks not found"):
+            raise
+        raise UsageError(f"--tasks: {error}") from None

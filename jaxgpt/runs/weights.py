@@ -57,6 +57,19 @@ def open_model(
     return config, params, tokenizer
 
 
+def check_source(source: str) -> None:
+    """Make sure that there is such a path, or may be such a model on the hub.
+
+    Raises:
+        UsageError: there is neither.
+    """
+    if not Path(source).exists() and "/" not in source and source not in HUB_NAMES:
+        raise UsageError(
+            f"{source}: no such folder; {called('train')} writes one, and the hub's models are {', '.join(HUB_NAMES)} "
+            f"or OWNER/NAME{did_you_mean(source, HUB_NAMES)}"
+        )
+
+
 def check_tokenizer(source: object, config: GPTConfig, tokenizer: Tokenizer) -> None:
     """Make sure that a model has a row for each id of its tokenizer; for others it would read NaN.
 
@@ -185,11 +198,7 @@ def _open(
         return *load_params(path, which, ignore_config_change=ignore_config_change), load_tokenizer(path)
     if checkpoint is not None:
         raise UsageError(f"--checkpoint {checkpoint}: only of a run's folder, and {source} is none")
-    if not path.exists() and "/" not in source and source not in HUB_NAMES:
-        raise UsageError(
-            f"{source}: no such folder; {called('train')} writes one, and the hub's models are {', '.join(HUB_NAMES)} "
-            f"or OWNER/NAME{did_you_mean(source, HUB_NAMES)}"
-        )
+    check_source(source)
     path = locate(source, revision=None, allow_pickle=allow_pickle)
     config, params = load_pretrained(path, allow_pickle=allow_pickle)
     folder = path if path.is_dir() else path.parent

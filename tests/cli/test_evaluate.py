@@ -130,6 +130,8 @@ def test_data_are_looked_for_before_models_are_opened(capsys, tmp_path, monkeypa
     assert result.code == 2 and result.err.count("\n") == 1
     assert "'wikitext2': wikitext-2-raw-v1/test-*.parquet of the hub's" in result.err and "no network" in result.err
     assert "dataset 'no/such'" in call(capsys, "no/model", "--dataset", "no/such").err
+    result = call(capsys, "no/model", "nowhere", "--dataset", "plays")  # each model before the first is opened
+    assert result.code == 2 and result.err.startswith("error: nowhere: no such folder")
 
 
 def test_a_model_that_is_no_run_needs_a_dataset(bpe, capsys):

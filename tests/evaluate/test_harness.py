@@ -164,9 +164,13 @@ def test_a_chat_template_is_rendered_as_by_transformers(measured):
 @installed
 @pytest.mark.slow
 def test_a_bad_argument_is_one_line_and_exit_code_2(place):
-    result = call(place, ["--model", "jaxgpt", "--model_args", "path=no-such-run", "--tasks", "local_answer"])
-    assert result.returncode == 2 and "no-such-run: no such folder" in result.stderr
-    assert "Traceback" not in result.stderr
+    for path, task, message in (
+        ("no-such-run", "local_answer", "no-such-run: no such folder"),
+        ("run", "no_such_task", "error: --tasks: Tasks not found: no_such_task"),
+    ):
+        result = call(place, ["--model", "jaxgpt", "--model_args", f"path={path}", "--tasks", task])
+        assert result.returncode == 2 and message in result.stderr
+        assert "Traceback" not in result.stderr
 
 
 @installed
