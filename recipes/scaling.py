@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from jaxgpt.checks import whole
@@ -19,6 +19,7 @@ from jaxgpt.files import write_json
 from jaxgpt.flags import PathName, flag
 from jaxgpt.model.atlas import count
 
+PRESET = "shakespeare-char-cpu"
 PROGRAM = "python -m recipes.scaling"
 # Layers and width of each model; a head has 16 dimensions.
 LADDER = ((2, 16), (2, 32), (3, 48), (4, 64), (4, 80))
@@ -88,14 +89,16 @@ def train(options: Options, folder: Path, layers: int, width: int) -> Run:
     from jaxgpt.train.metrics import read_rows
 
     vocab = load_corpus(options.dataset, "char", block_size=BLOCK_SIZE).tokenizer.vocab_size
-    size = count(GPTConfig(vocab, BLOCK_SIZE, n_embd=width, n_layer=layers, n_head=width // 16))["total"]
+    shape = {"n_layer": layers, "n_embd": width, "n_head": width // 16}
+    like = GPTConfig.preset(PRESET)
+    size = count(replace(like, vocab_size=vocab, n_positions=BLOCK_SIZE, **shape))["total"]
     steps = math.ceil(TOKENS_PER_PARAMETER * size / (BATCH_SIZE * BLOCK_SIZE))
     steps = min(steps, options.max_iters or steps)
     print(f"\n== {size:,} parameters, {steps:,} updates", flush=True)
     run = folder / f"{layers}x{width}"
     Pretrain(
-        init_from="auto", dataset=options.dataset, tokenizer="char", n_layer=layers, n_embd=width, n_head=width // 16,
-        block_size=BLOCK_SIZE, batch_size=BATCH_SIZE, max_iters=steps, eval_interval=steps, eval_iters=100,
+        init_from="auto", dataset=options.dataset, tokenizer="char", preset=PRESET, **shape, block_size=BLOCK_SIZE,
+        batch_size=BATCH_SIZE, max_iters=steps, eval_interval=steps, eval_iters=100,
         save_interval=steps, log_interval=max(steps // 100, 1), learning_rate=0.003239 - 0.0001395 * math.log(size),
         tensorboard=False, sample_tokens=0,
     ).run(run)  # fmt: skip

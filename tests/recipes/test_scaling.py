@@ -6,6 +6,8 @@ import pytest
 
 from jaxgpt.explore.training import read_ladder
 from jaxgpt.inspect import fit_power_law
+from jaxgpt.model.atlas import count
+from jaxgpt.runs.weights import load_params
 from jaxgpt.train.metrics import read_rows
 from recipes import scaling
 
@@ -19,6 +21,7 @@ def test_the_law_is_that_of_the_runs(tmp_path, monkeypatch, capsys):
     found = json.loads((tmp_path / "out" / "scaling.json").read_text())
     for run, name in zip(found["runs"], ("1x16", "1x32", "2x32"), strict=True):
         assert run["tokens"] == 4 * 12 * 64 and run["compute"] == 6 * run["parameters"] * run["tokens"]
+        assert run["parameters"] == count(load_params(tmp_path / "out" / name)[0])["total"]
         assert run["loss"] == read_rows(tmp_path / "out" / name / "metrics.jsonl")[-1]["loss"]
     law = fit_power_law([run["compute"] for run in found["runs"]], [run["loss"] for run in found["runs"]])
     assert found["law"] == pytest.approx(vars(law)) and (tmp_path / "out" / "scaling.png").exists()
