@@ -15,6 +15,7 @@ from benchmarks import (
     decode,
     evaluation,
     finetune,
+    gpu,
     layout,
     overhead,
     quality,
@@ -43,6 +44,7 @@ MODULES = (
     finetune,
     layout,
     classics,
+    gpu,
 )
 BENCHMARKS = [benchmark for module in MODULES for benchmark in module.benchmarks()]
 GROUPS = (
@@ -56,6 +58,7 @@ GROUPS = (
     "classics",
     "classics-attention",
     "int8",
+    gpu.NAME,
 )
 NAMES = (*GROUPS, "quality", *(benchmark.name for benchmark in BENCHMARKS), roofline.NAME, quantized.NAME)
 BY_DEFAULT = (
@@ -78,7 +81,7 @@ def main(argv: Sequence[str]) -> None:
     """Run what is asked for; exit with 1 if a contestant could not run, or the runs for quality differ."""
     options = parse(argv)
     # For all processes that begin from here.
-    os.environ |= {"JAX_PLATFORMS": "cpu", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
+    os.environ |= {"JAX_PLATFORMS": "cpu", "XLA_PYTHON_CLIENT_MEM_FRACTION": ".95", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
     text, passed = "# Results\n", True
     for part, fine in parts(argv, options):
         print(part, flush=True)
@@ -115,8 +118,8 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     )
     parser.add_argument("--quick", action="store_true", help="2 repeats and 100 updates: not for figures")
     parser.add_argument(
-        "--out", type=Path, metavar="FILE", default=Path(__file__).with_name("results.md"),
-        help="(default: benchmarks/results.md)",
+        "--out", type=Path, metavar="FILE",
+        help="(default: benchmarks/results.md; of a GPU's alone benchmarks/results-gpu.md)",
     )  # fmt: skip
     options = parser.parse_args(argv)
     for name in options.names:
@@ -125,6 +128,8 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     if min(options.repeats, options.updates) < 1:
         parser.error("--repeats and --updates must be at least 1")
     options.names = options.names or BY_DEFAULT
+    on_gpu = all(name.startswith(gpu.NAME) for name in options.names)
+    options.out = options.out or Path(__file__).with_name("results-gpu.md" if on_gpu else "results.md")
     if options.quick:
         options.repeats, options.updates = 2, 100
     return options

@@ -55,30 +55,52 @@ def checked(make: Maker, rows: int, length: int, new_tokens: int) -> Work:
 
 
 def ours(
-    prompts: list[list[int]], new_tokens: int, *, kind: Kind | None = None, dtype: str = "float32"
+    prompts: list[list[int]],
+    new_tokens: int,
+    *,
+    kind: Kind | None = None,
+    dtype: str = "float32",
+    config: GPTConfig = CONFIG,
+    device: str = "cpu",
 ) -> Callable[[], list[list[int]]]:
-    start_devices("cpu")
-    params = random_params() if kind is None else quantize(random_params(), kind)
-    return lambda: generate(CONFIG, params, prompts, max_new_tokens=new_tokens, eos_token_id=None, dtype=dtype)
+    start_devices(device)
+    params = random_params(config) if kind is None else quantize(random_params(config), kind)
+    return lambda: generate(config, params, prompts, max_new_tokens=new_tokens, eos_token_id=None, dtype=dtype)
 
 
-def hugging_face(prompts: list[list[int]], new_tokens: int) -> Callable[[], list[list[int]]]:
+def hugging_face(
+    prompts: list[list[int]],
+    new_tokens: int,
+    *,
+    dtype: str = "float32",
+    config: GPTConfig = CONFIG,
+    device: str = "cpu",
+    **options: Any,
+) -> Callable[[], list[list[int]]]:
+    """Decode by transformers' `generate`, with these further options of it."""
     import torch
-    from transformers import GPT2LMHeadModel
 
-    with TemporaryDirectory() as folder:
-        save(Path(folder))
-        model: Any = GPT2LMHeadModel.from_pretrained(folder).eval()
-    model.generation_config.eos_token_id = None  # never stop
-    tokens = torch.tensor(prompts)
+    model = hugging_face_model(config).to(device, getattr(torch, dtype))
+    tokens = torch.tensor(prompts, device=device)
     mask = torch.ones_like(tokens)
 
     @torch.inference_mode()
     def call() -> list[list[int]]:
-        ids = model.generate(tokens, attention_mask=mask, max_new_tokens=new_tokens, do_sample=False)
+        ids = model.generate(tokens, attention_mask=mask, max_new_tokens=new_tokens, do_sample=False, **options)
         return ids[:, tokens.shape[1] :].tolist()
 
     return call
+
+
+def hugging_face_model(config: GPTConfig) -> Any:
+    """Return the model of transformers with our random weights, which never stops."""
+    from transformers import GPT2LMHeadModel
+
+    with TemporaryDirectory() as folder:
+        save(Path(folder), config)
+        model: Any = GPT2LMHeadModel.from_pretrained(folder).eval()
+    model.generation_config.eos_token_id = None
+    return model
 
 
 def ctranslate2(prompts: list[list[int]], new_tokens: int, *, kind: str = "float32") -> Callable[[], list[list[int]]]:
@@ -107,10 +129,11 @@ def random_prompts(rows: int, length: int) -> list[list[int]]:
     return np.random.default_rng(0).integers(CONFIG.vocab_size - 1, size=(rows, length)).tolist()
 
 
-def random_params() -> Any:
-    return init_params(GPT(CONFIG), seed=0)
+def random_params(config: GPTConfig = CONFIG) -> Any:
+    return init_params(GPT(config), seed=0)
 
 
-def save(folder: Path) -> None:
+def save(folder: Path, config: GPTConfig = CONFIG) -> None:
     """Write the weights as transformers and CTranslate2's converter read them."""
-    save_pretrained(folder, CONFIG, random_params(), tokenizer=load_tokenizer("gpt2"))
+    tokenizer = load_tokenizer("gpt2") if config.vocab_size == CONFIG.vocab_size else None
+    save_pretrained(folder, config, random_params(config), tokenizer=tokenizer)

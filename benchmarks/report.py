@@ -43,7 +43,8 @@ def table(results: Sequence[Result]) -> str:
         if result is not ours and ours.failure is None:
             share = "" if ours.memory is None or result.memory is None else _ratio(ours.memory / result.memory)
             ratios = (_ratio(ours.best / result.best), _ratio(ours.median / result.median), share)
-        lines.append((result.contestant, _time(result.best), _time(result.median), speed, memory, *ratios))
+        contestant = ", ".join(filter(None, (result.contestant, result.detail)))
+        lines.append((contestant, _time(result.best), _time(result.median), speed, memory, *ratios))
     below = failures(results)
     if benchmark.remark is not None and not below:
         below = [benchmark.remark(results)]

@@ -15,13 +15,14 @@ from jaxgpt.model.config import GPTConfig
 
 
 class TorchGPT(nn.Module):
-    """GPT-2 with learned positions, tied head, pre-norm blocks and the tanh GELU; without dropout."""
+    """GPT-2 with learned positions, tied head, pre-norm blocks and the tanh GELU."""
 
     def __init__(self, config: GPTConfig) -> None:
         super().__init__()
         self.config = config
         self.wte = nn.Embedding(config.vocab_size, config.n_embd)
         self.wpe = nn.Embedding(config.n_positions, config.n_embd)
+        self.drop = nn.Dropout(config.embd_pdrop)
         self.h = nn.ModuleList(Block(config) for _ in range(config.n_layer))
         self.ln_f = layer_norm(config)
 
@@ -30,7 +31,7 @@ class TorchGPT(nn.Module):
         return F.cross_entropy(self.logits(tokens).flatten(0, 1), targets.flatten())
 
     def logits(self, tokens: Tensor) -> Tensor:
-        x = self.wte(tokens) + self.wpe(torch.arange(tokens.shape[1], device=tokens.device))
+        x = self.drop(self.wte(tokens) + self.wpe(torch.arange(tokens.shape[1], device=tokens.device)))
         for block in self.h:
             x = block(x)
         return F.linear(self.ln_f(x), self.wte.weight)
@@ -68,11 +69,13 @@ class Attention(nn.Module):
         self.heads = (config.n_head, config.head_dim)
         self.c_attn = nn.Linear(config.n_embd, 3 * config.n_embd, bias=config.bias)
         self.c_proj = nn.Linear(config.n_embd, config.n_embd, bias=config.bias)
+        self.attn_pdrop, self.drop = config.attn_pdrop, nn.Dropout(config.resid_pdrop)
 
     def forward(self, x: Tensor) -> Tensor:
         q, k, v = (part.unflatten(-1, self.heads).transpose(1, 2) for part in self.c_attn(x).chunk(3, dim=-1))
-        y = F.scaled_dot_product_attention(q, k, v, is_causal=True)
-        return self.c_proj(y.transpose(1, 2).flatten(2))
+        rate = self.attn_pdrop if self.training else 0.0
+        y = F.scaled_dot_product_attention(q, k, v, is_causal=True, dropout_p=rate)
+        return self.drop(self.c_proj(y.transpose(1, 2).flatten(2)))
 
 
 class MLP(nn.Module):
@@ -80,9 +83,10 @@ class MLP(nn.Module):
         super().__init__()
         self.c_fc = nn.Linear(config.n_embd, config.inner_dim, bias=config.bias)
         self.c_proj = nn.Linear(config.inner_dim, config.n_embd, bias=config.bias)
+        self.drop = nn.Dropout(config.resid_pdrop)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.c_proj(F.gelu(self.c_fc(x), approximate="tanh"))
+        return self.drop(self.c_proj(F.gelu(self.c_fc(x), approximate="tanh")))
 
 
 def layer_norm(config: GPTConfig) -> nn.LayerNorm:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:  # it imports JAX
 
 
 def make_torch_step(
-    model: TorchGPT, config: OptimizerConfig, *, compiled: bool = True
+    model: TorchGPT, config: OptimizerConfig, *, compiled: bool = True, autocast: bool = False
 ) -> Callable[[Tensor, Tensor], Tensor]:
     """Return a function that moves the model by tokens and targets and returns the loss before.
 
@@ -25,7 +25,10 @@ def make_torch_step(
         model: to train; compiling leaves its parameters where they are.
         config: our recipe.
         compiled: by torch.compile as a single graph, so that nothing falls back to eager mode unseen.
+        autocast: products in bf16, and what stays f32 in TF32 where a GPU has it.
     """
+    if autocast:
+        torch.set_float32_matmul_precision("high")
     loss_of = torch.compile(model, fullgraph=True) if compiled else model
     matrices = [p for p in model.parameters() if p.dim() >= 2]
     vectors = [p for p in model.parameters() if p.dim() < 2]
@@ -38,7 +41,8 @@ def make_torch_step(
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda i: rate(config, i) / config.learning_rate)
 
     def step(tokens: Tensor, targets: Tensor) -> Tensor:
-        loss = loss_of(tokens, targets)
+        with torch.autocast(tokens.device.type, torch.bfloat16, enabled=autocast):
+            loss = loss_of(tokens, targets)
         loss.backward()
         if config.grad_clip is not None:
             torch.nn.utils.clip_grad_norm_(model.parameters(), config.grad_clip)
@@ -50,9 +54,13 @@ def make_torch_step(
     return step
 
 
-def as_tensors(batch: Batch) -> tuple[Tensor, Tensor]:
-    """Return tokens and targets as PyTorch wants them."""
-    return torch.tensor(batch.tokens, dtype=torch.long), torch.tensor(batch.targets, dtype=torch.long)
+def as_tensors(batch: Batch, device: str = "cpu") -> tuple[Tensor, Tensor]:
+    """Return tokens and targets as PyTorch wants them; a GPU's are copied while it works."""
+    tokens, targets = (torch.tensor(ids, dtype=torch.long) for ids in (batch.tokens, batch.targets))
+    if device == "cpu":
+        return tokens, targets
+    tokens, targets = (ids.pin_memory().to(device, non_blocking=True) for ids in (tokens, targets))
+    return tokens, targets
 
 
 def rate(config: OptimizerConfig, update: int) -> float:

@@ -76,16 +76,16 @@ def begin(flags: PretrainConfig) -> tuple[Pretrain, Trainer]:
     return stage, stage.trainer(make_mesh())
 
 
-def train_ours(flags: PretrainConfig) -> tuple[Pretrain, Iterator[TrainState]]:
+def train_ours(flags: PretrainConfig, device: str = "cpu") -> tuple[Pretrain, Iterator[TrainState]]:
     """Return the stage and, update after update, the state."""
-    start_devices("cpu")
+    start_devices(device)
     stage, trainer = begin(flags)
     state = trainer.start(stage.init_params)
-    states = run(trainer.step, state, lambda i: trainer.put(stage.batch(i)), until=sys.maxsize)
+    states = run(trainer.step, state, partial(trainer.feed, stage.batch), until=sys.maxsize)
     return stage, (state for _, state, _ in states)
 
 
-def train_pytorch(flags: PretrainConfig) -> tuple[Pretrain, TorchGPT, Iterator[Tensor]]:
+def train_pytorch(flags: PretrainConfig, device: str = "cpu") -> tuple[Pretrain, TorchGPT, Iterator[Tensor]]:
     """Return the stage, the model, which the updates move, and, update after update, the loss.
 
     JAX draws the initial weights, and from then on has nothing to do in this process.
@@ -96,8 +96,9 @@ def train_pytorch(flags: PretrainConfig) -> tuple[Pretrain, TorchGPT, Iterator[T
     stage, _ = begin(flags)
     model = TorchGPT(stage.config)
     model.load(stage.init_params(None))
-    step = make_torch_step(model, flags)
-    return stage, model, (step(*as_tensors(stage.batch(i))) for i in count())
+    model.to(device)
+    step = make_torch_step(model, flags, autocast=flags.dtype == "bfloat16")
+    return stage, model, (step(*as_tensors(stage.batch(i), device)) for i in count())
 
 
 def _run(*script: str) -> Work:
