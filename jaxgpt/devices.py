@@ -7,12 +7,16 @@ import ctypes
 import functools
 import os
 import sys
+from collections.abc import Iterator, Sequence
+from contextvars import ContextVar
 from typing import Any
 
 from jaxgpt.errors import RunError, UsageError
 
 # From glibc's malloc.h.
 M_TRIM_THRESHOLD, M_MMAP_MAX, M_ARENA_MAX = -1, -4, -8
+
+_targets: ContextVar[Sequence[Any]] = ContextVar("targets", default=())
 
 
 def start_devices(device: str = "auto", *, distributed: bool = False, debug_nans: bool = False) -> None:
@@ -55,6 +59,28 @@ def start_devices(device: str = "auto", *, distributed: bool = False, debug_nans
         # Not on CPU, where cached programs have been seen to fail.
         cache = os.path.join(os.environ.get("XDG_CACHE_HOME", os.path.expanduser("~/.cache")), "jaxgpt", "compiled")
         jax.config.update("jax_compilation_cache_dir", os.environ.get("JAX_COMPILATION_CACHE_DIR", cache))
+
+
+def target_devices() -> Sequence[Any]:
+    """Return the devices that programs are made for: all of this run's, or inside `compiling_for` others."""
+    import jax
+
+    return _targets.get() or jax.devices()
+
+
+def platform() -> str:
+    """Return what programs are made for: "cpu", "gpu" or "tpu"."""
+    return target_devices()[0].platform
+
+
+@contextlib.contextmanager
+def compiling_for(devices: Sequence[Any]) -> Iterator[None]:
+    """Make programs for devices that aren't here: what depends on their platform, kind or number is chosen for them."""
+    before = _targets.set(devices)
+    try:
+        yield
+    finally:
+        _targets.reset(before)
 
 
 def refuse_beyond_memory(needed: int, what: str) -> None:
@@ -114,16 +140,12 @@ def return_memory() -> None:
 
 def compute_dtype(dtype: str) -> str:
     """Resolve "auto": bfloat16 on GPU and TPU, float32 on a CPU, where bfloat16 is slower."""
-    import jax
-
-    return ("float32" if jax.default_backend() == "cpu" else "bfloat16") if dtype == "auto" else dtype
+    return ("float32" if platform() == "cpu" else "bfloat16") if dtype == "auto" else dtype
 
 
 def describe_devices() -> str:
     """Return how many devices there are, and of what kind."""
-    import jax
-
-    return f"{jax.device_count()} x {jax.devices()[0].device_kind}"
+    return f"{len(target_devices())} x {target_devices()[0].device_kind}"
 
 
 def is_first() -> bool:

@@ -15,6 +15,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 from jax.typing import DTypeLike
 
+from jaxgpt.devices import target_devices
 from jaxgpt.errors import UsageError
 from jaxgpt.model.atlas import Parameter, axes, tree_of
 from jaxgpt.model.config import GPTConfig
@@ -36,7 +37,8 @@ def make_mesh(*, fsdp: int = 1, tensor: int = 1, devices: Sequence[Any] | None =
     Raises:
         UsageError: the devices can't be divided so.
     """
-    count = jax.device_count() if devices is None else len(devices)
+    devices = target_devices() if devices is None else devices
+    count = len(devices)
     if fsdp < 1 or tensor < 1 or count % (fsdp * tensor):
         message = f"fsdp {fsdp} x tensor {tensor} must be positive and divide the number of devices, {count}"
         if fsdp > 0 < tensor:

@@ -27,12 +27,13 @@ ROOMS = {
     "inspect": {"tokenizers", "data", "model", "objectives", "decode", "train"},
     "runs": {"tokenizers", "model", "hf"},
     "train": {"data", "model", "objectives", "hf", "mesh", "runs"},
+    "plan": {"data", "mesh", "model", "objectives", "train"},
     "verification": {"tokenizers", "data", "model", "objectives", "hf", "train"},
     "evaluate": {"tokenizers", "data", "chat", "mesh", "model", "objectives", "decode", "hf", "runs", "train"},
     "explore": {"tokenizers", "model", "decode", "inspect", "runs", "train"},
     "rl": {"tokenizers", "data", "chat", "model", "objectives", "decode", "runs", "train"},
     "stages": {"tokenizers", "data", "chat", "model", "objectives", "decode", "hf", "mesh", "runs", "train"}
-    | {"evaluate", "explore", "rl"},
+    | {"evaluate", "explore", "plan", "rl"},
     "cli": {"tokenizers", "data", "chat", "model", "decode", "hf", "mesh", "runs", "train", "verification"}
     | {"evaluate", "explore", "stages"},
 }

@@ -17,6 +17,7 @@ from jax import Array
 from jax.typing import DTypeLike
 from jaxtyping import Float, Int
 
+from jaxgpt.devices import platform
 from jaxgpt.model.config import GPTConfig
 from jaxgpt.parallel import by_heads
 
@@ -59,14 +60,13 @@ def why_not(platform: str, length: int, head_dim: int, dtype: DTypeLike, *, pack
 
 
 def report(config: GPTConfig, dtype: DTypeLike, length: int, *, packed: bool) -> str:
-    """Return which attention trains on rows of `length` on this process's devices, and why no kernel does."""
-    platform = jax.default_backend()
-    platform = "cuda" if platform == "gpu" else platform
-    why = why_not(platform, length, config.head_dim, dtype, packed=packed)
+    """Return which attention trains on rows of `length` on this run's devices, and why no kernel does."""
+    name = "cuda" if platform() == "gpu" else platform()
+    why = why_not(name, length, config.head_dim, dtype, packed=packed)
     if config.attn_pdrop > 0:
-        rest = "" if why else f"; with --dropout 0 it is {NAMES[platform]} kernel"
+        rest = "" if why else f"; with --dropout 0 it is {NAMES[name]} kernel"
         why = f"attn_pdrop is {config.attn_pdrop}, and kernels drop nothing{rest}"
-    return f"XLA's, because {why}" if why else f"{NAMES[platform]} kernel"
+    return f"XLA's, because {why}" if why else f"{NAMES[name]} kernel"
 
 
 def cudnn(

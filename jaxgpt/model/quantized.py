@@ -20,6 +20,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Float, Int, Num
 
 from jaxgpt import checks
+from jaxgpt.devices import platform
 from jaxgpt.errors import UsageError
 from jaxgpt.model.atlas import leaves_of, parameters, walk
 from jaxgpt.model.config import GPTConfig
@@ -77,7 +78,7 @@ class DecodingMatrix:
         fuses into neither.
         """
         rows = x.reshape(-1, x.shape[-1])
-        if jax.default_backend() == "cpu":
+        if platform() == "cpu":
             out = self._on_cpu(rows.astype(jnp.float32))
         else:
             out = jnp.matmul(rows, self.dense().astype(x.dtype).T, preferred_element_type=jnp.float32)
@@ -165,7 +166,7 @@ def cast_matrices(params: Any, *, dtype: DTypeLike, rows: int = 0) -> Any:
         return x if isinstance(x, DecodingMatrix) else jnp.asarray(x, x.dtype if x.ndim == 1 else dtype)
 
     params = jax.tree.map(cast, params, is_leaf=_is_matrix)
-    if rows == 0 or dtype != jnp.float32 or jax.default_backend() != "cpu":
+    if rows == 0 or dtype != jnp.float32 or platform() != "cpu":
         return params
     return map_matrices(params, DecodingMatrix, lambda outputs, inputs: rows > 1 or inputs > outputs)
 

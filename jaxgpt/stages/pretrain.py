@@ -13,9 +13,11 @@ from jaxgpt.commands import next_command
 from jaxgpt.data.hub import is_hub, read_hub
 from jaxgpt.devices import is_first
 from jaxgpt.errors import UsageError
-from jaxgpt.flags import CountOrZero, Name, PathName, Share, Whole, flag
+from jaxgpt.flags import CountOrZero, Name, PathName, Positive, Share, Whole, flag
 from jaxgpt.model.config import LIMITS, GPTConfig
+from jaxgpt.plan.targets import read_target
 from jaxgpt.stages.base import Record, Stage, show_curve
+from jaxgpt.stages.planning import print_plan
 from jaxgpt.train.config import RunConfig, SampleConfig
 from jaxgpt.train.resume import refuse_changed_flags, refuse_differences
 
@@ -92,13 +94,28 @@ class PretrainConfig(SampleConfig, RunConfig):
     norm_position: str | None = flag(None, "pre (GPT-2) or post (the original transformer)", group="model")
     tie_word_embeddings: bool | None = flag(None, "whether the LM head is the embedding table", group="model")
     sample_tokens: CountOrZero = flag(300, "tokens of a sample", group="logging")
+    plan: Name | None = flag(
+        None,
+        "devices, as v5e:4x4, h100:8 or h100:2x8: print what the run would take there, its best mesh and time, and end",
+        on_resume="of the command",
+    )
+    price: Positive | None = flag(None, "with --plan, of all these devices for an hour", on_resume="of the command")
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.plan is not None:
+            read_target(self.plan)
+        elif self.price is not None:
+            raise UsageError(f"--price {self.price}: only with --plan")
         if self.bpe_vocab_size is not None and self.tokenizer != "bpe":
             raise UsageError(f"--bpe_vocab_size {self.bpe_vocab_size}: only with --tokenizer bpe")
         if self.val_dataset is not None and self.val_fraction is not None:
             raise UsageError(f"--val_fraction {self.val_fraction}: not with --val_dataset, which is to validate on")
+
+    @property
+    def bpe_size(self) -> int:
+        """Tokens of a trained BPE."""
+        return self.bpe_vocab_size or BPE_VOCAB_SIZE
 
 
 class Pretrain(Stage[PretrainConfig]):
@@ -143,11 +160,25 @@ class Pretrain(Stage[PretrainConfig]):
             f"       {self.corpus.tokenizer.name} tokenizer with {self.corpus.tokenizer.vocab_size:,} ids",
         ]
 
+    def run(self, out_dir: str | Path | None = None) -> None:
+        """Train, or with --plan say what it would take."""
+        if self.flags.plan is None:
+            return super().run(out_dir)
+        print_plan(self)
+
+    def described(self) -> GPTConfig:
+        """Return the config of a new model, but for its vocabulary."""
+        preset = GPTConfig.preset(self.flags.preset or PRESET)
+        return self.flags.model(replace(preset, n_positions=self.flags.block_size or preset.n_positions))
+
+    def check_length(self, config: GPTConfig) -> None:
+        """Raise a UsageError unless a model's context is long enough for rows."""
+        if (length := self.flags.block_size or 0) > config.n_positions:
+            raise UsageError(f"block_size {length} is longer than the model's context, {config.n_positions}")
+
     def _begin_anew(self) -> None:
         """Describe a new model, and open the corpus in the tokens that it asks for."""
-        flags = self.flags
-        preset = GPTConfig.preset(flags.preset or PRESET)
-        config = flags.model(replace(preset, n_positions=flags.block_size or preset.n_positions))
+        flags, config = self.flags, self.described()
         self.corpus = self._open_corpus(flags.tokenizer, config)
         tokenizer = self.corpus.tokenizer
         eos = tokenizer.eos_token_id
@@ -181,8 +212,7 @@ class Pretrain(Stage[PretrainConfig]):
     def _open_corpus(self, tokenizer: str | tokenizers.Tokenizer | None, config: GPTConfig) -> data.Corpus:
         """Return the data in tokens, long enough for rows of this model."""
         flags, length = self.flags, self.flags.block_size or config.n_positions
-        if length > config.n_positions:
-            raise UsageError(f"block_size {length} is longer than the model's context, {config.n_positions}")
+        self.check_length(config)
         return data.load_corpus(
             flags.dataset,
             tokenizer,
@@ -190,7 +220,7 @@ class Pretrain(Stage[PretrainConfig]):
             cache_dir=flags.cache_dir,
             block_size=length,
             val_fraction=flags.val_fraction,
-            bpe_vocab_size=flags.bpe_vocab_size or BPE_VOCAB_SIZE,
+            bpe_vocab_size=flags.bpe_size,
             text_column=flags.text_column,
             document_separator=flags.document_separator,
             allow_special=flags.allow_special,

@@ -5,9 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-import jax
-
-from jaxgpt.devices import describe_devices
+from jaxgpt.devices import describe_devices, target_devices
 from jaxgpt.model.atlas import count
 from jaxgpt.model.config import GPTConfig
 
@@ -53,9 +51,15 @@ def flops_per_token(config: GPTConfig, length: int) -> int:
 
 def peak_flops() -> float | None:
     """Return the peak of all devices together in FLOP/s; None where the kind is not in the table, as for a CPU."""
-    kind = jax.devices()[0].device_kind
+    devices = target_devices()
+    peak = peak_of(devices[0].device_kind)
+    return None if peak is None else peak * len(devices)
+
+
+def peak_of(kind: str) -> float | None:
+    """Return the peak of a device of this kind, by its name in JAX, in FLOP/s; None where it is not in the table."""
     names = [name for name in PEAK_TFLOPS if re.match(rf"{name}\b", kind)]
-    return PEAK_TFLOPS[max(names, key=len)] * 1e12 * jax.device_count() if names else None
+    return PEAK_TFLOPS[max(names, key=len)] * 1e12 if names else None
 
 
 def table(config: GPTConfig, *, length: int, rows: int, compiled: Any, counted: bool) -> str:

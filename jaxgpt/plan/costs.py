@@ -1,0 +1,249 @@
+"""What a training step takes on a mesh, from the model's shapes alone: memory, what devices send, and time at best."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import cache
+from typing import NamedTuple
+
+from jax.sharding import AbstractMesh
+
+from jaxgpt.mesh import parameter_spec
+from jaxgpt.model.atlas import parameters
+from jaxgpt.model.config import GPTConfig
+from jaxgpt.objectives.cross_entropy import MOST_PARTS, PART_BYTES
+from jaxgpt.parallel import AXES, DATA, FSDP, TENSOR
+from jaxgpt.plan.targets import Target
+from jaxgpt.train.budget import flops_per_token
+
+
+class Sizes(NamedTuple):
+    """A mesh's axes."""
+
+    data: int = 1
+    fsdp: int = 1
+    tensor: int = 1
+
+    @property
+    def own(self) -> int:
+        """Among how many devices rows are divided."""
+        return self.data * self.fsdp
+
+    def __str__(self) -> str:
+        return ", ".join(f"{name} {size}" for name, size in zip(AXES, self, strict=True) if size > 1) or "one device"
+
+
+@dataclass(frozen=True)
+class Work:
+    """A training step.
+
+    Attributes:
+        config: the model's.
+        rows: of a micro-batch, over all devices.
+        length: T.
+        accumulate: micro-batches in an update.
+        width: bytes of an activation.
+        remat: see `RunConfig`.
+        kernel: whether attention is a kernel, which holds no scores.
+        platform: "cpu", "gpu" or "tpu", whose compilers keep different things for the backward pass.
+    """
+
+    config: GPTConfig
+    rows: int
+    length: int
+    accumulate: int = 1
+    width: int = 2
+    remat: bool = False
+    kernel: bool = True
+    platform: str = "tpu"
+
+    @property
+    def keeps_weights(self) -> bool:
+        """Whether weights that are gathered stay for the backward pass, although the step asks otherwise."""
+        return self.platform == "cpu" or (self.platform == "gpu" and not self.remat)
+
+    def kept_share(self, mesh: Sizes) -> float:
+        """Return the share of a block's arrays that is kept although remat would have them computed again.
+
+        XLA for CPU and GPU moves what is computed again to where it was computed first. For 8 H100 it does so with all
+        of it where nothing else is sent in a block, and with about half of it where weights are gathered.
+        """
+        if not self.remat:
+            return 1.0
+        return {"cpu": 1.0, "gpu": 1.0 if mesh.fsdp == 1 else 0.5}.get(self.platform, 0.0)
+
+    @property
+    def tokens(self) -> int:
+        """In an update."""
+        return self.rows * self.length * self.accumulate
+
+    @property
+    def flops(self) -> int:
+        """Of an update, on all devices; what remat repeats is not counted, as in MFU."""
+        return flops_per_token(self.config, self.length) * self.tokens
+
+
+def memory(work: Work, mesh: Sizes) -> dict[str, float]:
+    """Return the bytes that a device holds at most, by what they are.
+
+    A block keeps 17 arrays of a width of D for its backward pass: two inputs of layer norms and their two results; and
+    divided by `tensor` q, k, v, attention's result as it comes and as it is multiplied, and the feed-forward layer
+    before and behind its activation. With remat it keeps its input, and one block at a time the rest.
+    """
+    config, tensor = work.config, mesh.tensor
+    parts = _parts(config, mesh)
+    held = sum(part.local for part in parts)
+    table = config.vocab_size * config.n_embd
+    own = work.rows // mesh.own * work.length
+    divided = 5 * config.n_embd + 2 * config.inner_dim
+    block = own * work.width * (4 * config.n_embd + divided / tensor)
+    scores = own * config.n_head / tensor * work.length
+    block += 4 * own * config.n_head / tensor  # the scores' log-sum-exp
+    block += 2 * own * config.n_embd * (config.resid_pdrop > 0)  # dropout's masks
+    if config.attn_pdrop > 0:
+        block += scores * (5 + work.width)
+    kept = own * work.width * config.n_embd
+    share = work.kept_share(mesh)
+    activations = config.n_layer * (kept + share * (block - kept)) + (1 - share) * block
+    logits = 4 * own * config.vocab_size
+    temporary = 2 * logits / min(max(-(-logits // PART_BYTES), 1), MOST_PARTS, work.length)
+    if not work.kernel and config.attn_pdrop == 0:
+        temporary += 3 * scores  # a quarter of the queries, in f32, three times
+    if mesh.fsdp > 1:
+        # Both ends of the model share the table, whose gradient is whole before it is scattered.
+        temporary += 4 * table
+        blocks = sum(part.size for part in parts if part.in_block and FSDP in part.axes)
+        temporary += work.width * (table + (blocks if work.keeps_weights else blocks / config.n_layer))
+    return {
+        "parameters": 4 * held,
+        "optimizer": 8 * held,
+        "batch": 12.0 * own * work.accumulate,
+        "gradients": 4 * held * (2 if work.accumulate > 1 else 1),
+        "activations": activations,
+        "temporary": temporary,
+    }
+
+
+class Sent(NamedTuple):
+    """What a device sends in an update at least.
+
+    Attributes:
+        kind: of the collective, as XLA names it.
+        axis: of the mesh, round which it goes.
+        bytes: that go out.
+    """
+
+    kind: str
+    axis: str
+    bytes: float
+
+
+def sent(work: Work, mesh: Sizes) -> list[Sent]:
+    """Return what a device has to send in an update, round a ring.
+
+    Gradients are summed over data in f32; with fsdp weights are gathered in the compute dtype, once more for the
+    backward pass in the blocks, and gradients scattered in f32, both in each micro-batch; with tensor each layer sums
+    activations twice on the way there and twice on the way back, and remat repeats attention's. Parts of `c_attn`,
+    whose columns can't be divided, are exchanged.
+    """
+    config, times = work.config, work.accumulate
+    gathered = scattered = summed = shared = exchanged = 0.0
+    for part in _parts(config, mesh):
+        twice = part.in_block and not work.keeps_weights
+        if FSDP in part.axes:
+            gathered += (2 if twice else 1) * work.width * part.size * _round(mesh.fsdp) * times
+            scattered += 4 * part.size * _round(mesh.fsdp) * times
+            summed += 8 * part.local * _round(mesh.data)
+        else:
+            shared += 8 * part.local * _round(mesh.own)
+        if part.exchanged:
+            exchanged += (2 * work.width + 4) * part.local * _round(mesh.tensor) * times
+    sums = config.n_layer * (4 + work.remat) * 2 * _round(mesh.tensor)
+    activations = work.rows // mesh.own * work.length * config.n_embd * work.width
+    found = [
+        Sent("all-gather", FSDP, gathered),
+        Sent("reduce-scatter", FSDP, scattered),
+        Sent("all-reduce", DATA, summed),
+        Sent("all-reduce", DATA if mesh.data > 1 else FSDP, shared),
+        Sent("all-reduce", TENSOR, sums * activations * times),
+        Sent("all-to-all", TENSOR, exchanged),
+    ]
+    return [one for one in found if one.bytes]
+
+
+def seconds(work: Work, mesh: Sizes, target: Target) -> dict[str, float]:
+    """Return how long the parts of an update take at best: products, what passes through memory, and what is sent.
+
+    A product takes its arithmetic at the peak, or its operands and result at the memory's speed, whichever is longer.
+    Element-wise passes read and write memory. Attention counts as in `flops_per_token`, masked scores included.
+    """
+    config, tensor, width = work.config, mesh.tensor, work.width
+    d, f, own = map(float, (config.n_embd, config.inner_dim, work.rows // mesh.own * work.length))
+    peak, bandwidth = target.peak * (2 / width), target.chip.bandwidth  # in f32 half of it, as of TF32
+
+    def product(rows: float, inner: float, columns: float) -> float:
+        moved = width * (rows * inner + inner * columns + rows * columns)
+        return max(2 * rows * inner * columns / peak, moved / bandwidth)
+
+    shapes = ((d, 3 * d / tensor), (d / tensor, d), (d, f / tensor), (f / tensor, d))
+    forward = sum(product(own, *shape) for shape in shapes)
+    attention = 4 * own * work.length * d / tensor / peak
+    passes = 3 + work.remat
+    products = config.n_layer * passes * (forward + attention) + 3 * product(own, d, float(config.vocab_size))
+    # A block's layer norms, residual sums and activation; an f32 logit is written once and read twice.
+    moved = config.n_layer * passes * own * width * (10 * d + 2 * f / tensor) + 12 * own * config.vocab_size
+    if not work.kernel:
+        moved += config.n_layer * passes * 8 * own * config.n_head / tensor * work.length
+    held = sum(part.local for part in _parts(config, mesh))
+    update = 28 * held + (12 * held * work.accumulate if work.accumulate > 1 else 0)
+    inner: dict[str, int] = {TENSOR: 1, FSDP: tensor, DATA: tensor * mesh.fsdp}
+    size: dict[str, int] = dict(zip(AXES, mesh, strict=True))
+    links = dict.fromkeys(("in the way", "beside"), 0.0)
+    for one in sent(work, mesh):
+        links["in the way" if one.axis == TENSOR else "beside"] += one.bytes / target.speed(
+            inner[one.axis], size[one.axis]
+        )
+    return {
+        "products": work.accumulate * products,
+        "memory": work.accumulate * moved / bandwidth,
+        "optimizer": update / bandwidth,
+        "sent in the way": links["in the way"],
+        "sent beside": links["beside"],
+    }
+
+
+def step_seconds(parts: dict[str, float]) -> float:
+    """Return an update's time: collectives of weights and gradients run beside the arithmetic, all else in turn."""
+    busy = parts["products"] + parts["memory"] + parts["sent in the way"]
+    return max(busy, parts["sent beside"]) + parts["optimizer"]
+
+
+def _round(count: int) -> float:
+    return (count - 1) / count
+
+
+class _Part(NamedTuple):
+    """A parameter's numbers along one line of `fsdp`, those of one device, and what divides them."""
+
+    in_block: bool
+    size: float
+    local: float
+    axes: frozenset[str]
+    exchanged: bool
+
+
+@cache
+def _parts(config: GPTConfig, mesh: Sizes) -> tuple[_Part, ...]:
+    """Return how a mesh divides each parameter."""
+    sizes, found = dict(zip(AXES, mesh, strict=True)), []
+    abstract = AbstractMesh(tuple(mesh), AXES)
+    for parameter in parameters(config):
+        spec = parameter_spec(abstract, parameter)
+        names = {name for axis in spec for name in (axis if isinstance(axis, tuple) else (axis,)) if name}
+        axes = frozenset(name for name in names if sizes[name] > 1)
+        size = math.prod(parameter.shape) / (mesh.tensor if TENSOR in axes else 1)
+        exchanged = any(isinstance(axis, tuple) for axis in spec) and mesh.tensor > 1
+        local = size / (mesh.fsdp if FSDP in axes else 1)
+        found.append(_Part("{i}" in parameter.row.path, size, local, axes, exchanged))
+    return tuple(found)
