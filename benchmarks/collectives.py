@@ -1,8 +1,8 @@
 """`python -m benchmarks.collectives`: what devices send each other in a training step, read from its compiled program.
 
-The step is the one that `train.py` runs. It is compiled for eight devices of this host, or, where libtpu is installed,
-for a TPU that isn't here (`--target v5e:2x4`). Bytes are those that a device sends in a step where each collective goes
-round a ring, and beside them stands what a mesh has to send at least.
+The step is the one that `train.py` runs. It is compiled for eight devices of this host, or, where the compiler is
+installed, for devices that aren't here (`--target v5e:2x4`). Bytes are those that a device sends in a step where each
+collective goes round a ring, and beside them stands what a mesh has to send at least.
 """
 
 from __future__ import annotations
@@ -39,19 +39,19 @@ def compile_step(
 
     Args:
         mesh: `make_mesh`'s axes.
-        target: a TPU's topology, as "v5e:2x4"; None for this process's devices.
+        target: as "v5e:2x4" or "h100:8", see `jaxgpt.plan.targets`; None for this process's devices.
         config: the model's.
         rows: of a batch, over all devices and micro-batches.
         length: T.
         dtype, remat, accumulate: see `RunConfig`.
     """
     import jax.numpy as jnp
-    from jax.experimental import topologies
 
     from jaxgpt.model.atlas import parameters
     from jaxgpt.model.gpt import GPT
     from jaxgpt.objectives.next_tokens import pretrain
     from jaxgpt.plan import compiled
+    from jaxgpt.plan.targets import read_target
     from jaxgpt.stages.pretrain import PretrainConfig
     from jaxgpt.train.trainer import Trainer
 
@@ -61,16 +61,19 @@ def compile_step(
     def make_trainer(where: Any) -> Trainer:
         return Trainer(flags, where, config=config, objective=pretrain(model), parameters=tuple(parameters(config)))
 
-    devices = None if target is None else topologies.get_topology_desc(target, "tpu").devices
-    axes = {"fsdp": 1, "tensor": 1, **mesh}
-    return compiled.compile_step(make_trainer, **axes, rows=rows, length=length, devices=devices)
+    step = {"fsdp": 1, "tensor": 1, **mesh, "rows": rows, "length": length}
+    if target is None:
+        return compiled.compile_step(make_trainer, **step)
+    there = read_target(target)
+    with compiled.planning_for(there, compiled.target_topology(there)):
+        return compiled.compile_step(make_trainer, **step)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Print a table for each mesh, or one mesh's collectives as JSON."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.collectives", description=__doc__)
     parser.add_argument("meshes", nargs="*", metavar="MESH", help=f"{'; '.join(MESHES)} (default: all)")
-    parser.add_argument("--target", help="a TPU's topology, as v5e:2x4 (default: eight devices of this host)")
+    parser.add_argument("--target", help="v5e:2x4 or h100:8 (default: eight devices of this host)")
     parser.add_argument("--model", default="gpt2", help="gpt2 (default), gpt2-medium …; or tiny")
     parser.add_argument("--rows", type=int, default=64, help="of a batch (default: 64)")
     parser.add_argument("--length", type=int, default=1024, help="tokens in a row (default: 1024)")

@@ -13,8 +13,8 @@ from jaxgpt.lazy import on_first_use
 if TYPE_CHECKING:
     from jaxgpt.plan.costs import Sizes, Work
     from jaxgpt.plan.report import describe_plan
-    from jaxgpt.plan.search import Estimate, estimate, meshes
+    from jaxgpt.plan.search import Estimate, estimate, estimates, meshes
     from jaxgpt.plan.targets import Target, read_target
 
-__all__ = ["Estimate", "Sizes", "Target", "Work", "describe_plan", "estimate", "meshes", "read_target"]
+__all__ = ["Estimate", "Sizes", "Target", "Work", "describe_plan", "estimate", "estimates", "meshes", "read_target"]
 __getattr__, __dir__ = on_first_use(__name__)
