@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import functools
-import importlib.metadata
 import json
 import os
 import re
@@ -112,9 +111,11 @@ def command(main: Callable[..., None]) -> Callable[..., None]:
 
 
 def _version() -> str:
+    from importlib.metadata import PackageNotFoundError, version  # a parser of e-mail comes with it
+
     try:
-        return importlib.metadata.version("jaxgpt")
-    except importlib.metadata.PackageNotFoundError:
+        return version("jaxgpt")
+    except PackageNotFoundError:
         return "of a source tree that is not installed"
 
 
@@ -137,22 +138,23 @@ def _help(prog: str, description: str, examples: str, record: Any) -> argparse.A
         "--config", metavar="PATH", help="JSON or TOML file of flags, or the name of a recipe; flags given here win"
     )
     for field in dataclasses.fields(record):
-        text, known = field.metadata["help"].replace("%", "%%"), groups[_group(record, field.name)]
+        text, known = field.metadata["help"].replace("%", "%%"), groups[_said(record, field.name, "group") or "run"]
         if field.metadata["positional"]:
             known.add_argument(field.name, metavar=field.name.upper(), help=text)
             continue
-        if field.default is not dataclasses.MISSING:
+        if _said(record, field.name, "required"):
+            text += " (required)"
+        elif field.default is not dataclasses.MISSING:
             text += f" (default: {'none' if field.default is None else field.default})"
         several = "+" if takes_several(hints[field.name]) else None
         known.add_argument(f"--{field.name}", metavar=describe(hints[field.name]), help=text, nargs=several)
     return parser
 
 
-def _group(record: type, name: str) -> Group:
-    """Return where `--help` shows a flag: as the nearest of the dataclasses says that declare it and say so."""
+def _said(record: type, name: str, key: str) -> Any:
+    """Return what the nearest of the dataclasses that declare a flag, and say so, says of it by a keyword of `flag`."""
     tables = (vars(one).get("__dataclass_fields__", {}) for one in record.__mro__)
-    said = (table[name].metadata["group"] for table in tables if name in table)
-    return next(filter(None, said), "run")
+    return next(filter(None, (table[name].metadata[key] for table in tables if name in table)), None)
 
 
 def _split(argv: Sequence[str], types: Mapping[str, Any], places: Sequence[str]) -> dict[str, list[str]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 import shlex
@@ -24,6 +25,12 @@ def called(name: str) -> str:
 def as_called(text: str) -> str:
     """Return a text, in which commands are scripts, with the words by which its reader calls them."""
     return _IN_TEXTS.sub(lambda found: called(found[1]), text)
+
+
+def unused(path: str | Path) -> str:
+    """Return a path where nothing is yet: this one, or with a number behind it."""
+    names = itertools.chain([str(path)], (f"{path}-{i}" for i in itertools.count(2)))
+    return next(name for name in names if not os.path.lexists(name))
 
 
 def next_command(name: str, *words: object) -> str:

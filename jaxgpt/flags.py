@@ -62,6 +62,7 @@ def flag(
     on_resume: Literal["may change", "fixed", "of the command"] = "may change",
     per_host: bool = False,
     positional: bool = False,
+    required: bool = False,
     group: Group | None = None,
 ) -> Any:
     """Declare a dataclass field that is a flag; its type says which values it takes.
@@ -73,9 +74,17 @@ def flag(
             line, and a resumed run does not take it over.
         per_host: the processes of one run may have different values, as paths differ from host to host.
         positional: it is written without its name.
+        required: none will not do, and its dataclass refuses it, though a run that goes on may leave the flag out.
         group: where `--help` shows it; None: where the dataclass that this one extends has it, or "run".
     """
-    known = {"help": help, "on_resume": on_resume, "per_host": per_host, "positional": positional, "group": group}
+    known = {
+        "help": help,
+        "on_resume": on_resume,
+        "per_host": per_host,
+        "positional": positional,
+        "required": required,
+        "group": group,
+    }
     return dataclasses.field(default=default, metadata=known)
 
 

@@ -13,9 +13,9 @@ from functools import partial
 from itertools import chain
 from typing import TypeVar
 
-from jaxgpt.chat.records import Conversation, Message, Preference, Prompt, Text
+from jaxgpt.chat.records import Conversation, Message, Preference, Prompt, Text, TooLong
 from jaxgpt.chat.template import ChatTemplate, Encoded
-from jaxgpt.chat.too_long import Fitting, TooLong, cut_answers, cut_conversation, cut_messages, cut_text, prompt_room
+from jaxgpt.chat.too_long import Fitting, cut_answers, cut_conversation, cut_messages, cut_text, prompt_room
 from jaxgpt.errors import UsageError, did_you_mean
 from jaxgpt.progress import bar
 from jaxgpt.tokenizers.tokenizer import Tokenizer

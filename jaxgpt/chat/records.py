@@ -7,12 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 import numpy as np
 
 from jaxgpt.errors import UsageError
 
+TooLong = Literal["cut", "drop", "error"]
+"""What becomes of an example with more tokens than there is room for."""
 ROLES = ("system", "user", "assistant")
 _Any = TypeVar("_Any")
 

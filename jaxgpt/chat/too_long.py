@@ -8,15 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
-from typing import Literal, TypeVar
+from typing import TypeVar
 
-from jaxgpt.chat.records import Message
+from jaxgpt.chat.records import Message, TooLong
 from jaxgpt.chat.template import ChatTemplate, Encoded
 from jaxgpt.errors import UsageError
 from jaxgpt.notes import note
 from jaxgpt.tokenizers.tokenizer import Tokenizer
 
-TooLong = Literal["cut", "drop", "error"]
 SHOWN_PLACES = 3
 _Any = TypeVar("_Any")
 

@@ -13,6 +13,7 @@ from jaxgpt.cli.generate import Options, chat_template, fit, how, open_quantized
 from jaxgpt.decode.continuous import generate_many
 from jaxgpt.decode.text import TextStream
 from jaxgpt.errors import UsageError
+from jaxgpt.visible import visible
 
 BATCH_SIZE = 16
 GAP = " | "
@@ -26,8 +27,8 @@ def compare(options: Options) -> None:
     with started(options):
         answers = [answer(options, model, prompts) for model in options.compare]
     for prompt, *texts in zip(prompts, *answers, strict=True):
-        print(f"{prompt.where}: {' '.join(prompt.asked.split())}")
-        print(columns(options.compare, texts), end="\n\n")
+        print(f"{prompt.where}: {visible(' '.join(prompt.asked.split()))}")
+        print(columns(options.compare, list(map(visible, texts))), end="\n\n")
 
 
 def answer(options: Options, model: str, prompts: Sequence[Prompt]) -> list[str]:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from jaxgpt import chat, evaluate
-from jaxgpt.chat.too_long import TooLong
+from jaxgpt.chat.records import TooLong
 from jaxgpt.cli.dialects import translate
 from jaxgpt.cli.figures import finite, table
 from jaxgpt.command_line import command, parse
@@ -46,8 +46,8 @@ class Options:
     )
     dataset: PathName | None = flag(
         None,
-        "a file, folder, corpus by name or hub:OWNER/NAME[:SPLIT], of texts, records or .bin tokens, as in training; "
-        "of what has a part to validate on that part; "
+        "a file, folder, corpus by name or hub:OWNER/NAME[/CONFIG][:SPLIT], of texts, records or "
+        ".bin tokens, as in training; of what has a part to validate on that part; "
         "none: a run's own data to validate on",
         group="data",
     )

@@ -28,6 +28,7 @@ from jaxgpt.model.config import GPTConfig
 from jaxgpt.notes import note
 from jaxgpt.runs.manifest import Which
 from jaxgpt.tokenizers import Tokenizer
+from jaxgpt.visible import visible
 
 DESCRIPTION = "Continue a prompt with a trained or pretrained model."
 EXAMPLES = """examples:
@@ -377,7 +378,7 @@ def print_samples(prompt: str, texts: Sequence[TextStream], steps: Steps) -> Non
         if row > 0:
             later[row].append(piece)
         elif piece:
-            print(piece, end="", flush=True)
+            print(visible(piece), end="", flush=True)
 
     put(0, prompt)
     for tokens in steps:
@@ -390,4 +391,4 @@ def print_samples(prompt: str, texts: Sequence[TextStream], steps: Steps) -> Non
         put(row, text.flush())
     print()
     for pieces in later[1:]:
-        print(SEPARATOR, "".join(pieces), sep="\n")
+        print(SEPARATOR, visible("".join(pieces)), sep="\n")

@@ -13,6 +13,7 @@ from jaxgpt.cli.generate import Opened, Options, how, note_special, respond
 from jaxgpt.cli.speed import Steps
 from jaxgpt.decode.dialogue import Chat
 from jaxgpt.errors import UsageError, report
+from jaxgpt.visible import visible
 
 PROMPT = "> "
 CHAT = "A chat: /reset forgets what was said, Ctrl-C stops an answer, Ctrl-D leaves."
@@ -92,7 +93,7 @@ class Terminal:
         elif line.strip():
             note_special(self._model.tokenizer, line, "--chat off --allow_special")
             for piece in self._chat.ask(line):
-                print(piece, end="", flush=True)
+                print(visible(piece), end="", flush=True)
                 if self._stopped:
                     break
             print()

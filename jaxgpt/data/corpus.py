@@ -25,8 +25,8 @@ from jaxgpt import checks
 from jaxgpt.data.documents import suffix_of
 from jaxgpt.data.encoding import cut_between_words, encode_documents
 from jaxgpt.data.hub import columns_and_size
-from jaxgpt.data.opening import VAL_FRACTION, default_cache_dir, open_source
-from jaxgpt.data.sources import Source, Split
+from jaxgpt.data.opening import default_cache_dir, open_source
+from jaxgpt.data.sources import VAL_FRACTION, Source, Split
 from jaxgpt.data.special_texts import SpecialTexts
 from jaxgpt.data.token_files import TokenFile, write_token_file
 from jaxgpt.errors import RunError, UsageError
@@ -103,7 +103,7 @@ def load_corpus(
     Args:
         dataset: "plays" (bundled), "shakespeare", "wikitext2", "wikitext103", "openwebtext" or "fineweb" (downloaded),
             a text file, a file of records (.parquet, .jsonl, .json, .csv, .tsv; but for parquet also .gz) with a text
-            a row, a folder of these, a data set of the hub, `hub:OWNER/NAME[@REVISION][:SPLIT]`, or tokens, ours or
+            a row, a folder of these, a data set of the hub, `hub:OWNER/NAME[/CONFIG][:SPLIT]`, or tokens, ours or
             nanoGPT's, which are used as they are: a folder with `train.bin` and `val.bin`, or a .bin file, whose last
             ids are for validation.
         tokenizer: "char", "bpe" (both made from the text), what `load_tokenizer` takes, or a tokenizer. None is the

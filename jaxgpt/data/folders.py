@@ -19,7 +19,7 @@ def find_splits(dataset: str | Path) -> tuple[list[Path | str], list[Path | str]
 
     Args:
         dataset: a file; a folder, of whose files those named train, valid, validation, val, dev and test are splits,
-            the last of which is left alone; or `hub:OWNER/NAME[@REVISION][:SPLIT]`, with a split to validate on where
+            the last of which is left alone; or `hub:OWNER/NAME[/CONFIG][:SPLIT]`, with a split to validate on where
             the data set has one and no split is named.
 
     Raises:

@@ -11,7 +11,7 @@ from typing import Any
 from jaxgpt.errors import UsageError
 
 PREFIX = "hub:"
-SPELLED = "hub:OWNER/NAME[@REVISION][:SPLIT]"
+SPELLED = "hub:OWNER/NAME[/CONFIG][@REVISION][:SPLIT]"
 _VALIDATION = ("validation", "valid", "val", "dev")
 
 
@@ -24,8 +24,8 @@ def read_hub(spec: str, column: str | None = None) -> tuple[Iterator[dict[str, A
     """Return a data set's rows, without values that are null, and the revision that they are of.
 
     Args:
-        spec: `hub:OWNER/NAME[@REVISION][:SPLIT]`; in the place of OWNER/NAME may stand a folder that `datasets` reads.
-            Without SPLIT it is train, or the only one there is.
+        spec: `hub:OWNER/NAME[/CONFIG][@REVISION][:SPLIT]`; in the place of OWNER/NAME may stand a folder
+            that `datasets` reads. Without SPLIT it is train, or the only one there is.
         column: the only one to read; None for all.
 
     Raises:
@@ -44,7 +44,7 @@ def columns_and_size(spec: str) -> tuple[list[str], int]:
 
 def validation_split(spec: str) -> str | None:
     """Return how the split to validate on is spelled that belongs to a data set named without a split, or None."""
-    if _parts(spec)[2]:
+    if _parts(spec)[3]:
         return None
     splits, _ = _open(spec)
     found = next((split for split in _VALIDATION if split in splits), None)
@@ -53,7 +53,7 @@ def validation_split(spec: str) -> str | None:
 
 def _part(spec: str) -> tuple[Any, str]:
     """Return the split that is asked for, and its revision."""
-    name, _, split = _parts(spec)
+    name, _, _, split = _parts(spec)
     splits, revision = _open(spec.removesuffix(f":{split}") if split else spec)
     wanted = split or ("train" if "train" in splits or len(splits) > 1 else next(iter(splits)))
     if wanted not in splits:
@@ -61,13 +61,17 @@ def _part(spec: str) -> tuple[Any, str]:
     return splits[wanted], f"{revision}:{wanted}"
 
 
-def _parts(spec: str) -> tuple[str, str | None, str | None]:
-    """Return name, revision and split."""
+def _parts(spec: str) -> tuple[str, str | None, str | None, str | None]:
+    """Return name, config, revision and split."""
     name, _, split = spec.removeprefix(PREFIX).partition(":")
     name, _, revision = name.partition("@")
     if not name:
         raise UsageError(f"{spec}: must be {SPELLED}")
-    return name, revision or None, split or None
+    config = None
+    if not Path(name).is_dir() and name.count("/") > 1:
+        owner, name, config = name.split("/", 2)
+        name = f"{owner}/{name}"
+    return name, config or None, revision or None, split or None
 
 
 @functools.lru_cache(maxsize=4)
@@ -77,7 +81,7 @@ def _open(spec: str) -> tuple[Mapping[str, Any], str]:
         datasets = importlib.import_module("datasets")
     except ImportError:
         raise UsageError(f"{spec}: the hub's data sets need another package: pip install 'jaxgpt[hub]'") from None
-    name, revision, _ = _parts(spec)
+    name, config, revision, _ = _parts(spec)
     try:
         if Path(name).is_dir():
             saved = any((Path(name) / file).exists() for file in ("dataset_info.json", "dataset_dict.json"))
@@ -87,7 +91,7 @@ def _open(spec: str) -> tuple[Mapping[str, Any], str]:
         from huggingface_hub import HfApi
 
         sha = HfApi().dataset_info(name, revision=revision).sha
-        return datasets.load_dataset(name, revision=sha), str(sha)
+        return datasets.load_dataset(name, config, revision=sha), f"{sha}/{config}" if config else str(sha)
     except Exception as error:  # besides its own, those of pyarrow and of HTTP clients, which differ by version
         reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
         raise UsageError(

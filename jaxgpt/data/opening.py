@@ -10,11 +10,10 @@ from jaxgpt.data.documents import TEXT_COLUMN, DocumentFiles, are_records
 from jaxgpt.data.download import DOWNLOADS, download
 from jaxgpt.data.folders import find_splits
 from jaxgpt.data.hub import is_hub
-from jaxgpt.data.sources import PLAYS_FOLDER, Source, TextFiles
+from jaxgpt.data.sources import PLAYS_FOLDER, VAL_FRACTION, Source, TextFiles
 from jaxgpt.errors import UsageError, did_you_mean
 
 NAMES = ("plays", *DOWNLOADS)
-VAL_FRACTION = 0.1
 Paths = Sequence[Path | str]
 
 

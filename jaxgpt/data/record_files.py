@@ -37,7 +37,7 @@ def read_records(path: str | Path, suffixes: tuple[str, ...], column: str = "") 
     """Yield the records of a file.
 
     Args:
-        path: `hub:OWNER/NAME[@REVISION][:SPLIT]`, as of `read_hub`, or a file. A .jsonl file has an object a line, a
+        path: `hub:OWNER/NAME…`, as of `read_hub`, or a file. A .jsonl file has an object a line, a
             .json file a list of objects, a .csv or .tsv file a header and a record a row, a .txt file a text a line;
             of a .parquet file, values that are null are left out.
         suffixes: the formats among these that are welcome.

@@ -18,6 +18,7 @@ from typing import Literal, Protocol, runtime_checkable
 from jaxgpt.errors import UsageError
 from jaxgpt.files import regular
 
+VAL_FRACTION = 0.1
 PLAYS_FOLDER = Path(__file__).parent / "plays"
 
 Split = Literal["train", "val"]

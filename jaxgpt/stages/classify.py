@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxgpt import chat, objectives
-from jaxgpt.commands import next_command
+from jaxgpt.commands import next_command, unused
 from jaxgpt.devices import is_first
 from jaxgpt.errors import UsageError
 from jaxgpt.flags import Name, PathName, flag
@@ -93,4 +93,4 @@ class Classify(FineTune[ClassifyConfig]):
             truth = [one.label for one in self.examples["val"]]
             print("\nvalidation texts, by label (rows) and by what they are taken for (columns):")
             print(objectives.confusion(self.config.labels or (), truth, predicted))
-        show_curve(folder, next_command("convert", folder, f"{folder}-for-pytorch"))
+        show_curve(folder, next_command("convert", folder, unused(f"{folder}-for-pytorch")))

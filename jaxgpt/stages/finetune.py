@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from jaxgpt import chat, decode, hf, model, objectives, runs, tokenizers, train
-from jaxgpt.chat.too_long import TooLong
+from jaxgpt.chat.records import TooLong
 from jaxgpt.commands import next_command
-from jaxgpt.data.opening import VAL_FRACTION
+from jaxgpt.data.sources import VAL_FRACTION
 from jaxgpt.devices import is_first, process_count
 from jaxgpt.errors import UsageError
 from jaxgpt.flags import Count, PathName, Positive, Rate, Rows, Share, flag
@@ -24,8 +24,9 @@ from jaxgpt.runs.manifest import latest
 from jaxgpt.stages.base import Record, Stage
 from jaxgpt.train.config import Context, RunConfig
 from jaxgpt.train.resume import refuse_changed_flags
+from jaxgpt.visible import visible
 
-FILES = "a file (.jsonl, .json, .parquet), a folder with a file for each split, or hub:OWNER/NAME[:SPLIT]"
+FILES = "a file (.jsonl, .json, .parquet), a folder with a file for each split, or hub:OWNER/NAME[/CONFIG][:SPLIT]"
 SHOWN_PROMPTS = 3
 SHOWN_TOKENS = 200
 SEPARATOR = "---------------"
@@ -48,7 +49,7 @@ class FineTuneConfig(RunConfig):
     base: PathName = flag(
         "out", "with auto, the model to begin with: a run's folder, a folder of weights, a hub name", per_host=True
     )
-    dataset: PathName | None = flag(None, f"the examples: {FILES}", per_host=True, group="data")
+    dataset: PathName | None = flag(None, f"the examples: {FILES}", per_host=True, group="data", required=True)
     val_dataset: PathName | None = flag(
         None,
         "examples to validate on, likewise; none: the folder's or data set's own, or a part of it",
@@ -324,16 +325,23 @@ class FineTune(Stage[FineTuneFlags]):
         answers = self._answers(self.best_params(folder, params))
         if is_first() and answers:
             train.write_sample(folder, self.flags.max_iters, answers + "\n")
-            print(f"\n{answers}\n")
+            print(f"\n{visible(answers)}\n")
 
-    def next_answers(self, folder: Path) -> str:
-        """Return how to compare what the model answers now with what it answered before, on the stage's own prompts."""
+    @cached_property
+    def prompts_file(self) -> Path | str | None:
+        """The stage's own prompts, as a file; None where they are in the conversations of pairs."""
         file = (self._files.val or self._files.train)[0]
         try:
             chat.read_prompts(file)
-        except UsageError:  # pairs whose prompts are in the conversations
+        except UsageError:
+            return None
+        return file
+
+    def next_answers(self, folder: Path) -> str:
+        """Return how to compare what the model answers now with what it answered before, on the stage's own prompts."""
+        if self.prompts_file is None:
             return next_command("generate", "--init_from", folder)
-        return next_command("generate", "--compare", self.source, folder, "--prompts", file)
+        return next_command("generate", "--compare", self.source, folder, "--prompts", self.prompts_file)
 
     def _answers(self, params: Any) -> str:
         tokenizer, shown = self.tokenizer, []

@@ -20,6 +20,7 @@ from jaxgpt.stages.base import Record, Stage, show_curve
 from jaxgpt.stages.planning import print_plan
 from jaxgpt.train.config import RunConfig, SampleConfig
 from jaxgpt.train.resume import refuse_changed_flags, refuse_differences
+from jaxgpt.visible import visible
 
 PRESET = "shakespeare-char-cpu"
 BPE_VOCAB_SIZE = 4096
@@ -39,8 +40,8 @@ class PretrainConfig(SampleConfig, RunConfig):
 
     dataset: PathName = flag(
         "plays",
-        "a file or folder of text, records (parquet, jsonl, csv …) or .bin tokens; hub:OWNER/NAME[:SPLIT]; or a name: "
-        "plays, shakespeare, wikitext2, wikitext103, openwebtext, fineweb",
+        "a file or folder of text, records (parquet, jsonl, csv …) or .bin tokens; "
+        "hub:OWNER/NAME[/CONFIG][:SPLIT]; or a name: plays, shakespeare, wikitext2, wikitext103, openwebtext, fineweb",
         per_host=True,
         group="data",
     )
@@ -307,5 +308,5 @@ class Pretrain(Stage[PretrainConfig]):
         sample = self.speak(params)
         if is_first():
             train.write_sample(folder, self.flags.max_iters, sample)
-            print(f"\n{sample}\n")
+            print(f"\n{visible(sample)}\n")
         show_curve(folder, next_command("generate", "--init_from", folder, *self._start(), "--overflow", "slide"))

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from jaxgpt import objectives
-from jaxgpt.chat.too_long import TooLong
-from jaxgpt.commands import next_command
+from jaxgpt.chat.records import TooLong
+from jaxgpt.commands import next_command, unused
 from jaxgpt.flags import PathName, Positive, Rate, flag
 from jaxgpt.stages.base import Record, show_curve
 from jaxgpt.stages.finetune import FineTuneConfig
@@ -52,4 +52,8 @@ class Reward(FromPairs[RewardConfig]):
 
     def show(self, folder: Path, params: Any) -> None:
         """Draw the curve."""
-        show_curve(folder, next_command("train", "ppo", "--reward_model", folder, "--dataset", "PROMPTS"))
+        if self.prompts_file is None:
+            show_curve(folder, next_command("convert", folder, unused(f"{folder}-for-pytorch")))
+            return
+        words = "--init_from", self.source, "--reward_model", folder, "--dataset", self.prompts_file
+        show_curve(folder, next_command("train", "ppo", *words, "--out_dir", unused("out-ppo")))

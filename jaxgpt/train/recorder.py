@@ -24,6 +24,7 @@ from jaxgpt.train.progress_line import ProgressLine
 from jaxgpt.train.state import TrainState
 from jaxgpt.train.step import StepMetrics
 from jaxgpt.train.trainer import clear_errors
+from jaxgpt.visible import visible
 
 ON_THE_LINE = ("accuracy", "margin", "score", "kl")
 """Metrics of objectives that the progress line shows; the file has all."""
@@ -143,7 +144,7 @@ class Recorder:
         if jax.process_index() == 0:
             write_sample(self._folder, step, text)
             self._log.write_text(step, "sample", indent(text, "    "))  # as it stands
-        say(f"sample of step {step}:\n{text}\n")
+        say(f"sample of step {step}:\n{visible(text)}\n")
 
     def save(self, state: TrainState) -> None:
         """Begin to write a checkpoint; a state that ends the run is never saved as the latest."""

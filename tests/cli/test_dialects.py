@@ -8,7 +8,8 @@ import pytest
 
 from jaxgpt import notes
 from jaxgpt.cli import generate, train
-from jaxgpt.cli.dialects import translate
+from jaxgpt.cli.dialects import UNUSED, translate
+from jaxgpt.cli.generate import Options
 from jaxgpt.errors import UsageError
 from jaxgpt.stages.pretrain import PretrainConfig
 from jaxgpt.stages.sft import SFTConfig
@@ -106,6 +107,13 @@ def test_names_of_others_are_told_in_one_note(capsys):
         "note: by our names --model_name_or_path is --base, --dataset_name is --dataset, --lora_r is --lora_rank\n"
     )
     assert translate(["--use_peft"], SFTConfig) == ["--lora_rank=16"]
+
+
+@pytest.mark.parametrize("flags", [SFTConfig, Options])
+def test_notes_name_no_other_command(capsys, flags):
+    notes.note.cache_clear()
+    translate([f"--{name}=x" for name in UNUSED], flags)
+    assert UNUSED and "train.py" not in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

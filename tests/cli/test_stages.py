@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -485,3 +486,37 @@ def test_what_a_run_s_own_data_can_not_be_measured_by_is_said(here, capsys):
     finally:
         Path("dpo.jsonl").write_text(pairs)
     assert "dpo-elsewhere does not fit what is asked" in error and "--dataset measures on other data" in error
+
+
+def next_words(printed: str) -> list[str]:
+    """Return the words of the command that a run's last line names, without those that call it."""
+    line = printed.splitlines()[-1]
+    assert line.startswith("next:  ")
+    return shlex.split(line.removeprefix("next:  "))[1:]
+
+
+@pytest.mark.usefixtures("unchecked_types")  # of which JAX makes others to read a program
+def test_what_comes_after_a_reward_model_works_as_it_is_printed(here, capsys):
+    here.whole("sft")
+    here.run("reward", "scores", "--max_iters", "1", "--warmup_iters", "0")
+    words = next_words(capsys.readouterr().out)
+    train.main([*words, *PPO, "--dry_run"])
+    assert "memory" in capsys.readouterr().out
+    assert words[words.index("--out_dir") + 1] == "out-ppo"
+
+
+def test_what_comes_after_a_classifier_works_though_it_was_done_before(here, capsys):
+    Path("labels-for-pytorch").mkdir()
+    here.run("classify", "labels", "--max_iters", "1", "--warmup_iters", "0")
+    words = next_words(capsys.readouterr().out)
+    assert words == ["labels", "labels-for-pytorch-2"]
+    convert.main(words)
+    assert (Path("labels-for-pytorch-2") / "model.safetensors").exists()
+
+
+@pytest.mark.parametrize("stage", ["classify", "sft", "reward", "dpo", "ppo"])
+def test_help_says_that_the_data_set_is_required(stage, capsys):
+    with pytest.raises(SystemExit):
+        train.main([stage, "--help"])
+    shown = " ".join(capsys.readouterr().out.partition("--dataset ")[2].partition("--val_dataset")[0].split())
+    assert shown.endswith("(required)") and "default" not in shown

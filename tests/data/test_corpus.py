@@ -12,6 +12,7 @@ from jaxgpt.data import corpus as corpus_module
 from jaxgpt.data import encoding
 from jaxgpt.data.corpus import load_corpus
 from jaxgpt.data.encoding import cut_between_words
+from jaxgpt.data.opening import NAMES
 from jaxgpt.data.sources import PLAYS_FOLDER
 from jaxgpt.errors import RunError, UsageError
 from jaxgpt.tokenizers.bpe import BPE
@@ -186,7 +187,7 @@ def test_bad_input_is_named(tmp_path: Path):
             load_corpus(dataset, cache_dir=tmp_path / "cache", block_size=8, **arguments)
         return str(caught.value)
 
-    assert "nor one of plays, shakespeare, openwebtext, fineweb; did you mean 'shakespeare'?" in message("shakespear")
+    assert f"nor one of {', '.join(NAMES)}; did you mean 'shakespeare'?" in message("shakespear")
     path = tmp_path / "x.txt"
     path.write_text(" \n\t" * 100)
     assert "no text in it" in message(path)

@@ -21,8 +21,8 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[object]:
     """What was loaded by a stand-in for `datasets`, which has one data set."""
     calls: list[object] = []
 
-    def load(name: str, revision: str) -> dict[str, list[dict[str, object]]]:
-        calls.append((name, revision))
+    def load(name: str, config: str | None, revision: str) -> dict[str, list[dict[str, object]]]:
+        calls.append((name, config, revision))
         return SPLITS
 
     class Api:
@@ -38,7 +38,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[object]:
 def test_rows_come_with_the_revision_that_they_are_of(asked: list[object]):
     rows, revision = read_hub("hub:someone/texts")
     assert list(rows) == [{"text": "a", "label": 1}, {"text": "b", "label": 0, "id": 7}]
-    assert revision == "sha of main:train" and asked == [("someone/texts", "sha of main")]
+    assert revision == "sha of main:train" and asked == [("someone/texts", None, "sha of main")]
     rows, revision = read_hub("hub:someone/texts@v2:test")
     assert list(rows) == [ROWS[1]] and revision == "sha of v2:test"
     assert list(read_records("hub:someone/texts:validation", ())) == [
@@ -46,6 +46,10 @@ def test_rows_come_with_the_revision_that_they_are_of(asked: list[object]):
     ]
     assert validation_split("hub:someone/texts") == "hub:someone/texts:validation"
     assert validation_split("hub:someone/texts:train") is None
+    rows, revision = read_hub("hub:someone/texts/en@v2:test")
+    assert (list(rows), revision) == ([ROWS[1]], "sha of v2/en:test")
+    assert asked[-1] == ("someone/texts", "en", "sha of v2")
+    assert validation_split("hub:someone/texts/en") == "hub:someone/texts/en:validation"
     assert not is_hub(Path("hub")) and not is_hub("hub.jsonl")
 
 
@@ -53,7 +57,7 @@ def test_rows_come_with_the_revision_that_they_are_of(asked: list[object]):
     ("spec", "message"),
     [
         ("hub:someone/texts:dev", "someone/texts has no split 'dev'; there are train, validation, test"),
-        ("hub::train", "hub::train: must be hub:OWNER/NAME[@REVISION][:SPLIT]"),
+        ("hub::train", "hub::train: must be hub:OWNER/NAME[/CONFIG][@REVISION][:SPLIT]"),
     ],
 )
 def test_what_is_not_there_is_named(asked: list[object], spec: str, message: str):
