@@ -61,7 +61,7 @@ def compile_step(
     def make_trainer(where: Any) -> Trainer:
         return Trainer(flags, where, config=config, objective=pretrain(model), parameters=tuple(parameters(config)))
 
-    step = {"fsdp": 1, "tensor": 1, **mesh, "rows": rows, "length": length}
+    step: dict[str, Any] = {"fsdp": 1, "tensor": 1, **mesh, "rows": rows, "length": length}
     if target is None:
         return compiled.compile_step(make_trainer, **step)
     there = read_target(target)
