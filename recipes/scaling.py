@@ -10,6 +10,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from jaxgpt.checks import whole
 from jaxgpt.cli import entry
@@ -89,7 +90,7 @@ def train(options: Options, folder: Path, layers: int, width: int) -> Run:
     from jaxgpt.train.metrics import read_rows
 
     vocab = load_corpus(options.dataset, "char", block_size=BLOCK_SIZE).tokenizer.vocab_size
-    shape = {"n_layer": layers, "n_embd": width, "n_head": width // 16}
+    shape: dict[str, Any] = {"n_layer": layers, "n_embd": width, "n_head": width // 16}
     like = GPTConfig.preset(PRESET)
     size = count(replace(like, vocab_size=vocab, n_positions=BLOCK_SIZE, **shape))["total"]
     steps = math.ceil(TOKENS_PER_PARAMETER * size / (BATCH_SIZE * BLOCK_SIZE))

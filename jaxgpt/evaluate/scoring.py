@@ -147,7 +147,7 @@ class Scorer:
                 shown.update(sum(len(one.log_probs) for one in found))
                 yield from found
 
-    def read(self, function: Callable[..., Any], *rows: np.ndarray) -> Any:
+    def read(self, function: Callable[..., Any], *rows: Any) -> Any:
         """Return what a compiled function of (model, parameters, rows …) says of a batch's rows."""
         return self._of_model(function)(self.params, *put_batch(self.mesh, rows))
 

@@ -176,8 +176,8 @@ def _pallas_forward(q: Array, k: Array, v: Array, segment_ids: Array | None, sca
 
 
 def _pallas_backward(scale: float, kept: tuple[Any, ...], d_out: Array) -> tuple[Array, Array, Array, None]:
-    *arrays, segment_ids = kept
-    return *_backward_kernel(*arrays, d_out, segment_ids, scale), None
+    q, k, v, out, total, top, segment_ids = kept
+    return *_backward_kernel(q, k, v, out, total, top, d_out, segment_ids, scale), None
 
 
 pallas.defvjp(_pallas_forward, _pallas_backward)
