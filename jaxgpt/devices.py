@@ -153,10 +153,3 @@ def is_first() -> bool:
     import jax
 
     return jax.process_index() == 0
-
-
-def process_count() -> int:
-    """Return how many processes the run has."""
-    import jax
-
-    return jax.process_count()

@@ -38,6 +38,19 @@ def gather(value: Any) -> list[Any]:
     return [json.loads(row[:size].tobytes()) for row, size in zip(rows, sizes, strict=True)]
 
 
+def fetch(tree: Any) -> Any:
+    """Return arrays' values, also of parts that lie with other processes; all of these have to call this together."""
+    return jax.device_get(tree) if jax.process_count() == 1 else jax.tree.map(_fetch, tree)
+
+
+def _fetch(leaf: Any) -> np.ndarray:
+    if not isinstance(leaf, jax.Array) or leaf.is_fully_addressable or leaf.is_fully_replicated:
+        return np.asarray(leaf)
+    from jax.experimental.multihost_utils import process_allgather
+
+    return np.asarray(process_allgather(leaf, tiled=True))
+
+
 @contextlib.contextmanager
 def together() -> Iterator[None]:
     """Let all processes leave the block, or none: what ends one is raised in all. Nothing in it may wait for others.

@@ -136,6 +136,11 @@ def put_batch(mesh: Mesh, batch: Any) -> Any:
     return jax.tree.map(lambda x: jax.make_array_from_process_local_data(batch_sharding(mesh), np.asarray(x)), batch)
 
 
+def share_out(mesh: Mesh, batch: Any) -> Any:
+    """Place a global batch, of which each process has all rows, on all devices."""
+    return jax.tree.map(lambda rows: place(rows, batch_sharding(mesh)), batch)
+
+
 def host_shard(mesh: Mesh) -> dict[str, int]:
     """Return which part of each batch this process feeds: `shard` of `num_shards` equal parts.
 
@@ -213,7 +218,7 @@ class OwnRows:
             # What is gathered has been summed over fsdp.
             parts = {path: leaf for path, leaf in leaves.items() if FSDP in self._spec(path)}
             others = {path: leaf for path, leaf in leaves.items() if path not in parts}
-            return unflatten_dict({**jax.lax.psum(parts, DATA), **jax.lax.psum(others, ROWS)}), sums
+            return unflatten_dict({**total(parts, DATA), **total(others)}), sums
 
         into = self._specs(params), self._specs(frozen), PartitionSpec(ROWS), PartitionSpec()
         return self._spread(add_up, into, (self._specs(params), PartitionSpec()))(params, frozen, batch, key)

@@ -37,9 +37,9 @@ def size(*axes: str) -> int:
     return math.prod(shape[axis] for axis in axes) if inside() else 1
 
 
-def total(tree: Any) -> Any:
-    """Return the sums over all devices' rows of what each has summed over its own."""
-    return jax.lax.psum(tree, ROWS) if size(*ROWS) > 1 else tree
+def total(tree: Any, *axes: str) -> Any:
+    """Return the sums over the devices along these axes, or all that have rows of their own, of what each has."""
+    return jax.lax.psum(tree, axes or ROWS) if size(*(axes or ROWS)) > 1 else tree
 
 
 def whole(

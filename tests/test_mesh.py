@@ -38,6 +38,7 @@ MESHES = {
     "fsdp 8": {"fsdp": 8},
     "data 4, tensor 2": {"tensor": 2},
     "data 2, fsdp 2, tensor 2": {"fsdp": 2, "tensor": 2},
+    "tensor 2": {"tensor": 2, "devices": 2},  # of eight
 }
 STEPS, LAST = 3, 20
 
@@ -49,12 +50,18 @@ def batches(step: int) -> Batch:
 class Run(Trainer):
     """A run on all devices of this process."""
 
-    def __init__(self, **mesh: int) -> None:
+    def __init__(self, *, fsdp: int = 1, tensor: int = 1, devices: int | None = None) -> None:
         flags = PretrainConfig(max_iters=LAST, warmup_iters=2, batch_size=8, gradient_accumulation_steps=2, seed=0)
         model = GPT(CONFIG)
         self.init_params = lambda shardings: init_params(model, seed=0, shardings=shardings)
         objective, rows = pretrain(model), tuple(parameters(CONFIG))
-        super().__init__(flags, make_mesh(**mesh), config=CONFIG, objective=objective, parameters=rows)
+        super().__init__(
+            flags,
+            make_mesh(fsdp=fsdp, tensor=tensor, devices=jax.devices()[:devices]),
+            config=CONFIG,
+            objective=objective,
+            parameters=rows,
+        )
 
     def train(self, state: TrainState, steps: range) -> tuple[TrainState, list[float]]:
         losses = []
@@ -152,6 +159,7 @@ KERNELS = {
         ("data 8", {}, 8),
         ("fsdp 8", {"wte": (31, 2), "c_attn": (2, 48), "c_proj": (16, 2), "c_fc": (2, 64)}, 8),
         ("data 4, tensor 2", {"c_attn": (8, 48), "c_proj": (8, 16), "c_fc": (16, 32)}, 4),
+        ("tensor 2", {"c_attn": (8, 48), "c_proj": (8, 16), "c_fc": (16, 32)}, 1),
         ("data 2, fsdp 2, tensor 2", {"wte": (31, 8), "c_attn": (4, 48), "c_proj": (8, 8), "c_fc": (8, 32)}, 4),
     ],
 )

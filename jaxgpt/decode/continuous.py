@@ -27,6 +27,7 @@ from jaxgpt.decode.rows import Overflow, Rows, StopIds, bucket
 from jaxgpt.decode.sampling_config import Sampling, SamplingOptions, fitted
 from jaxgpt.decode.step import DecodeState, decode_step, prefill
 from jaxgpt.errors import UsageError
+from jaxgpt.hosts import fetch
 from jaxgpt.model.cache import KVCache
 from jaxgpt.model.config import GPTConfig
 from jaxgpt.model.gpt import GPT
@@ -149,7 +150,7 @@ class _Batch:
         if width > self._length:
             self._move(self._length - width)
         self._cache = _seat(self._cache, jnp.asarray(row), newcomer, width=width)
-        tokens = np.asarray(progress.tokens)[0]
+        tokens = fetch(progress.tokens)[0]
         self._tokens[row, self._length - width : self._length + 1] = tokens
         text.rows.add(tokens[width:])
         text.start = self._length - width + int(window.start[0])
@@ -172,7 +173,7 @@ class _Batch:
             self._progress(self._tokens, self._texts),
             jnp.asarray(until),
         )
-        self._tokens = np.array(progress.tokens)
+        self._tokens = np.array(fetch(progress.tokens))
         before, self._length = self._length, int(self._cache.length)
         for text, tokens in zip(self._texts, self._tokens[:, before + 1 : self._length + 1], strict=True):
             if not text.rows.done:

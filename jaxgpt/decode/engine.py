@@ -9,7 +9,6 @@ from typing import Any, Literal, SupportsIndex, Unpack, overload
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import Array
 from jax.typing import DTypeLike
 
@@ -19,6 +18,7 @@ from jaxgpt.decode.rows import Overflow, Rows, StopIds
 from jaxgpt.decode.sampling_config import Sampling, SamplingOptions, fitted
 from jaxgpt.decode.speculative import speculate
 from jaxgpt.decode.step import DecodeState, decode, prefill
+from jaxgpt.hosts import fetch
 from jaxgpt.model.config import GPTConfig
 from jaxgpt.model.gpt import GPT
 from jaxgpt.model.quantized import cast_matrices, check_params
@@ -202,8 +202,8 @@ class Stream(Iterator[list[int | None]]):
             self.passes += 1
             state = None if draft is None else draft.begin(model.dtype, progress.tokens, start, width=window.width)
             while True:
-                log_probs = None if progress.log_probs is None else np.asarray(progress.log_probs)
-                for tokens in np.asarray(progress.tokens).T[slot : slot + int(progress.count) - rows.count]:
+                log_probs = None if progress.log_probs is None else fetch(progress.log_probs)
+                for tokens in fetch(progress.tokens).T[slot : slot + int(progress.count) - rows.count]:
                     added = rows.add(tokens)
                     if log_probs is not None:
                         for row, token in enumerate(added):

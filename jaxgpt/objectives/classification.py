@@ -11,6 +11,7 @@ from jaxtyping import Int
 
 from jaxgpt.chat.examples import Labelled
 from jaxgpt.errors import UsageError
+from jaxgpt.hosts import fetch
 from jaxgpt.model.gpt import GPT
 from jaxgpt.objectives.base import Objective, Params, Sums
 from jaxgpt.objectives.outputs import last_scores
@@ -42,7 +43,7 @@ def predict(model: GPT, params: Params, batches: Iterable[Labelled]) -> Int[np.n
     """Return the number of the best label of each text, one batch after another; texts of weight 0 are left out."""
     best = jax.jit(lambda params, batch: last_scores(model, params, batch.tokens, batch.last).argmax(-1))
     with on_mesh_of(params):
-        return np.concatenate([np.asarray(best(params, batch))[np.asarray(batch.weights) > 0] for batch in batches])
+        return np.concatenate([fetch(best(params, batch))[np.asarray(batch.weights) > 0] for batch in batches])
 
 
 def confusion(

@@ -6,7 +6,7 @@ decoder, whose programs are few (`bucket`); all else has one shape for the whole
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +14,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from jaxgpt.data.batches import Batch
 from jaxgpt.data.packing import pad_batch
 from jaxgpt.decode.engine import generate
 from jaxgpt.errors import UsageError
+from jaxgpt.hosts import fetch
 from jaxgpt.model.gpt import GPT
 from jaxgpt.objectives.base import Params
 from jaxgpt.progress import Bar, bar
@@ -68,7 +69,8 @@ class Rollouts:
         seed: of the samples.
         stop_ids: ids that end a response.
         vocab_size: see `Sampling`.
-        put: where a part of a batch is to lie on the devices.
+        put: where arrays with a batch's rows are to lie on the devices.
+        each: lets each device read rows of its own; see `jaxgpt.mesh.OwnRows`.
 
     Raises:
         UsageError: prompts and responses don't fit into the model's context, or the config asks for what the model
@@ -84,7 +86,8 @@ class Rollouts:
     seed: int
     stop_ids: Sequence[int] = ()
     vocab_size: int | None = None
-    put: Callable[[Any], Any] = lambda batch: batch
+    put: Callable[[Any], Any] = lambda rows: rows
+    each: Callable[[Callable[..., Any]], Callable[..., Any]] = lambda function: function
 
     def __post_init__(self) -> None:
         config, context, labels = self.config, self.model.config.n_positions, self.model.config.labels
@@ -155,27 +158,39 @@ class Rollouts:
         return pad_batch(documents, length=self.prompt_length + self.config.max_new_tokens - 1, weights=weights)
 
     def _compare(self, params: Params, batch: Batch, shown: Bar) -> tuple[Any, Any, Any]:
-        """Return what `compare` does, a part of the rows at a time: logits are large."""
+        """Return the targets' log-probabilities and values under the policy, and log-probabilities under the reference.
+
+        A part of the rows is read at a time: logits are large.
+        """
         parts, count = [], self.config.batch_size
-        how = {"temperature": self.config.temperature, "vocab_size": self.vocab_size}
+        policy, reference = self._readers
         for start in range(0, len(batch.tokens), count):
-            part = self.put(jax.tree.map(lambda x, rows=slice(start, start + count): x[rows], batch))
-            parts.append(jax.device_get(compare(self.model, params, self.reference, part, **how)))
-            shown.update(len(part.tokens))
+            rows = self.put((batch.tokens[start : start + count], batch.targets[start : start + count]))
+            parts.append(fetch((*policy(params, *rows), reference(self.reference, *rows)[0])))
+            shown.update(len(rows[0]))
         return jax.tree.map(lambda *x: np.concatenate(x), *parts)
+
+    @cached_property
+    def _readers(self) -> Sequence[Callable[..., Any]]:
+        # A reference that was a policy has a value head, which nobody asks; others have none.
+        models = self.model, GPT(replace(self.model.config, labels=None), self.model.dtype)
+        how = {"temperature": self.config.temperature, "vocab_size": self.vocab_size}
+        return [self.each(partial(read, model, **how)) for model in models]
 
 
 @partial(jax.jit, static_argnames=("model", "temperature", "vocab_size"))
-def compare(
-    model: GPT, params: Params, reference: Params, batch: Batch, *, temperature: float, vocab_size: int | None
-) -> tuple[Float[Array, "B T"], Float[Array, "B T"] | None, Float[Array, "B T"]]:
-    """Return the targets' log-probabilities and values under the policy, and log-probabilities under the reference."""
-    # A reference that was a policy has a value head, which nobody asks; others have none.
-    bare = GPT(replace(model.config, labels=None), model.dtype)
-    read = partial(view, temperature=temperature, vocab_size=vocab_size)
-    rows = jnp.asarray(batch.tokens), jnp.asarray(batch.targets)
-    policy = read(model, params, *rows)
-    return policy.log_probs, policy.values, read(bare, reference, *rows).log_probs
+def read(
+    model: GPT,
+    params: Params,
+    tokens: Int[Array, "B T"],
+    targets: Int[Array, "B T"],
+    *,
+    temperature: float,
+    vocab_size: int | None,
+) -> tuple[Float[Array, "B T"], Float[Array, "B T"] | None]:
+    """Return the targets' log-probabilities, and values."""
+    found = view(model, params, tokens, targets, temperature=temperature, vocab_size=vocab_size)
+    return found.log_probs, found.values
 
 
 @partial(jax.jit, static_argnames=("config",))

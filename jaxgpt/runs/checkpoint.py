@@ -39,8 +39,12 @@ StateT = TypeVar("StateT")  # of training: a record with params, opt_state, froz
 class Checkpoints:
     """The checkpoints of one run: written one at a time in the background, read only if their hashes are right."""
 
-    def __init__(self, run: Path, *, keep: int = 2) -> None:
-        """Open the folder `run`; of what is saved, the last `keep` checkpoints stay, and the best."""
+    def __init__(self, run: Path, *, keep: int = 2, alone: bool = False) -> None:
+        """Open the folder `run`; of what is saved, the last `keep` checkpoints stay, and the best.
+
+        If this process is `alone`, the others of its run, if there are any, know nothing of it; what is saved must then
+        be NumPy's arrays.
+        """
         self.folder = (run / "checkpoints").resolve()  # orbax needs an absolute path
         run.mkdir(parents=True, exist_ok=True)
         self._place, self._run = os.stat(run), named_run(run / "config.json")
@@ -48,10 +52,12 @@ class Checkpoints:
         self._progress: Progress | None = None
         self._prunes = True
         # Weights hardly compress, and what is compressed is first held in memory whole.
-        params, rest = (ocp.PyTreeCheckpointHandler(use_compression=False) for _ in range(2))
+        who = {"multiprocessing_options": _only_this_process()} if alone and jax.process_count() > 1 else {}
+        params, rest = (ocp.PyTreeCheckpointHandler(use_compression=False, **who) for _ in range(2))
         self._writer = ocp.AsyncCheckpointer(
-            ocp.CompositeCheckpointHandler(params=params, rest=rest),
+            ocp.CompositeCheckpointHandler(composite_options=ocp.CompositeOptions(**who), params=params, rest=rest),
             async_options=ocp.options.AsyncOptions(post_finalization_callback=self._write_manifest),
+            **who,
         )
 
     def save(self, state: Any, progress: Progress) -> None:
@@ -161,6 +167,13 @@ class Checkpoints:
             for step in sorted(done)[: -self.keep]:
                 if step != self._progress.best_step:
                     shutil.rmtree(self.folder / str(step))
+
+
+def _only_this_process() -> Any:
+    own = jax.process_index()
+    return ocp.options.MultiprocessingOptions(
+        primary_host=own, active_processes={own}, barrier_sync_key_prefix=f"process_{own}"
+    )
 
 
 def quiet_traces() -> None:

@@ -138,7 +138,7 @@ def load_trained(
 
 
 def save_params(run: str | Path, config: GPTConfig, params: Any, **record: Any) -> None:
-    """Write a model as a run's folder that holds weights only, as the checkpoint of step 0.
+    """Write a model as a run's folder that holds weights only, as the checkpoint of step 0, by one process.
 
     Args:
         run: the folder; earlier weights in it are set aside.
@@ -148,8 +148,8 @@ def save_params(run: str | Path, config: GPTConfig, params: Any, **record: Any) 
     run = Path(run)
     run.mkdir(parents=True, exist_ok=True)
     write_record(run, config, **record)
-    checkpoints = Checkpoints(run)
-    checkpoints.write(Progress(0), params=params)
+    checkpoints = Checkpoints(run, alone=True)
+    checkpoints.write(Progress(0), params=params if jax.process_count() == 1 else jax.device_get(params))
     checkpoints.wait()
 
 

@@ -14,7 +14,7 @@ from jaxgpt import chat, decode, hf, model, objectives, runs, tokenizers, train
 from jaxgpt.chat.records import TooLong
 from jaxgpt.commands import next_command
 from jaxgpt.data.sources import VAL_FRACTION
-from jaxgpt.devices import is_first, process_count
+from jaxgpt.devices import is_first
 from jaxgpt.errors import UsageError
 from jaxgpt.flags import Count, PathName, Positive, Rate, Rows, Share, flag
 from jaxgpt.model.atlas import Parameter, count, parameters
@@ -204,14 +204,8 @@ class FineTune(Stage[FineTuneFlags]):
         Args:
             about: lines that say on what it is trained.
             more_data: hashes of what else decides what is learnt.
-
-        Raises:
-            UsageError: this takes one process, and there are several.
         """
         self.keeps_base = self.keeps_base or self.flags.lora is not None or self.flags.train_layers != "all"
-        if self.keeps_base and process_count() > 1:
-            only = "only where all weights are trained; parts, adapters and ppo take one process"
-            raise UsageError(f"--distributed: {only}")
         self.data = {**self._hashes(), **(more_data or {})}
         self.about = [*about, *self._eval_share(), *self._trained_share()]
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from jaxgpt import chat, model, objectives, rl, train
-from jaxgpt.devices import compute_dtype
+from jaxgpt.devices import compute_dtype, is_first
 from jaxgpt.errors import UsageError
 from jaxgpt.flags import Count, CountOrZero, PathName, Positive, flag
 from jaxgpt.model.atlas import parameters
@@ -121,13 +122,18 @@ class PPO(FineTune[PPOStageConfig]):
 
     def batch(self, step: int, *, shard: int = 0, num_shards: int = 1) -> rl.Experience:
         """Return an empty minibatch, which only shows the shape of those that rollouts give."""
-        rows = self.flags.minibatch_size
+        rows = self.flags.minibatch_size // num_shards
         length = self.length + self.flags.max_new_tokens - 1
         return rl.empty_experience(rows, length, values=self.flags.algorithm == "ppo")
 
     def before_loop(self, trainer: train.Trainer) -> None:
+        from jaxgpt.mesh import OwnRows, share_out
+
         # In memory of its own, which no update takes over, and where the policy lies.
         reference = trainer.copy_params(self.params, parameters(self.config))
+        # The policy without adapters, and each process has all rows.
+        rows = OwnRows(trainer.mesh, parameters(self.config), compute_dtype(self.flags.dtype))
+        self.put = partial(share_out, trainer.mesh)
         self.rollouts, self.val_rollouts = (
             rl.Rollouts(
                 model=self.build_model(),
@@ -139,7 +145,8 @@ class PPO(FineTune[PPOStageConfig]):
                 seed=seed,
                 stop_ids=self.config.eos_token_ids,
                 vocab_size=self.tokenizer.vocab_size,
-                put=trainer.put,
+                put=self.put,
+                each=rows.each,
             )
             for prompts, seed in ((self.prompts, self.flags.seed), (self.val_prompts, self.flags.seed + 1))
         )
@@ -155,7 +162,7 @@ class PPO(FineTune[PPOStageConfig]):
             self.flags,
             seed=self.flags.seed,
             until=self.flags.max_iters,
-            put=trainer.put,
+            put=self.put,
             policy=self.policy,
             watch=self.watch,
         )
@@ -189,7 +196,7 @@ class PPO(FineTune[PPOStageConfig]):
 
     def watch(self, done: int, rollout: rl.Rollout) -> None:
         """Write some of a rollout's answers down, as often as the run is evaluated."""
-        if done % self.flags.eval_interval == 0 or done == 1:
+        if is_first() and (done % self.flags.eval_interval == 0 or done == 1):
             rl.write_samples(self.folder / "samples" / f"{done}.md", self.tokenizer, rollout)
 
     def policy(self, params: Any) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import secrets
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -59,8 +60,36 @@ def use_folder(flags: RunConfig, folder: Path) -> Iterator[Progress | None]:
                 progress = None if new else newest_progress(flags, folder)
                 if not new and flags.writes:
                     sweep(folder, 0 if progress is None else progress.step)
+        if flags.writes:
+            refuse_apart(folder)
         progress = gather(None if progress is None else dataclasses.asdict(progress))[0]
         yield None if progress is None else Progress(**progress)
+
+
+def refuse_apart(folder: Path) -> None:
+    """Raise a UsageError unless all processes see what the first one writes into the run's folder.
+
+    Each writes its parts of a checkpoint, and the first waits for all of them before it counts.
+    """
+    import jax
+
+    from jaxgpt.hosts import gather, together
+
+    if jax.process_count() == 1:
+        return
+    # A name that nobody has asked for: a network's file system remembers for a while what was not there.
+    token = folder / gather(f"shared-{secrets.token_hex(8)}")[0]
+    with together():
+        if jax.process_index() == 0:
+            token.touch()
+    blind = [str(process) for process, sees in enumerate(gather(token.exists())) if not sees]
+    if jax.process_index() == 0:
+        token.unlink()
+    if blind:
+        raise UsageError(
+            f"--out_dir {folder}: what process 0 of this run writes there is not seen by {', '.join(blind)}; it must "
+            "be a folder on a disk that all processes share"
+        )
 
 
 def newest_progress(flags: RunConfig, folder: Path) -> Progress | None:

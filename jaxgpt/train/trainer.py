@@ -144,7 +144,7 @@ class Trainer:
 
     def copy_params(self, params: Any, parameters: Iterable[Parameter]) -> Any:
         """Return a copy of a model's parameters, each where it belongs."""
-        return jax.device_put(jax.tree.map(jnp.copy, params), parameter_shardings(self.mesh, parameters))
+        return place(jax.tree.map(jnp.copy, params), parameter_shardings(self.mesh, parameters))
 
     def evaluate(self, params: Any, batches: Iterable[Any]) -> dict[str, float]:
         """Return means over batches of the objective's loss and metrics, by their names."""

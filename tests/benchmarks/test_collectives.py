@@ -49,8 +49,22 @@ def test_a_device_holds_its_part_of_the_state(steps):
     assert steps["fsdp 8"]["state"] <= 1.15 * whole / 8
 
 
+@pytest.fixture(scope="module")
+def accumulated() -> dict[str, dict]:
+    return measured("--accumulate=2", "data 8", "data 2, fsdp 2, tensor 2")
+
+
 @pytest.mark.slow
-def test_micro_batches_are_added_up_before_devices_speak():
-    [accumulated] = measured("--accumulate=2", "data 8").values()
-    assert {one["times"] for one in accumulated["collectives"]} == {1}
-    assert accumulated["bytes"] <= 1.2 * accumulated["ideal"]
+def test_micro_batches_are_added_up_before_devices_speak(accumulated):
+    assert {one["times"] for one in accumulated["data 8"]["collectives"]} == {1}
+    for step in accumulated.values():
+        assert 0 < step["bytes"] <= 1.2 * step["ideal"]
+
+
+@pytest.mark.slow
+def test_in_each_micro_batch_gradients_are_scattered_and_only_then_summed(accumulated):
+    """Over data once a step, a part of each; whole gradients would take the memory that fsdp saves."""
+    found = accumulated["data 2, fsdp 2, tensor 2"]["collectives"]
+    assert {one["times"] for one in found if one["kind"] == "reduce-scatter"} == {2}
+    summed = [one for one in found if one["kind"] == "all-reduce" and ["f32", [VOCAB, 32]] in one["arrays"]]
+    assert [(one["times"], one["group"]) for one in summed] == [(1, 2)]

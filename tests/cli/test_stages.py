@@ -5,6 +5,7 @@ import os
 import re
 import shlex
 import shutil
+import socket
 import subprocess
 import sys
 from collections.abc import Callable
@@ -243,6 +244,15 @@ def test_a_policy_is_exported_as_the_language_model_that_it_is(here):
     )
 
 
+def assert_close(*runs: str | Path) -> None:
+    """Compare two runs' losses and parameters."""
+    one, other = ([row["loss"] for row in read_rows(Path(run) / "metrics.jsonl")] for run in runs)
+    np.testing.assert_allclose(one, other, rtol=0, atol=1e-5, err_msg=str(runs))
+    one, other = (jax.tree.leaves(load_params(run, "last")[1]) for run in runs)
+    for ours, theirs in zip(one, other, strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-5, err_msg=str(runs))
+
+
 ON_EIGHT = """
 from tests.cli.test_stages import MESH, ON_A_MESH, SPOKEN, Workshop, generate
 for name in ON_A_MESH:
@@ -272,16 +282,48 @@ def test_stages_and_decoding_on_eight_devices_are_those_on_one(here, capsys):
     env = {**os.environ, "XLA_FLAGS": flags, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}
     eight = subprocess.run([sys.executable, "-c", ON_EIGHT], check=True, env=env, stdout=subprocess.PIPE)
     for whole in wholes:
-        one, many = (
-            [row["loss"] for row in read_rows(Path(out) / "metrics.jsonl")] for out in (whole, f"{whole}-on-eight")
-        )
-        np.testing.assert_allclose(one, many, rtol=0, atol=1e-5, err_msg=str(whole))
-        one, many = (jax.tree.leaves(load_params(out, "last")[1]) for out in (whole, f"{whole}-on-eight"))
-        for ours, theirs in zip(one, many, strict=True):
-            np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-5, err_msg=str(whole))
+        assert_close(whole, f"{whole}-on-eight")
     capsys.readouterr()
     generate.main(SPOKEN)
     assert eight.stdout.decode().partition("spoken:\n")[2] == capsys.readouterr().out
+
+
+def on_two(code: str) -> list[bytes]:
+    """Run code in two processes of one run; return what each prints."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    env = {**os.environ, **ENVIRONMENT, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu", "JAX_NUM_PROCESSES": "2"}
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", f"from tests.cli.test_stages import Workshop, generate, SPOKEN\n{code}"],
+            env={**env, "JAX_COORDINATOR_ADDRESS": address, "JAX_PROCESS_ID": str(number)},
+            stdout=subprocess.PIPE,
+        )
+        for number in range(2)
+    ]
+    outputs = [process.communicate(timeout=300)[0] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0]
+    return outputs
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "mesh"),
+    [("classify the last layer", []), ("sft with adapters", ["--tensor", "2"]), ("ppo", ["--fsdp", "2"])],
+)
+def test_stages_in_two_processes_are_those_in_one(here, name: str, mesh: list[str]):
+    whole = here.whole(name)
+    on_two(f"Workshop.run(None, {name!r}, '{whole}-on-two', '--distributed', *{mesh})")
+    assert_close(whole, f"{whole}-on-two")
+
+
+@pytest.mark.slow
+def test_two_processes_that_share_a_model_say_what_one_says(here, capsys):
+    first, second = on_two("generate.main([*SPOKEN, '--distributed', '--tensor', '2'])")
+    generate.main(SPOKEN)
+    # What gloo says comes before it, in both.
+    assert first.decode().endswith(capsys.readouterr().out) and b"Gloo" in second.splitlines()[-1]
 
 
 @pytest.mark.parametrize("name", ["classify", "sft with adapters", "reward", "dpo", "ppo"])
