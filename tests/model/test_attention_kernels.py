@@ -207,7 +207,7 @@ def test_which_attention_trains_is_said_with_the_reason(
     backend: str, rate: float, dtype: str, length: int, line: str, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(attention_kernels, "cudnn_works", lambda *_: True)
-    monkeypatch.setattr(jax, "default_backend", lambda: backend)
+    monkeypatch.setattr(attention_kernels, "platform", lambda: backend)
     assert report(GPTConfig(attn_pdrop=rate), dtype, length, packed=True) == line
 
 
