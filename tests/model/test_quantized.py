@@ -23,7 +23,7 @@ def make(form: str) -> DecodingMatrix:
 @pytest.mark.parametrize("rows", [(1, 1), (1, 2), (8, 1), (3, MOST_ROWS)], ids=str)
 @pytest.mark.parametrize("form", ["float32", "bfloat16", "int8", "int4"])
 def test_a_product_is_that_with_the_matrix_in_f32(form: str, rows: tuple[int, int], backend: str, monkeypatch):
-    monkeypatch.setattr(matrices.jax, "default_backend", lambda: backend)
+    monkeypatch.setattr(matrices, "platform", lambda: backend)
     matrix, x = make(form), jax.random.normal(jax.random.key(1), (*rows, INPUTS))
     expected = np.asarray(x, np.float64) @ np.asarray(matrix.dense(), np.float64).T
     out = jax.jit(DecodingMatrix.product)(matrix, x)
