@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import signal
+import threading
+import time
 from collections.abc import Iterator
 from itertools import count
 from types import FrameType
@@ -13,9 +15,12 @@ from jaxgpt.cli.generate import Opened, Options, how, note_special, respond
 from jaxgpt.cli.speed import Steps
 from jaxgpt.decode.dialogue import Chat
 from jaxgpt.errors import UsageError, report
+from jaxgpt.signals import heard
 from jaxgpt.visible import visible
 
 PROMPT = "> "
+WAKE = 0.1
+"""Seconds in which an interrupt is seen, if it comes while a line is waited for."""
 CHAT = "A chat: /reset forgets what was said, Ctrl-C stops an answer, Ctrl-D leaves."
 LINES = "What you type is continued, an empty line begins anew. Ctrl-C stops, Ctrl-D leaves; --start asks once."
 
@@ -31,6 +36,7 @@ class Terminal:
         """
         self._options, self._model = options, model
         self._stopped = self._reading = False
+        self._prompts = 0
         self._turns = count()
         self._chat: Chat | None = None
         if model.template is None:
@@ -58,17 +64,18 @@ class Terminal:
         print(LINES if self._chat is None else CHAT)
         # To the end of the process: the thread that listens for interrupts may hear the last one late.
         signal.signal(signal.SIGINT, self._interrupt)
-        while (line := self._read()) is not None:
-            self._stopped = False
-            try:
-                self._answer(line)
-            except UsageError as error:
-                report(error)
+        with heard(self._wake):
+            while (line := self._read()) is not None:
+                try:
+                    self._answer(line)
+                except UsageError as error:
+                    report(error)
 
     def _read(self) -> str | None:
         """Return the next line; None when there are no more."""
         while True:
-            self._reading = True
+            self._prompts += 1
+            self._stopped, self._reading = False, True
             try:
                 return input(PROMPT)
             except EOFError:
@@ -79,7 +86,7 @@ class Terminal:
             except UnicodeDecodeError as error:
                 report(UsageError(f"what was typed is not UTF-8: {error}"))
             finally:
-                self._reading = False
+                self._stopped = self._reading = False
 
     def _answer(self, line: str) -> None:
         if self._chat is None:
@@ -109,3 +116,10 @@ class Terminal:
         self._stopped = True
         if self._reading:
             raise KeyboardInterrupt
+
+    def _wake(self, number: int) -> None:
+        """Interrupt reading once more: a signal that comes while a key is taken is not seen before the next key."""
+        prompt = self._prompts
+        time.sleep(WAKE)
+        if self._reading and not self._stopped and self._prompts == prompt and hasattr(signal, "pthread_kill"):
+            signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)

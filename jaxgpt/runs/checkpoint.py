@@ -246,12 +246,19 @@ def read_items(folder: Path, **like: Any) -> dict[str, Any]:
     restored = {}
     # One by one: what orbax says of a checkpoint as a whole stands in the one file that the manifest can't guard.
     # And a part at a time: what is being read is in memory twice.
-    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler(restore_concurrent_gb=gigabytes_at_once(like))) as reader:
+    with _reader(restore_concurrent_gb=gigabytes_at_once(like)) as reader:
         for name, tree in like.items():
             _check_shapes(folder, _metadata(reader, folder / name), tree)
             how = ocp.checkpoint_utils.construct_restore_args(tree)
             restored[name] = reader.restore(folder / name, args=ocp.args.PyTreeRestore(tree, restore_args=how))
     return restored
+
+
+def _reader(**how: Any) -> ocp.Checkpointer:
+    """Return what reads for this process, which waits for no other: one of several may read alone."""
+    alone = _only_this_process()
+    handler = ocp.PyTreeCheckpointHandler(multiprocessing_options=alone, **how)
+    return ocp.Checkpointer(handler, multiprocessing_options=alone)
 
 
 def gigabytes_at_once(like: Any) -> int:
@@ -262,7 +269,7 @@ def gigabytes_at_once(like: Any) -> int:
 
 def stored_paths(item: Path) -> set[tuple[str, ...]]:
     """Return the paths of all leaves of an item of a checkpoint."""
-    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
+    with _reader() as reader:
         leaves = jax.tree_util.tree_leaves_with_path(_metadata(reader, item))
     return {tuple(str(key.key) for key in path) for path, _ in leaves}
 

@@ -216,8 +216,12 @@ def test_what_makes_a_run_may_not_change_when_it_goes_on(here, capsys, monkeypat
     for flag, difference in (("--epochs=1", "epochs is 1, was 2"), ("--lora_rank=3", "lora_rank is 3, was 2")):
         error = errors_of(capsys, lambda flag=flag: here.run("ppo with adapters", "fixed", "--init_from=resume", flag))
         assert difference in error
-    Path("rewards.py").write_text(Path("rewards.py").read_text() + "# another one\n")
-    error = errors_of(capsys, lambda: here.run("ppo with adapters", "fixed", "--init_from", "resume"))
+    rewards = Path("rewards.py").read_text()
+    try:
+        Path("rewards.py").write_text(f"{rewards}# another one\n")
+        error = errors_of(capsys, lambda: here.run("ppo with adapters", "fixed", "--init_from", "resume"))
+    finally:
+        Path("rewards.py").write_text(rewards)
     assert "reward is " in error
     shutil.rmtree(f"fixed/{BASE}")
     error = errors_of(capsys, lambda: here.run("ppo with adapters", "fixed", "--init_from", "resume"))

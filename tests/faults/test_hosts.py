@@ -51,7 +51,7 @@ def stopped(workshop, train_on_two, at_step):
     slow += "train.run = slowly\n"
     stop = train_on_two("two", "--init_from=auto", before=at_step(3, signal.SIGTERM) + slow)
     steps = workshop.steps("two")
-    return stop, steps, train_on_two("two", "--init_from=auto")
+    return stop, steps, train_on_two("two", "--init_from=auto", "--explore")
 
 
 @pytest.mark.slow
@@ -67,8 +67,9 @@ def test_all_stop_at_one_step_when_one_is_told_to_and_the_run_goes_on(workshop, 
 
 
 @pytest.mark.slow
-def test_the_first_process_speaks_for_all(stopped):
+def test_the_first_process_speaks_for_all(workshop, stopped):
     assert "parameters on 2 x cpu" in stopped[0][0][1]
+    assert f"page:  {workshop.folder / 'two' / 'explore.html'};" in stopped[2][0][1]
     silent = [output for part in (stopped[0], stopped[2]) for output in part[1][1].splitlines()]
     assert all(line.startswith(CHATTER) for line in silent)
 
