@@ -156,7 +156,7 @@ class Scorer:
         batches = [by_length[i : i + self.batch_size] for i in range(0, len(rows), self.batch_size)]
         try:
             # All are begun before the first is waited for.
-            begun = [self._begin([rows[number].ids for number in numbers]) for numbers in batches]
+            begun = [self._begin([rows[number] for number in numbers]) for numbers in batches]
             arrays = [jax.device_get(one) for one in begun]
         except (jax.errors.JaxRuntimeError, MemoryError) as error:
             if (reason := out_of_memory(error)) is None:
@@ -166,32 +166,41 @@ class Scorer:
         for numbers, (log_probs, likeliest) in zip(batches, arrays, strict=True):
             for place, number in enumerate(numbers):
                 row = rows[number]
-                part = slice(row.first - 1, len(row.ids) - 1)
-                found[number] = Scored(row.ids[row.first :], log_probs[place, part], likeliest[place, part])
+                ids = row.ids[row.first :]
+                found[number] = Scored(ids, log_probs[place, : len(ids)], likeliest[place, : len(ids)])
         return [found[number] for number in range(len(rows))]
 
-    def _begin(self, texts: Sequence[np.ndarray]) -> tuple[Array, Array]:
-        width = min(bucket(max(len(ids) for ids in texts) - 1), self.config.n_positions)
-        tokens, targets = (np.zeros((self.batch_size, width), np.int32) for _ in range(2))
-        for row, ids in enumerate(texts):
-            tokens[row, : len(ids) - 1], targets[row, : len(ids) - 1] = ids[:-1], ids[1:]
-        return self.read(score_tokens, tokens, targets)
+    def _begin(self, rows: Sequence[Row]) -> tuple[Array, Array]:
+        width = min(bucket(max(len(row.ids) for row in rows) - 1), self.config.n_positions)
+        scored = min(bucket(max(len(row.ids) - row.first for row in rows)), width)
+        tokens = np.zeros((self.batch_size, width), np.int32)
+        targets, places = (np.zeros((self.batch_size, scored), np.int32) for _ in range(2))
+        for number, row in enumerate(rows):
+            last = len(row.ids) - 1
+            tokens[number, :last] = row.ids[:-1]
+            targets[number, : last + 1 - row.first] = row.ids[row.first :]
+            places[number, : last + 1 - row.first] = np.arange(row.first - 1, last)
+        return self.read(score_tokens, tokens, targets, places)
 
 
 @partial(jax.jit, static_argnames="model")
 def score_tokens(
-    model: GPT, params: Any, tokens: Int[Array, "B T"], targets: Int[Array, "B T"]
-) -> tuple[Float[Array, "B T"], Bool[Array, "B T"]]:
+    model: GPT, params: Any, tokens: Int[Array, "B T"], targets: Int[Array, "B P"], places: Int[Array, "B P"]
+) -> tuple[Float[Array, "B P"], Bool[Array, "B P"]]:
     """Return each target's log-probability in f32, and whether it is the likeliest; logits exist a part at a time.
+
+    There are none where nobody asks what follows: over a choice's context the head would be a third of the work.
 
     Args:
         model: the module.
         params: its parameters, quantized or not.
         tokens: ids, padded on the right.
-        targets: the id that follows each.
+        targets: ids to score.
+        places: of the tokens that they follow, in each row.
     """
     apply = applied(model, params)
     hidden, _ = apply(tokens, method="hidden")
+    hidden = jnp.take_along_axis(hidden, places[..., None], axis=1)
     head = apply(method="head")
     matrix = head.dense() if isinstance(head, DecodingMatrix) else head
     return map_logits(_of_targets, hidden, matrix, targets)

@@ -43,7 +43,7 @@ def test_logits_never_exist_whole(monkeypatch):
     config = GPTConfig(512, 16, 16, 1, 2)
     params = jax.eval_shape(lambda: GPT(config).init(jax.random.key(0), jnp.zeros((1, 1), jnp.int32)))["params"]
     tokens = jax.ShapeDtypeStruct((8, 16), np.int32)
-    text = score_tokens.lower(GPT(config), params, tokens, tokens).as_text()
+    text = score_tokens.lower(GPT(config), params, tokens, tokens, tokens).as_text()
     assert "tensor<8x4x512xf32>" in text and "tensor<8x16x512xf32>" not in text
 
 
