@@ -18,19 +18,20 @@ from typing import Any, TypeVar
 import numpy as np
 
 from benchmarks import decode
-from benchmarks.timing import Benchmark, DeviceWork, Result, apart, last, run_python
+from benchmarks.timing import Benchmark, DeviceWork, Result, Work, apart, last, run_python
 from benchmarks.train import OURS, PYTORCH, begin, describe, sizes, train_ours, train_pytorch
 from jaxgpt.data.download import DOWNLOADS
 from jaxgpt.data.opening import default_cache_dir
 from jaxgpt.data.packing import pack
 from jaxgpt.devices import start_devices
 from jaxgpt.errors import out_of_memory
+from jaxgpt.model.atlas import count
 from jaxgpt.model.config import GPTConfig
 from jaxgpt.stages.pretrain import PretrainConfig
 from jaxgpt.train.budget import flops_per_token, peak_flops
 from jaxgpt.train.loop import run
 
-T = TypeVar("T")
+W = TypeVar("W", bound=Work)
 NAME = "gpu"
 SMALL = PretrainConfig(preset="gpt2", tokenizer="gpt2", dropout=0.0, dtype="bfloat16")
 MEDIUM = replace(SMALL, preset="gpt2-medium")
@@ -116,13 +117,12 @@ def decoding(
     )
 
 
-def fitting(make: Callable[[int], T], most: int) -> T:
+def fitting(make: Callable[[int], W], most: int) -> W:
     """Return what `make` makes of the largest number of rows whose first round the memory holds."""
     for rows in (rows for rows in ROWS if rows <= most):
         try:
             work = make(rows)
-            if callable(work):
-                work()
+            work()
             return work
         except Exception as error:
             if rows == 1 or not (out_of_memory(error) or "out of memory" in str(error)):
@@ -247,7 +247,7 @@ def _decoded(
         gap = apart(gaps, config, prompts, answers, device)
         if gap > ALLOWED and "int8" not in result.contestant:
             raise RuntimeError(f"{result.contestant}: a token is {gap:.3f} logits below the best; allowed: {ALLOWED}")
-        moved = apart(_bytes_of_weights, config, "int8" in result.contestant) * new_tokens / result.median
+        moved = _bytes_of_weights(config, int8="int8" in result.contestant) * new_tokens / result.median
         parts.append(
             f"{result.contestant} {moved / 1e9:,.1f} GB/s of weights ({moved / speed:.0%}), its tokens at most "
             f"{gap:.3f} logits below the best in f32, first call after {result.first:.1f} s"
@@ -259,11 +259,8 @@ def _answers(make: decode.Maker, prompts: list[list[int]], new_tokens: int) -> l
     return make(prompts, new_tokens)()
 
 
-def _bytes_of_weights(config: GPTConfig, int8: bool) -> int:
+def _bytes_of_weights(config: GPTConfig, *, int8: bool) -> int:
     """Return what a token reads: all matrices once, with the embedding as the head, but no embedding row by row."""
-    from jaxgpt.model.atlas import count
-
-    start_devices("cpu")
     multiplied = count(config)["total"] - config.n_positions * config.n_embd
     return multiplied * (1 if int8 else 2)
 

@@ -259,8 +259,9 @@ def measure_own(options: Options, model: str, scorer: evaluate.Scorer) -> Any:
     if name == "dpo":
         pairs = few(stage.examples["val"])
         # With adapters it may be that the model without them is the reference.
-        reference = stage.reference["val"][: len(pairs)] if stage.reference else None
-        if reference is None:
+        if stage.reference:
+            reference = stage.reference["val"][: len(pairs)]
+        else:
             size, dtype, mesh = scorer.batch_size, scorer.model.dtype, scorer.mesh
             base = evaluate.Scorer(stage.config, stage.params, stage.tokenizer, batch_size=size, dtype=dtype, mesh=mesh)
             reference = evaluate.answer_log_probs(base, pairs)

@@ -149,6 +149,10 @@ class Stage(Generic[FlagsT]):
         batches = partial(trainer.feed, self.batch)
         return train.run(trainer.step, state, batches, until=self.flags.max_iters)
 
+    def only_plans(self) -> bool:
+        """Return whether nothing is to run, as all that was asked for has been said."""
+        return False
+
     def evaluate(self, trainer: train.Trainer, params: Any) -> dict[str, float]:
         """Return means by their names; "loss" is among them, the lower the better."""
         return trainer.evaluate(params, self.eval_batches(**trainer.shard))
@@ -177,6 +181,8 @@ class Stage(Generic[FlagsT]):
 
         if out_dir is not None:
             self.flags = dataclasses.replace(self.flags, out_dir=str(out_dir))
+        if self.only_plans():
+            return
         flags, folder = self.flags, Path(self.flags.out_dir)
         with one_for_all():
             start_devices(flags.device, distributed=flags.distributed, debug_nans=flags.debug_nans)

@@ -161,11 +161,11 @@ class Pretrain(Stage[PretrainConfig]):
             f"       {self.corpus.tokenizer.name} tokenizer with {self.corpus.tokenizer.vocab_size:,} ids",
         ]
 
-    def run(self, out_dir: str | Path | None = None) -> None:
-        """Train, or with --plan say what it would take."""
-        if self.flags.plan is None:
-            return super().run(out_dir)
-        print_plan(self)
+    def only_plans(self) -> bool:
+        """With --plan, print what the run would take, and return True."""
+        if self.flags.plan is not None:
+            print_plan(self)
+        return self.flags.plan is not None
 
     def described(self) -> GPTConfig:
         """Return the config of a new model, but for its vocabulary."""
