@@ -99,13 +99,13 @@ def test_processes_that_would_not_do_the_same_are_refused(train_on_two):
 
 def test_a_folder_that_is_not_shared_is_refused(workshop, train_on_two):
     """As on hosts with disks of their own, where no checkpoint would ever be whole."""
-    places = [f"--out_dir={workshop.folder / name}" for name in ("here", "there")]
+    places = [f"--out_dir={workshop.folder / name}" for name in ("first-disk", "second-disk")]
     for place, (code, _, errors) in zip(
         places, train_on_two("apart", first=places[:1], second=places[1:]), strict=True
     ):
         said = "what process 0 of this run writes there is not seen by 1; it must be a folder on a disk that all "
         assert (code, errors) == (2, [f"error: {place.replace('=', ' ')}: {said}processes share"])
-    assert not [place for place in ("here", "there") if (workshop.folder / place).exists()]
+    assert not [place for place in ("first-disk", "second-disk") if (workshop.folder / place).exists()]
 
 
 def test_an_error_of_one_process_ends_the_others_with_its_reason(train_on_two):
