@@ -12,7 +12,7 @@ from jaxgpt.chat.template import ChatTemplate
 from jaxgpt.cli.generate import read_prompt
 from jaxgpt.cli.train import read_stage
 from jaxgpt.data import load_corpus
-from jaxgpt.data.token_files import TokenFile
+from jaxgpt.data.tokens.token_files import TokenFile
 from jaxgpt.errors import UsageError
 from jaxgpt.files import regular, sha256
 from jaxgpt.hf.convert import load_pretrained

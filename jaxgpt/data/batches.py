@@ -14,7 +14,7 @@ from jax import Array
 from jaxtyping import Float, Int
 
 from jaxgpt import checks
-from jaxgpt.data.token_files import TokenFile
+from jaxgpt.data.tokens.token_files import TokenFile
 from jaxgpt.errors import UsageError
 
 MOST_ID = 2**31 - 1

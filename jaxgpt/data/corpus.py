@@ -26,20 +26,20 @@ from jaxgpt.data.documents import suffix_of
 from jaxgpt.data.encoding import cut_between_words, encode_documents
 from jaxgpt.data.hub import columns_and_size
 from jaxgpt.data.opening import default_cache_dir, open_source
-from jaxgpt.data.sources import VAL_FRACTION, Source, Split
+from jaxgpt.data.sources import Source, Split
 from jaxgpt.data.special_texts import SpecialTexts
-from jaxgpt.data.token_files import TokenFile, write_token_file
+from jaxgpt.data.tokens.token_files import TokenFile, write_token_file
+from jaxgpt.data.tokens.token_folders import are_tokens, open_tokens
 from jaxgpt.errors import RunError, UsageError
 from jaxgpt.files import regular
 from jaxgpt.progress import Bar, bar
 from jaxgpt.signals import tidied
 from jaxgpt.tokenizers.char import CharTokenizer
 from jaxgpt.tokenizers.roles import END_OF_TEXT
-from jaxgpt.tokenizers.tokenizer import TOKENIZER_FILES, BPETokenizer, Tokenizer, load_tokenizer
+from jaxgpt.tokenizers.tokenizer import BPETokenizer, Tokenizer, load_tokenizer
 
 _FORMAT = 1  # part of the cache's key, to be raised when equal text gets other ids
 _SPLITS: tuple[Split, Split] = ("train", "val")
-_VAL_BINS = ("val.bin", "valid.bin", "validation.bin")
 _LEARN_FROM = 1 << 28  # characters
 _PARALLEL_FROM = 1 << 26  # bytes; below, starting processes takes longer than the work
 _UNFINISHED = ".unfinished-"
@@ -144,9 +144,9 @@ def load_corpus(
     workers = None if workers is None else checks.whole("workers", workers, 0, MOST_WORKERS)
     cache = default_cache_dir() if cache_dir is None else checks.path("cache_dir", cache_dir)
     bars = sys.stderr.isatty() if progress is None else checks.flag("progress", progress)
-    if _are_tokens(place):
+    if are_tokens(place):
         _refuse(place, "holds tokens", text_column, document_separator)
-        corpus = _open_tokens(place, tokenizer, val_fraction, val_dataset)
+        corpus = Corpus(str(place), *open_tokens(place, tokenizer, val_fraction, val_dataset))
     else:
         source = open_source(
             dataset if isinstance(dataset, str) else place,
@@ -175,45 +175,6 @@ def _refuse(dataset: str | Path, why: str, text_column: str | None, document_sep
     for name, value in (("text_column", text_column), ("document_separator", document_separator)):
         if value is not None:
             raise UsageError(f"{name} {value!r}: of no use, as {dataset} {why}")
-
-
-def _are_tokens(path: Path) -> bool:
-    return (path / "train.bin").exists() or (path.suffix == ".bin" and path.is_file())
-
-
-def _open_tokens(
-    path: Path,
-    tokenizer: str | Path | Tokenizer | None,
-    val_fraction: float | None,
-    val_dataset: str | Path | None,
-) -> Corpus:
-    """Open a folder with token files, or one such file, and another one to validate on if that is named."""
-    folder = path if path.is_dir() else path.parent
-    has_own = any((folder / file).exists() for file in TOKENIZER_FILES)
-    own = load_tokenizer(folder if has_own else "gpt2")
-    if tokenizer in ("char", "bpe") and tokenizer != own.name:
-        raise UsageError(f"tokenizer {tokenizer!r}: made from text, but {path} holds tokens, made by {own.name!r}")
-    if isinstance(tokenizer, str | Path):
-        tokenizer = own if tokenizer in ("char", "bpe") else load_tokenizer(tokenizer)
-    tokenizer = own if tokenizer is None else tokenizer
-    if path.is_dir() and val_fraction is not None:
-        raise UsageError(f"val_fraction {val_fraction}: {path} has tokens to validate on, in a file of their own")
-    paths = [path / "train.bin", _val_tokens(path)] if path.is_dir() else [path]
-    if val_dataset is not None:
-        if not (_are_tokens(other := Path(val_dataset)) or _val_tokens(other).exists()):
-            raise UsageError(f"val_dataset {val_dataset}: must be tokens too, a .bin file or a folder, as {path} is")
-        paths = [paths[0], _val_tokens(other) if other.is_dir() else other]
-    notes = [f"{path}: test.bin is left out"] if (path / "test.bin").exists() else []
-    files = [TokenFile(file, vocab_size=tokenizer.vocab_size) for file in paths]
-    for ids in files:
-        if ids.sidecar and ids.sidecar.tokenizer_fingerprint != tokenizer.fingerprint:
-            raise UsageError(f"{ids.path}: made by tokenizer {ids.sidecar.tokenizer!r}, another one than is asked for")
-    train, val = files if len(files) > 1 else files[0].split(val_fraction or VAL_FRACTION)
-    return Corpus(str(path), train, val, tokenizer, tuple(notes))
-
-
-def _val_tokens(folder: Path) -> Path:
-    return next((path for name in _VAL_BINS if (path := folder / name).exists()), folder / _VAL_BINS[0])
 
 
 def _open_cached(

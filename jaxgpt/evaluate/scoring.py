@@ -17,7 +17,7 @@ from jax.sharding import Mesh
 from jax.typing import DTypeLike
 from jaxtyping import Bool, Float, Int, Integer
 
-from jaxgpt.data.token_files import TokenFile
+from jaxgpt.data.tokens.token_files import TokenFile
 from jaxgpt.decode.rows import bucket
 from jaxgpt.errors import RunError, UsageError, out_of_memory
 from jaxgpt.mesh import (

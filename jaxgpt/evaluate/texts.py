@@ -17,7 +17,7 @@ from jaxgpt.data.corpus import load_corpus
 from jaxgpt.data.documents import DocumentFiles
 from jaxgpt.data.opening import NAMES, open_source
 from jaxgpt.data.sources import VAL_FRACTION
-from jaxgpt.data.token_files import TokenFile
+from jaxgpt.data.tokens.token_files import TokenFile
 from jaxgpt.errors import UsageError
 from jaxgpt.evaluate.scoring import Row, Scored, Scorer, windows
 from jaxgpt.notes import note

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from jaxgpt.data import token_files
-from jaxgpt.data.token_files import TokenFile, write_token_file
+from jaxgpt.data.tokens import token_files
+from jaxgpt.data.tokens.token_files import TokenFile, write_token_file
 from jaxgpt.errors import RunError, UsageError
 from jaxgpt.tokenizers.char import CharTokenizer
 
