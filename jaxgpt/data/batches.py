@@ -1,4 +1,4 @@
-"""Batches: windows of a token file as a function of (seed, step).
+"""Batches: windows of a corpus in tokens as a function of (seed, step).
 
 Nothing is iterated, so there is no place in the data to save: the batch of a step is the same after a resume, and the
 rows of all hosts together are the same however many hosts there are.
@@ -14,7 +14,7 @@ from jax import Array
 from jaxtyping import Float, Int
 
 from jaxgpt import checks
-from jaxgpt.data.tokens.token_files import TokenFile
+from jaxgpt.data.tokens.shards import Tokens
 from jaxgpt.errors import UsageError
 
 MOST_ID = 2**31 - 1
@@ -41,7 +41,7 @@ class Batch:
 
 
 def random_batch(
-    data: TokenFile | checks.Ids,
+    data: Tokens | checks.Ids,
     *,
     seed: int,
     step: int,
@@ -73,7 +73,7 @@ def random_batch(
 
 
 def eval_batch(
-    data: TokenFile | checks.Ids,
+    data: Tokens | checks.Ids,
     *,
     index: int,
     count: int,
@@ -107,9 +107,9 @@ def rows_of(shard: int, num_shards: int, rows: np.ndarray) -> np.ndarray:
     return np.split(rows, num_shards)[shard]
 
 
-def _checked(data: TokenFile | np.ndarray | Any, batch_size: int, block_size: int) -> tuple[Any, int, int]:
+def _checked(data: Tokens | np.ndarray | Any, batch_size: int, block_size: int) -> tuple[Any, int, int]:
     """Return ids with a slice or array as their index, and the sizes of a batch, which they are enough for."""
-    data = data if isinstance(data, TokenFile) else checks.ids("data", data, "a TokenFile, or token ids of one axis")
+    data = data if isinstance(data, Tokens) else checks.ids("data", data, "a TokenFile, or token ids of one axis")
     block_size = checks.whole("block_size", block_size, 1)
     batch_size = checks.whole("batch_size", batch_size, 1)
     if len(data) <= block_size:
@@ -127,7 +127,8 @@ def check_room(rows: int, length: int) -> None:
 
 
 def _windows(data: Any, starts: np.ndarray, block_size: int) -> Batch:
-    windows = narrow("data", data[starts[:, None] + np.arange(block_size + 1)])
+    # By slices: of rows from many files, an array of all places would have to be sorted by file.
+    windows = narrow("data", np.stack([data[start : start + block_size + 1] for start in starts.tolist()]))
     return Batch(windows[:, :-1], windows[:, 1:], np.ones((len(starts), block_size), np.float32))
 
 

@@ -28,6 +28,7 @@ from jaxgpt.data.hub import columns_and_size
 from jaxgpt.data.opening import default_cache_dir, open_source
 from jaxgpt.data.sources import Source, Split
 from jaxgpt.data.special_texts import SpecialTexts
+from jaxgpt.data.tokens.shards import Tokens
 from jaxgpt.data.tokens.token_files import TokenFile, write_token_file
 from jaxgpt.data.tokens.token_folders import are_tokens, open_tokens
 from jaxgpt.errors import RunError, UsageError
@@ -51,7 +52,7 @@ MOST_WORKERS = 1 << 10
 
 @dataclass(frozen=True)
 class Corpus:
-    """Token files for training and validation, and the tokenizer that made them.
+    """Ids for training and validation, each in one file or in many, and the tokenizer that made them.
 
     Attributes:
         name: the dataset as it was asked for.
@@ -62,8 +63,8 @@ class Corpus:
     """
 
     name: str
-    train: TokenFile
-    val: TokenFile
+    train: Tokens
+    val: Tokens
     tokenizer: Tokenizer
     notes: tuple[str, ...] = ()
 
@@ -104,8 +105,9 @@ def load_corpus(
         dataset: "plays" (bundled), "shakespeare", "wikitext2", "wikitext103", "openwebtext" or "fineweb" (downloaded),
             a text file, a file of records (.parquet, .jsonl, .json, .csv, .tsv; but for parquet also .gz) with a text
             a row, a folder of these, a data set of the hub, `hub:OWNER/NAME[/CONFIG][:SPLIT]`, or tokens, ours or
-            nanoGPT's, which are used as they are: a folder with `train.bin` and `val.bin`, or a .bin file, whose last
-            ids are for validation.
+            nanoGPT's or llm.c's, which are used as they are: a folder with `train.bin` and `val.bin`, or of many .bin
+            files whose names say train and val, as `fineweb_train_000001.bin`; or a .bin file, or several whose names
+            say nothing, whose last ids are for validation.
         tokenizer: "char", "bpe" (both made from the text), what `load_tokenizer` takes, or a tokenizer. None is the
             folder's own for token files (GPT-2's if it has none; nanoGPT's `meta.pkl` is one), "gpt2" for downloads
             from the hub, else "char".
@@ -164,7 +166,7 @@ def load_corpus(
     for ids in (corpus.train, corpus.val):
         if len(ids) <= block_size:
             raise UsageError(
-                f"dataset {corpus.name}: {ids.path.name} has {len(ids)} tokens; block_size {block_size} needs at "
+                f"dataset {corpus.name}: {ids.name} has {len(ids)} tokens; block_size {block_size} needs at "
                 f"least {block_size + 1}"
             )
     return corpus

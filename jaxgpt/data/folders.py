@@ -47,7 +47,7 @@ def split_files(folder: Path) -> tuple[list[Path], list[Path], list[str]]:
     files, notes = files_below(folder)
     if not files:
         raise UsageError(f"{folder}: no files in this folder")
-    train, val = _splits(folder, _of_one_kind(files, notes), notes)
+    train, val = splits_by_name(folder, _of_one_kind(files, notes), notes)
     return train, val, notes
 
 
@@ -68,7 +68,7 @@ def _of_one_kind(files: list[Path], notes: list[str]) -> list[Path]:
     return files
 
 
-def _splits(folder: Path, files: list[Path], notes: list[str]) -> tuple[list[Path], list[Path]]:
+def splits_by_name(folder: Path, files: list[Path], notes: list[str]) -> tuple[list[Path], list[Path]]:
     """Return the files to train on and those to validate on; none of the latter where names don't tell them apart."""
     named: dict[str, list[Path]] = {"train": [], "val": [], "test": [], "": []}
     for file in files:

@@ -17,7 +17,7 @@ from jax.sharding import Mesh
 from jax.typing import DTypeLike
 from jaxtyping import Bool, Float, Int, Integer
 
-from jaxgpt.data.tokens.token_files import TokenFile
+from jaxgpt.data.tokens.shards import Tokens
 from jaxgpt.decode.rows import bucket
 from jaxgpt.errors import RunError, UsageError, out_of_memory
 from jaxgpt.mesh import (
@@ -210,7 +210,7 @@ def _of_targets(logits: Float[Array, "B P V"], targets: Int[Array, "B P"]) -> tu
     return token_log_probs(logits, targets), logits.argmax(-1) == targets
 
 
-def windows(ids: np.ndarray | TokenFile, *, context: int, stride: int | None = None, first: int = 1) -> Iterator[Row]:
+def windows(ids: np.ndarray | Tokens, *, context: int, stride: int | None = None, first: int = 1) -> Iterator[Row]:
     """Yield rows in which each of a text's tokens from `first` on is scored once.
 
     Without a stride, windows of `context` tokens stand side by side, and each predicts the token behind it, as in

@@ -17,7 +17,8 @@ from jaxgpt.data.corpus import load_corpus
 from jaxgpt.data.documents import DocumentFiles
 from jaxgpt.data.opening import NAMES, open_source
 from jaxgpt.data.sources import VAL_FRACTION
-from jaxgpt.data.tokens.token_files import TokenFile
+from jaxgpt.data.tokens.shards import Tokens, open_files
+from jaxgpt.data.tokens.token_folders import are_tokens, refuse_other_tokenizer, token_files
 from jaxgpt.errors import UsageError
 from jaxgpt.evaluate.scoring import Row, Scored, Scorer, windows
 from jaxgpt.notes import note
@@ -35,7 +36,7 @@ class Document:
         words: how many the text has between white space; None where the text is not at hand.
     """
 
-    ids: np.ndarray | TokenFile
+    ids: np.ndarray | Tokens
     first: int
     words: int | None
 
@@ -174,9 +175,9 @@ def read_documents(
 
     Args:
         dataset: what training takes (see `jaxgpt.data.opening.open_source`): of a folder or data set of the hub with a
-            split to validate on that split, else all; each row of records or file is a text. Or a .bin file of tokens,
-            or a folder with `val.bin`: one text. Or a corpus by name, of which the part to test on, or else that for
-            validation, is one text.
+            split to validate on that split, else all; each row of records or file is a text. Or tokens, of a folder
+            those to validate on, else all: one text. Or a corpus by name, of which the part to test on, or else that
+            for validation, is one text.
         tokenizer: the model's.
         text_column: the column of records that holds the text; None is "text".
         prefix: read the end-of-text token before each text, so that its first token is scored, too.
@@ -187,11 +188,11 @@ def read_documents(
     """
     path = Path(dataset)
     start = _start(tokenizer, prefix)
-    tokens = _token_file(path)
-    if tokens is not None:
+    if are_tokens(path) or (path / "val.bin").exists():
         if text_column is not None:
             raise UsageError(f"text_column {text_column!r}: {dataset} has no columns")
-        yield _of_tokens(TokenFile(tokens, tokenizer.vocab_size), tokenizer)
+        train, val, _ = token_files(path)
+        yield _of_tokens(open_files(val or train, tokenizer.vocab_size), tokenizer)
         return
     cache = None if cache_dir is None else Path(cache_dir)
     files = open_source(dataset, text_column=text_column, cache_dir=cache, test=True)
@@ -222,16 +223,9 @@ def _start(tokenizer: Tokenizer, prefix: bool) -> tuple[int, ...]:
     return (tokenizer.eos_token_id,)
 
 
-def _token_file(path: Path) -> Path | None:
-    if path.is_dir() and (path / "val.bin").exists():
-        return path / "val.bin"
-    return path if path.suffix == ".bin" and path.exists() else None
-
-
-def _of_tokens(file: TokenFile, tokenizer: Tokenizer) -> Document:
-    if file.sidecar and file.sidecar.tokenizer_fingerprint != tokenizer.fingerprint:
-        raise UsageError(f"{file.path}: made by tokenizer {file.sidecar.tokenizer!r}, another one than the model's")
-    return Document(file, 1, None)
+def _of_tokens(ids: Tokens, tokenizer: Tokenizer) -> Document:
+    refuse_other_tokenizer(ids, tokenizer, "another one than the model's")
+    return Document(ids, 1, None)
 
 
 def _exp(value: float) -> float:

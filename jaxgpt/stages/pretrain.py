@@ -260,7 +260,7 @@ class Pretrain(Stage[PretrainConfig]):
         fixed = self._spread(self.corpus.train, **trainer.shard)
         return {"train_loss": trainer.evaluate(params, fixed)["loss"], **super().evaluate(trainer, params)}
 
-    def _spread(self, part: data.TokenFile, *, shard: int = 0, num_shards: int = 1) -> Iterator[data.Batch]:
+    def _spread(self, part: data.Tokens, *, shard: int = 0, num_shards: int = 1) -> Iterator[data.Batch]:
         """Yield fixed batches of windows spread over a part of the corpus."""
         for index in range(self.flags.eval_iters):
             part.check_unchanged()

@@ -1,8 +1,8 @@
 """Token files: ids one after another in raw little-endian binary, as nanoGPT's `train.bin`, with a JSON sidecar.
 
 The sidecar `train.bin.json` says what the ids mean. A file without one is taken as nanoGPT writes it: uint16 where all
-of the vocabulary fits, in GPT-2's or in the characters that a `meta.pkl` beside it lists. The files are memory-mapped:
-a corpus may be larger than memory.
+of the vocabulary fits, in GPT-2's or in the characters that a `meta.pkl` beside it lists; or, where it begins with
+llm.c's header, as that says. The files are memory-mapped: a corpus may be larger than memory.
 """
 
 from __future__ import annotations
@@ -11,9 +11,11 @@ import codecs
 import contextlib
 import copy
 import hashlib
+import mmap
 import os
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, fields
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +25,12 @@ from jaxgpt.errors import RunError, UsageError
 from jaxgpt.files import read_json, regular, replacing, write_json
 from jaxgpt.tokenizers.tokenizer import Tokenizer
 
-_GPT2_VOCAB_SIZE = 50257
-_WHOLE = 1 << 28  # bytes; a larger file is looked at in `_SAMPLES` places when opened
-_SAMPLES = 64
+GPT2_VOCAB_SIZE = 50257
+CHECKED = 1 << 28
+"""Bytes that are read when tokens are opened; of more, so many are, spread over all."""
 _BLOCK = 1 << 22  # bytes
+_HEADER = 1 << 10  # bytes
+_HEADERS = {20240520: (1, np.dtype("<u2")), 20240801: (7, np.dtype("<u4"))}  # llm.c's: magic → version, type of ids
 _TELLING = 16  # ids; fewer may look like anything by chance
 
 
@@ -74,9 +78,11 @@ class TokenFile:
     Args:
         path: the file.
         vocab_size: of a file without a sidecar.
+        checked: bytes to read, if the file has more; None for those 256 MiB.
 
     Attributes:
         vocab_size: every id is below it.
+        dtype: of the ids in the file.
         fingerprint: SHA-256 of what was checked; equal files have equal ones. Of a whole file, what `sha256sum` says.
         sidecar: what its sidecar says, or None.
 
@@ -85,32 +91,63 @@ class TokenFile:
             `vocab_size`.
     """
 
-    def __init__(self, path: str | Path, vocab_size: int = _GPT2_VOCAB_SIZE):
+    def __init__(self, path: str | Path, vocab_size: int = GPT2_VOCAB_SIZE, *, checked: int | None = None):
         self.path = Path(path)
         self.sidecar = sidecar = Sidecar.of(self.path)
         self.vocab_size = sidecar.vocab_size if sidecar else vocab_size
-        dtype = np.dtype(sidecar.dtype).newbyteorder("<") if sidecar else _dtype(vocab_size)
         try:
             self._stat = os.stat(regular(self.path))
-            size = self._stat.st_size
-            if size == 0 or size % dtype.itemsize:
-                raise UsageError(f"{path}: {size} bytes is no whole number of {dtype.name} ids above 0")
-            if sidecar and size != sidecar.tokens * dtype.itemsize:
-                raise UsageError(f"{path}: {size} bytes, but its sidecar says {sidecar.tokens} ids of {dtype.name}")
-            self._ids = np.memmap(self.path, dtype=dtype, mode="r")
+            self._header = b"" if sidecar else _header(self.path)
         except OSError as error:
             raise UsageError(f"{path}: cannot be read: {error.strerror}") from None
+        self.dtype = np.dtype(sidecar.dtype).newbyteorder("<") if sidecar else _dtype(vocab_size)
+        told, tokens = ("sidecar", sidecar.tokens) if sidecar else ("", 0)
+        if self._header:
+            told, (tokens, self.dtype) = "header", _read_header(self.path, self._header)
+        name = self.dtype.name
+        self._size = size = self._stat.st_size - len(self._header)
+        if size == 0 or size % self.dtype.itemsize:
+            raise UsageError(f"{path}: {size} bytes is no whole number of {name} ids above 0")
+        if told and size != tokens * self.dtype.itemsize:
+            raise UsageError(f"{path}: {size} bytes, but its {told} says {tokens} ids of {name}")
+        self._part = slice(0, size // self.dtype.itemsize)
+        self._checked = CHECKED if checked is None else checked
         self.fingerprint = self._check_ids()
-        if sidecar and size <= _WHOLE and self.fingerprint != sidecar.sha256:
+        if sidecar and size <= self._checked and self.fingerprint != sidecar.sha256:
             raise UsageError(
                 f"{path}: SHA-256 is not the one in its sidecar: the file was changed after it was written"
             )
 
     def __len__(self) -> int:
-        return len(self._ids)
+        return self._part.stop - self._part.start
 
     def __getitem__(self, index: slice | np.ndarray) -> np.ndarray:
-        return np.asarray(self._ids[index])
+        return self._ids[index]
+
+    @property
+    def name(self) -> str:
+        """What messages call it."""
+        return self.path.name
+
+    @cached_property
+    def _ids(self) -> np.ndarray:
+        return self.map()
+
+    def map(self) -> np.ndarray:
+        """Return (N,) the ids, mapped anew: the file is open as long as the array is there.
+
+        Raises:
+            RunError: the file is gone.
+        """
+        try:
+            with self.path.open("rb") as file:
+                mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        except OSError as error:
+            raise RunError(f"{self.path}: gone while in use: {error.strerror}") from None
+        if self._size > self._checked and hasattr(mapped, "madvise"):
+            # Windows lie anywhere; without this, up to megabytes around each are read, too, and not used.
+            mapped.madvise(mmap.MADV_RANDOM)
+        return np.frombuffer(mapped, self.dtype, offset=len(self._header))[self._part]
 
     def check_unchanged(self) -> None:
         """Make sure that the file is still the one that was opened; costs one system call.
@@ -132,27 +169,27 @@ class TokenFile:
     def split(self, val_fraction: float) -> tuple[TokenFile, TokenFile]:
         """Return the first ids, to train on, and the last, to validate on; each knows the whole file's fingerprint."""
         cut = int(len(self) * (1 - val_fraction))
+        vars(self).pop("_ids", None)
         train, val = copy.copy(self), copy.copy(self)
-        train._ids, val._ids = self._ids[:cut], self._ids[cut:]
+        train._part, val._part = slice(0, cut), slice(cut, len(self))
         return train, val
 
     def _check_ids(self) -> str:
-        digest = hashlib.sha256()
+        digest, bare = hashlib.sha256(self._header), not (self.sidecar or self._header)
         lanes = np.zeros(4, int)  # how many of the ids number 0, 4, 8 …, of those number 1, 5, 9 …, are above 0
         for start, block in self._blocks():
-            data = block.tobytes()
-            digest.update(data)
-            if start == 0 and self.sidecar is None:
-                self._refuse_others(data)
+            digest.update(block.data)
+            if start == 0 and bare:
+                self._refuse_others(block.tobytes())
             lanes += np.roll([np.count_nonzero(block[i::4]) for i in range(4)], start % 4)
             if int(block.max()) >= self.vocab_size:
                 at = int(np.argmax(block >= self.vocab_size))
                 raise UsageError(
                     f"{self.path}: id {block[at]} at offset {start + at} is beyond the vocabulary of "
-                    f"{self.vocab_size}; written by another tokenizer, or not {self._ids.dtype.name}?"
+                    f"{self.vocab_size}; written by another tokenizer, or not {self.dtype.name}?"
                 )
-        if self.sidecar is None and lanes.max() >= _TELLING and lanes.min() == 0:
-            name = self._ids.dtype.name
+        if bare and lanes.max() >= _TELLING and lanes.min() == 0:
+            name = self.dtype.name
             raise UsageError(
                 f"{self.path}: every fourth of its {name} ids is 0, so it holds wider numbers; without a sidecar ids "
                 f"must be {name}: write it anew by numpy's astype('{name}').tofile"
@@ -168,13 +205,20 @@ class TokenFile:
                 raise UsageError(f"{self.path}: is a text and no file of ids; give it a name that ends in .txt")
 
     def _blocks(self) -> Iterator[tuple[int, np.ndarray]]:
-        length = _BLOCK // self._ids.dtype.itemsize
-        if self._ids.nbytes <= _WHOLE:
+        if self._size <= self._checked:
+            length = _BLOCK // self.dtype.itemsize
             starts = range(0, len(self), length)
         else:
-            starts = np.linspace(0, len(self) - length, _SAMPLES, dtype=np.int64).tolist()
-        for start in starts:
-            yield start, self._ids[start : start + length]
+            blocks = max(self._checked // _BLOCK, 2)  # first and last
+            length = self._checked // blocks // self.dtype.itemsize
+            starts = np.linspace(0, len(self) - length, blocks, dtype=np.int64).tolist()
+        try:
+            with self.path.open("rb") as file:
+                for start in starts:
+                    file.seek(len(self._header) + start * self.dtype.itemsize)
+                    yield start, np.frombuffer(file.read(length * self.dtype.itemsize), self.dtype)
+        except OSError as error:
+            raise UsageError(f"{self.path}: cannot be read: {error.strerror}") from None
 
 
 def write_token_file(path: Path, chunks: Iterable[np.ndarray], tokenizer: Tokenizer) -> None:
@@ -194,6 +238,24 @@ def write_token_file(path: Path, chunks: Iterable[np.ndarray], tokenizer: Tokeni
         name, fingerprint = tokenizer.name, tokenizer.fingerprint
         sidecar = Sidecar(tokenizer.vocab_size, dtype.name, tokens, digest.hexdigest(), name, fingerprint)
         write_json(path.with_name(path.name + ".json"), asdict(sidecar))
+
+
+def _header(path: Path) -> bytes:
+    """Return the header of a file of llm.c's, or of who writes as that does; nothing of another file."""
+    with path.open("rb") as file:
+        header = file.read(_HEADER)
+    return header if int.from_bytes(header[:4], "little") in _HEADERS else b""
+
+
+def _read_header(path: Path, header: bytes) -> tuple[int, np.dtype]:
+    """Return what llm.c's header says: the number of ids, and their type."""
+    if len(header) < _HEADER:
+        raise UsageError(f"{path}: ends within its header, after {len(header)} bytes of {_HEADER}")
+    magic, version, tokens = np.frombuffer(header, "<i4", 3).tolist()
+    known, dtype = _HEADERS[magic]
+    if version != known:
+        raise UsageError(f"{path}: begins with llm.c's header of version {version}; only version {known} is known")
+    return tokens, dtype
 
 
 def _dtype(vocab_size: int) -> np.dtype:

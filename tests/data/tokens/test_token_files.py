@@ -50,7 +50,7 @@ def test_wider_numbers_without_a_sidecar_are_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dtype: str, blocks: bool
 ):
     if blocks:
-        monkeypatch.setattr(token_files, "_WHOLE", 1 << 10)
+        monkeypatch.setattr(token_files, "CHECKED", 1 << 10)
         monkeypatch.setattr(token_files, "_BLOCK", 1 << 8)
     ids = np.random.default_rng(0).integers(0, 100, 5000)
     ids.astype(dtype).tofile(tmp_path / "x.bin")
@@ -135,7 +135,7 @@ def test_sidecars_that_do_not_fit_are_refused(path: Path, changes: dict[str, obj
 
 
 def test_large_files_are_sampled_at_both_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(token_files, "_WHOLE", 1 << 10)
+    monkeypatch.setattr(token_files, "CHECKED", 1 << 10)
     monkeypatch.setattr(token_files, "_BLOCK", 1 << 8)
     ids = np.zeros(100_000, np.uint16)
     ids.tofile(tmp_path / "x.bin")
