@@ -36,10 +36,10 @@ def start_devices(device: str = "auto", *, distributed: bool = False, debug_nans
     import jax
 
     if device != "auto":
-        jax.config.update("jax_platforms", device)
+        jax.config.update("jax_platforms", device if device == "cpu" else f"{device},cpu")  # see `in_host_memory`
     if debug_nans:
         jax.config.update("jax_debug_nans", True)
-    if distributed:
+    if distributed and not jax.distributed.is_initialized():
         numbers = {"num_processes": "JAX_NUM_PROCESSES", "process_id": "JAX_PROCESS_ID"}
         if "cpu" in (device, os.environ.get("JAX_PLATFORMS")):
             jax.config.update("jax_cpu_collectives_implementation", "gloo")
@@ -51,7 +51,7 @@ def start_devices(device: str = "auto", *, distributed: bool = False, debug_nans
         if jax.process_index() > 0:  # the first process speaks for all; each has its own errors
             sys.stdout = open(os.devnull, "w", encoding="utf-8")
     try:
-        backend = jax.default_backend()
+        backend = jax.default_backend() if device == "auto" else jax.devices(device)[0].platform
     except (RuntimeError, AssertionError) as error:  # the latter without JAX's plugin for the device
         reason = next(iter(str(error).splitlines()), "JAX finds none here")
         raise UsageError(f"--device {device}: {reason}; --device auto takes what there is") from None
@@ -81,6 +81,16 @@ def compiling_for(devices: Sequence[Any]) -> Iterator[None]:
         yield
     finally:
         _targets.reset(before)
+
+
+def in_host_memory() -> contextlib.AbstractContextManager[Any]:
+    """Let what is made in the block lie in the host's memory: whole models, on their way to devices that share them."""
+    import jax
+
+    try:
+        return jax.default_device(jax.local_devices(backend="cpu")[0])
+    except RuntimeError:  # JAX_PLATFORMS leaves it out
+        return contextlib.nullcontext()
 
 
 def refuse_beyond_memory(needed: int, what: str) -> None:

@@ -203,6 +203,10 @@ class OwnRows:
             return partial(function, objective)
         return partial(self._gradient, partial(function, partial(self._of_own_rows, objective)))
 
+    def place(self, params: Any) -> Any:
+        """Return parameters where they belong; on one device they stay where they are."""
+        return place(params, parameter_shardings(self._mesh, self._parameters.values()))
+
     def each(self, function: Callable[..., Any]) -> Callable[..., Any]:
         """Return a compiled function of (parameters, arrays …), with rows first in its results, for all rows."""
         return function if self._mesh.size == 1 else jax.jit(partial(self._each, function))

@@ -85,10 +85,13 @@ def main(folder: Path) -> None:
         checkpoints.save(state, Progress(STEPS))
         checkpoints.wait()
         parts = {key: leaf.addressable_shards[0].data.shape for key, leaf in flat(state).items()}
+        placed = run.own_rows(CONFIG).place(run.init_params(None))
+        beside = {key: leaf.addressable_shards[0].data.shape for key, leaf in flat(placed).items()}
         end, rest = run.train(state, range(STEPS, LAST))
         np.savez(folder / f"{name}, at the end.npz", **flat(end.params))
         _, later = run.train(Checkpoints(folder / "one").restore(run.abstract, STEPS), range(STEPS, STEPS + 1))
-        result = {"losses": losses, "rest": rest, "later": later, "parts": parts, "divisor": batch_divisor(run.mesh)}
+        result = {"losses": losses, "rest": rest, "later": later, "parts": parts, "beside": beside}
+        result["divisor"] = batch_divisor(run.mesh)
         (folder / f"{name}.json").write_text(json.dumps(result))
     errors = []
     for wrong in ({"fsdp": 3}, {"tensor": 3}, {"fsdp": 4, "tensor": 4}, {"tensor": 4}):
@@ -170,6 +173,7 @@ def test_each_device_holds_its_part_of_weights_and_moments(trained, name: str, p
     for kernel, (path, whole) in KERNELS.items():
         held = [tuple(part) for key, part in result["parts"].items() if key.endswith(path)]
         assert held == [parts.get(kernel, whole)] * 3, f"{kernel} and its two moments"
+        assert tuple(result["beside"][path]) == held[0], "a reference or reward model lies as the policy does"
 
 
 @pytest.mark.parametrize("name", MESHES)
@@ -187,13 +191,17 @@ def test_a_checkpoint_of_one_mesh_is_read_on_another(trained, one: Run, name: st
 def test_what_does_not_divide_the_devices_is_refused(trained):
     folder, *_ = trained
     assert (folder / "error").read_text().splitlines() == [
-        "fsdp 3 x tensor 1 must be positive and divide the number of devices, 8; with tensor 1 fsdp may be 2 or 4",
-        "fsdp 1 x tensor 3 must be positive and divide the number of devices, 8; tensor may be 2 or 4",
-        "fsdp 4 x tensor 4 must be positive and divide the number of devices, 8; with tensor 4 fsdp may be 2",
+        "fsdp 3 does not divide 8 devices; it may be 2 or 4",
+        "tensor 3 does not divide 8 devices; it may be 2 or 4",
+        "fsdp 4 does not divide the 2 devices that tensor 4 leaves of 8; it may be 2",
         "tensor 4 does not divide n_head 2; it may be 2",
     ]
-    for axes in ({"fsdp": 2}, {"tensor": 0}, {"fsdp": -1, "tensor": -1}):
-        with pytest.raises(UsageError, match="must be positive and divide the number of devices, 1"):
+    for axes, message in (
+        ({"fsdp": 2}, "fsdp 2 does not divide 1 devices; it may be 1"),
+        ({"tensor": 0}, "tensor 0 does not divide 1 devices; it may be 1"),
+        ({"fsdp": -1, "tensor": 1}, "fsdp -1 does not divide 1 devices; it may be 1"),
+    ):
+        with pytest.raises(UsageError, match=f"^{message}$"):
             make_mesh(**axes)
 
 

@@ -246,15 +246,17 @@ def how(options: Options, tokenizer: Tokenizer) -> dict[str, Any]:
 
 def open_quantized(options: Options, source: str) -> tuple[GPTConfig, Any, Tokenizer]:
     """Open a model by path or name, with weights of as many bits as `--quantize` says, on the devices that share it."""
+    from jaxgpt.devices import in_host_memory
     from jaxgpt.model.quantized import quantize
     from jaxgpt.runs.weights import open_model
 
-    config, params, tokenizer = open_model(
-        source,
-        checkpoint=options.checkpoint,
-        allow_pickle=options.allow_pickle,
-        ignore_config_change=options.ignore_config_change,
-    )
+    with in_host_memory() if options.fsdp * options.tensor > 1 else contextlib.nullcontext():
+        config, params, tokenizer = open_model(
+            source,
+            checkpoint=options.checkpoint,
+            allow_pickle=options.allow_pickle,
+            ignore_config_change=options.ignore_config_change,
+        )
     params = params if options.quantize is None else quantize(params, options.quantize)
     return config, shared(options, config, params), tokenizer
 

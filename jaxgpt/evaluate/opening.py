@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
+from jaxgpt.devices import in_host_memory
 from jaxgpt.evaluate.scoring import Scorer
 from jaxgpt.hf.convert import cut_padding
 from jaxgpt.mesh import make_mesh
@@ -34,9 +36,10 @@ def open_scorer(
     Raises:
         UsageError: see `open_model`, `Scorer` and `make_mesh`.
     """
-    config, params, tokenizer = open_model(
-        source, checkpoint=checkpoint, allow_pickle=allow_pickle, ignore_config_change=ignore_config_change
-    )
+    with in_host_memory() if fsdp * tensor > 1 else contextlib.nullcontext():
+        config, params, tokenizer = open_model(
+            source, checkpoint=checkpoint, allow_pickle=allow_pickle, ignore_config_change=ignore_config_change
+        )
     config, params = cut_padding(config, params, tokenizer.vocab_size)
     return Scorer(
         config,

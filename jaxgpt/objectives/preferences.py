@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +18,7 @@ from jaxtyping import Float
 from jaxgpt.chat.examples import Pairs
 from jaxgpt.errors import UsageError
 from jaxgpt.files import regular, replacing
+from jaxgpt.hosts import fetch
 from jaxgpt.model.gpt import GPT
 from jaxgpt.objectives.base import Objective, Params, Sums
 from jaxgpt.objectives.dpo_config import DPOConfig, DPOLoss
@@ -124,10 +126,21 @@ def _referred(
     return objective(params, batch, key)
 
 
-def reference_log_probs(model: GPT, params: Params, batches: Iterable[Pairs]) -> Float[np.ndarray, "M 2"]:
-    """Return `Pairs.reference` of all pairs, one batch after another: once for a whole run."""
-    log_probs = jax.jit(lambda params, batch: _log_probs(model, params, batch, None))
-    return np.concatenate([np.asarray(log_probs(params, batch)) for batch in batches])
+def reference_log_probs(
+    model: GPT,
+    params: Params,
+    batches: Iterable[Pairs],
+    each: Callable[[Callable[..., Any]], Callable[..., Any]] = lambda function: function,
+) -> Float[np.ndarray, "M 2"]:
+    """Return `Pairs.reference` of all pairs, one batch after another: once for a whole run.
+
+    Args:
+        model, params: the reference.
+        batches: of pairs, where `each` wants them.
+        each: lets each device read rows of its own; see `jaxgpt.mesh.OwnRows`.
+    """
+    log_probs = each(jax.jit(lambda params, batch: _log_probs(model, params, batch, None)))
+    return np.concatenate([fetch(log_probs(params, batch)) for batch in batches])
 
 
 def write_reference(file: Path, reference: Mapping[str, np.ndarray], fingerprint: str) -> None:

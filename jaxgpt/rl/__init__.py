@@ -15,7 +15,13 @@ if TYPE_CHECKING:
     from jaxgpt.rl.loop import carried, run_ppo
     from jaxgpt.rl.policy import ppo
     from jaxgpt.rl.rollout import Rollout, Rollouts, Scorer, mean_metrics, write_samples
-    from jaxgpt.rl.scorers import check_same_template, function_scorer, model_scorer, reward_fingerprint
+    from jaxgpt.rl.scorers import (
+        check_same_template,
+        function_scorer,
+        model_scorer,
+        open_reward_model,
+        reward_fingerprint,
+    )
 
 __all__ = [
     "Experience",
@@ -29,6 +35,7 @@ __all__ = [
     "function_scorer",
     "mean_metrics",
     "model_scorer",
+    "open_reward_model",
     "ppo",
     "reward_fingerprint",
     "run_ppo",

@@ -17,6 +17,7 @@ from jaxgpt.chat.template import ChatTemplate
 from jaxgpt.commands import called
 from jaxgpt.errors import UsageError
 from jaxgpt.files import sha256
+from jaxgpt.hosts import fetch
 from jaxgpt.model.config import GPTConfig
 from jaxgpt.model.gpt import GPT
 from jaxgpt.objectives.outputs import last_scores
@@ -63,25 +64,16 @@ def reward_fingerprint(reward_model: str | None, reward_function: str | None) ->
     return f"{sha256(Path(where))}:{name}" if where.endswith(".py") else str(reward_function)
 
 
-def model_scorer(
-    run: Path,
-    policy: str,
-    tokenizer: Tokenizer,
-    *,
-    length: int,
-    batch_size: int,
-    dtype: DTypeLike,
-    ignore_config_change: bool = False,
-) -> Scorer:
-    """Return a reward model's scores at the answers' last tokens.
+def open_reward_model(
+    run: Path, policy: str, tokenizer: Tokenizer, *, length: int, ignore_config_change: bool = False
+) -> tuple[GPTConfig, Any]:
+    """Return a reward model.
 
     Args:
-        run: the reward model's folder.
+        run: its folder.
         policy: whose answers are scored, for messages.
         tokenizer: the policy's.
         length: of the longest prompt with the longest answer, in tokens.
-        batch_size: answers that are scored at a time.
-        dtype: of activations.
         ignore_config_change: see `load_params`.
 
     Raises:
@@ -89,13 +81,35 @@ def model_scorer(
     """
     config, params = load_params(run, ignore_config_change=ignore_config_change)
     check_reward_model(config, run, policy, tokenizer, length)
+    return config, params
+
+
+def model_scorer(
+    config: GPTConfig,
+    params: Any,
+    *,
+    length: int,
+    batch_size: int,
+    dtype: DTypeLike,
+    put: Callable[[Any], Any] = lambda rows: rows,
+    each: Callable[[Callable[..., Any]], Callable[..., Any]] = lambda function: function,
+) -> Scorer:
+    """Return a reward model's scores at the answers' last tokens.
+
+    Args:
+        config, params: the reward model.
+        length: of the longest prompt with the longest answer, in tokens.
+        batch_size: answers that are scored at a time; it must divide their number.
+        dtype: of activations.
+        put, each: see `Rollouts`.
+    """
     model = GPT(config, jnp.dtype(dtype))
-    scores = jax.jit(lambda params, tokens, last: last_scores(model, params, tokens, last)[:, 0])
-    return partial(_score_by_model, partial(scores, params), length, batch_size)
+    scores = each(jax.jit(lambda params, tokens, last: last_scores(model, params, tokens, last)[:, 0]))
+    return partial(_score_by_model, lambda rows: scores(params, *put(rows)), length, batch_size)
 
 
 def _score_by_model(
-    scores: Callable[[np.ndarray, np.ndarray], Any],
+    scores: Callable[[tuple[np.ndarray, np.ndarray]], Any],
     length: int,
     batch_size: int,
     prompts: list[list[int]],
@@ -107,8 +121,8 @@ def _score_by_model(
         ids = [*prompt, *response]
         tokens[row, : len(ids)], last[row] = ids, len(ids) - 1
     starts = range(0, len(tokens), batch_size)
-    parts = [scores(tokens[i : i + batch_size], last[i : i + batch_size]) for i in starts]
-    return np.concatenate([np.asarray(part) for part in parts])
+    parts = [scores((tokens[i : i + batch_size], last[i : i + batch_size])) for i in starts]
+    return np.concatenate([fetch(part) for part in parts])
 
 
 def check_reward_model(config: GPTConfig, run: Path, policy: str, tokenizer: Tokenizer, length: int) -> None:

@@ -39,11 +39,11 @@ StateT = TypeVar("StateT")  # of training: a record with params, opt_state, froz
 class Checkpoints:
     """The checkpoints of one run: written one at a time in the background, read only if their hashes are right."""
 
-    def __init__(self, run: Path, *, keep: int = 2, alone: bool = False) -> None:
+    def __init__(self, run: Path, *, keep: int = 2) -> None:
         """Open the folder `run`; of what is saved, the last `keep` checkpoints stay, and the best.
 
-        If this process is `alone`, the others of its run, if there are any, know nothing of it; what is saved must then
-        be NumPy's arrays.
+        All processes of a run save together: orbax counts what each has saved, and one that has saved more would no
+        longer wait for the others.
         """
         self.folder = (run / "checkpoints").resolve()  # orbax needs an absolute path
         run.mkdir(parents=True, exist_ok=True)
@@ -52,12 +52,10 @@ class Checkpoints:
         self._progress: Progress | None = None
         self._prunes = True
         # Weights hardly compress, and what is compressed is first held in memory whole.
-        who = {"multiprocessing_options": _only_this_process()} if alone and jax.process_count() > 1 else {}
-        params, rest = (ocp.PyTreeCheckpointHandler(use_compression=False, **who) for _ in range(2))
+        params, rest = (ocp.PyTreeCheckpointHandler(use_compression=False) for _ in range(2))
         self._writer = ocp.AsyncCheckpointer(
-            ocp.CompositeCheckpointHandler(composite_options=ocp.CompositeOptions(**who), params=params, rest=rest),
+            ocp.CompositeCheckpointHandler(params=params, rest=rest),
             async_options=ocp.options.AsyncOptions(post_finalization_callback=self._write_manifest),
-            **who,
         )
 
     def save(self, state: Any, progress: Progress) -> None:
@@ -169,13 +167,6 @@ class Checkpoints:
                     shutil.rmtree(self.folder / str(step))
 
 
-def _only_this_process() -> Any:
-    own = jax.process_index()
-    return ocp.options.MultiprocessingOptions(
-        primary_host=own, active_processes={own}, barrier_sync_key_prefix=f"process_{own}"
-    )
-
-
 def quiet_traces() -> None:
     """Keep what orbax prints of an error, beside raising it, out of a command's terminal: it is pages."""
     for name in ("absl", "asyncio"):
@@ -256,7 +247,10 @@ def read_items(folder: Path, **like: Any) -> dict[str, Any]:
 
 def _reader(**how: Any) -> ocp.Checkpointer:
     """Return what reads for this process, which waits for no other: one of several may read alone."""
-    alone = _only_this_process()
+    own = jax.process_index()
+    alone = ocp.options.MultiprocessingOptions(
+        primary_host=own, active_processes={own}, barrier_sync_key_prefix=f"process_{own}"
+    )
     handler = ocp.PyTreeCheckpointHandler(multiprocessing_options=alone, **how)
     return ocp.Checkpointer(handler, multiprocessing_options=alone)
 

@@ -17,9 +17,11 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from jaxgpt import checks
 from jaxgpt.commands import called
+from jaxgpt.devices import is_first
 from jaxgpt.errors import UsageError, did_you_mean
 from jaxgpt.hf.convert import load_pretrained, with_tokenizer_size
 from jaxgpt.hf.hub import locate
+from jaxgpt.hosts import together
 from jaxgpt.model.atlas import Parameter, parameters, tree_of
 from jaxgpt.model.config import GPTConfig
 from jaxgpt.model.lora import adapter_parameters, merge
@@ -138,7 +140,9 @@ def load_trained(
 
 
 def save_params(run: str | Path, config: GPTConfig, params: Any, **record: Any) -> None:
-    """Write a model as a run's folder that holds weights only, as the checkpoint of step 0, by one process.
+    """Write a model as a run's folder that holds weights only, as the checkpoint of step 0.
+
+    All processes of a run have to call this together, each with whole arrays, which the first one writes.
 
     Args:
         run: the folder; earlier weights in it are set aside.
@@ -146,9 +150,11 @@ def save_params(run: str | Path, config: GPTConfig, params: Any, **record: Any) 
         record: more entries of config.json, such as where the weights come from.
     """
     run = Path(run)
-    run.mkdir(parents=True, exist_ok=True)
-    write_record(run, config, **record)
-    checkpoints = Checkpoints(run, alone=True)
+    with together():
+        if is_first():
+            run.mkdir(parents=True, exist_ok=True)
+            write_record(run, config, **record)
+    checkpoints = Checkpoints(run)
     checkpoints.write(Progress(0), params=params if jax.process_count() == 1 else jax.device_get(params))
     checkpoints.wait()
 
@@ -175,7 +181,7 @@ def find_checkpoint(run: Path, which: Which) -> Path:
 
 
 def _read(folder: Path, rows: list[Parameter], dtype: Any) -> dict[str, Any]:
-    device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    device = jax.numpy.zeros(()).sharding  # where arrays are made; see `in_host_memory`
     like = tree_of(rows, lambda p: jax.ShapeDtypeStruct(p.shape, dtype or jax.numpy.float32, sharding=device))
     return read_items(folder, params=like)["params"]
 

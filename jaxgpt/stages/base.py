@@ -9,7 +9,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
 from jaxgpt import evaluate, model, objectives, runs, train
-from jaxgpt.devices import compute_dtype, describe_devices, is_first, refuse_beyond_memory, start_devices
+from jaxgpt.devices import (
+    compute_dtype,
+    describe_devices,
+    in_host_memory,
+    is_first,
+    refuse_beyond_memory,
+    start_devices,
+)
 from jaxgpt.errors import UsageError, naming
 from jaxgpt.flags import flags_where
 from jaxgpt.model.atlas import Parameter, count, parameters
@@ -132,8 +139,8 @@ class Stage(Generic[FlagsT]):
         """Return more entries of the run's record, those that `recorded` names."""
         return {}
 
-    def write_files(self, folder: Path) -> None:
-        """Write what else a new run's folder needs."""
+    def write_files(self, folder: Path, trainer: train.Trainer) -> None:
+        """Write what else a new run's folder needs; called in every process."""
 
     def excerpt(self) -> Sequence[int]:
         """Return the ids of a text to validate on, at work on which a page shows the model."""
@@ -302,7 +309,8 @@ class Stage(Generic[FlagsT]):
 
         with together():
             record = None if progress is None else self._read_record(folder)
-            self.open(folder, record)
+            with in_host_memory():
+                self.open(folder, record)
             runs.check_tokenizer(folder, self.config, self.tokenizer)
             if not self.flags.dry_run:
                 total = count(self.config)["total"]
@@ -333,13 +341,16 @@ class Stage(Generic[FlagsT]):
         """Write what the run is defined by, so that nothing else is needed to resume it, and say what it is."""
         from jaxgpt.hosts import together
 
-        with together(), naming(folder):
-            if is_first():
-                if progress is None:
+        if progress is None:
+            with together(), naming(folder):
+                if is_first():
                     if holds_run(folder):  # --overwrite, and nothing was wrong
                         move_aside(folder)
                     self.tokenizer.save(folder)
-                    self.write_files(folder)
+            with train.clear_errors(), naming(folder):
+                self.write_files(folder, trainer)
+        with together(), naming(folder):
+            if is_first():
                 about = {"stage": self.name, "flags": dataclasses.asdict(self.flags), "data": dict(self.data)}
                 write_record(folder, self.config, run=self._run, **about, **self.record())
         config = self.config

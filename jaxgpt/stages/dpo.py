@@ -8,7 +8,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
-from jaxgpt import chat, model, objectives
+from jaxgpt import chat, model, objectives, train
+from jaxgpt.devices import is_first
 from jaxgpt.errors import UsageError
 from jaxgpt.flags import PathName, Positive, Rate, flag
 from jaxgpt.objectives.dpo_config import DPOConfig
@@ -93,15 +94,22 @@ class DPO(FromPairs[DPOStageConfig]):
         """A hash of the pairs' tokens."""
         return hashlib.sha256(repr(self.examples).encode()).hexdigest()
 
-    def write_files(self, folder: Path) -> None:
-        super().write_files(folder)
-        if self.flags.reference == "precomputed":
-            found = {}
-            for part, pairs in self.examples.items():
-                rows_of = bar("reference log-probabilities", list(self.rows_in_order(part)), unit="batches")
-                batches = (super(DPO, self).lay_out(part, rows) for rows in rows_of)
-                found[part] = objectives.reference_log_probs(self.build_model(), self.params, batches)[: len(pairs)]
-            objectives.write_reference(folder / REFERENCE, found, self._fingerprint)
+    def write_files(self, folder: Path, trainer: train.Trainer) -> None:
+        super().write_files(folder, trainer)
+        if self.flags.reference == "live":
+            return
+        from jaxgpt.hosts import together
+
+        own = trainer.own_rows(self.config)
+        params, found = own.place(self.params), {}
+        for part, pairs in self.examples.items():
+            rows_of = list(self.rows_in_order(part, **trainer.shard))
+            shown = bar("reference log-probabilities", rows_of, unit="batches")
+            batches = (trainer.put(super(DPO, self).lay_out(part, rows)) for rows in shown)
+            found[part] = objectives.reference_log_probs(self.build_model(), params, batches, own.each)[: len(pairs)]
+        with together():
+            if is_first():
+                objectives.write_reference(folder / REFERENCE, found, self._fingerprint)
 
     @property
     def shown_prompts(self) -> list[tuple[int, ...]]:

@@ -292,10 +292,11 @@ class FineTune(Stage[FineTuneFlags]):
         lora = self.flags.lora
         return {"begun_from": self.source, "base": self.keeps_base, "lora": None if lora is None else asdict(lora)}
 
-    def write_files(self, folder: Path) -> None:
+    def write_files(self, folder: Path, trainer: train.Trainer) -> None:
         if self.keeps_base:
             runs.save_params(folder / BASE, self.config, self.params)
-            self.tokenizer.save(folder / BASE)
+            if is_first():
+                self.tokenizer.save(folder / BASE)
 
     def best_params(self, folder: Path, params: Any) -> Any:
         """Return the weights that whoever opens the folder gets: the best, with adapters merged."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -12,7 +12,6 @@ from jaxgpt import chat, model, objectives, rl, train
 from jaxgpt.devices import compute_dtype, is_first
 from jaxgpt.errors import UsageError
 from jaxgpt.flags import Count, CountOrZero, PathName, Positive, flag
-from jaxgpt.model.atlas import parameters
 from jaxgpt.model.config import VALUE
 from jaxgpt.rl.config import PPOConfig
 from jaxgpt.stages.base import Record, show_curve
@@ -87,7 +86,7 @@ class PPO(FineTune[PPOStageConfig]):
         self.examples = {part: [ids for ids, _ in found] for part, found in encoded.items()}
         prompts = {ids: prompt for found in encoded.values() for ids, prompt in found}
         self.length = max(map(len, prompts))
-        self.scorer = self._open_scorer(prompts)
+        self.make_scorer = self._open_scorer(prompts)
         self.updates_per_iteration = flags.updates
         sizes = f"{len(self.examples['train']):,} prompts to train on, {len(self.examples['val']):,} to validate on"
         about = [
@@ -97,21 +96,34 @@ class PPO(FineTune[PPOStageConfig]):
         ]
         self.finish_opening(about, {"reward": rl.reward_fingerprint(flags.reward_model, flags.reward_function)})
 
-    def _open_scorer(self, prompts: dict[tuple[int, ...], chat.Prompt]) -> rl.Scorer:
+    def _open_scorer(self, prompts: dict[tuple[int, ...], chat.Prompt]) -> Callable[[train.Trainer], rl.Scorer]:
+        """Return what makes the scorer, on a trainer's devices."""
         flags = self.flags
         if flags.reward_function is not None:
-            return rl.function_scorer(flags.reward_function, prompts, self.tokenizer, self.config.eos_token_ids)
+            scorer = rl.function_scorer(flags.reward_function, prompts, self.tokenizer, self.config.eos_token_ids)
+            return lambda trainer: scorer
         run = Path(str(flags.reward_model))
         if not all(isinstance(prompt.prompt, str) for prompt in prompts.values()):
             rl.check_same_template(run, self.source, self.tokenizer)
-        return rl.model_scorer(
+        config, params = rl.open_reward_model(
             run,
             self.source,
             self.tokenizer,
             length=self.length + flags.max_new_tokens,
+            ignore_config_change=flags.ignore_config_change,
+        )
+        return partial(self._model_scorer, config, params)
+
+    def _model_scorer(self, config: model.GPTConfig, params: Any, trainer: train.Trainer) -> rl.Scorer:
+        flags, own = self.flags, trainer.own_rows(config)
+        return rl.model_scorer(
+            config,
+            own.place(params),
+            length=self.length + flags.max_new_tokens,
             batch_size=flags.batch_size,
             dtype=compute_dtype(flags.dtype),
-            ignore_config_change=flags.ignore_config_change,
+            put=self.put,
+            each=own.each,
         )
 
     def make_objective(self, model: Any) -> objectives.Objective:
@@ -127,26 +139,28 @@ class PPO(FineTune[PPOStageConfig]):
         return rl.empty_experience(rows, length, values=self.flags.algorithm == "ppo")
 
     def before_loop(self, trainer: train.Trainer) -> None:
-        from jaxgpt.mesh import OwnRows, share_out
+        import jax
 
-        # In memory of its own, which no update takes over, and where the policy lies.
-        reference = trainer.copy_params(self.params, parameters(self.config))
-        # The policy without adapters, and each process has all rows.
-        rows = OwnRows(trainer.mesh, parameters(self.config), compute_dtype(self.flags.dtype))
-        self.put = partial(share_out, trainer.mesh)
+        from jaxgpt.mesh import share_out
+
+        own = trainer.own_rows(self.config)  # of the policy without adapters
+        # In memory of its own, which no update takes over.
+        reference = jax.tree.map(jax.numpy.copy, own.place(self.params))
+        self.put = partial(share_out, trainer.mesh)  # each process has all rows
+        scorer = self.make_scorer(trainer)
         self.rollouts, self.val_rollouts = (
             rl.Rollouts(
                 model=self.build_model(),
                 config=self.flags,
                 prompts=prompts,
                 prompt_length=self.length,
-                scorer=self.scorer,
+                scorer=scorer,
                 reference=reference,
                 seed=seed,
                 stop_ids=self.config.eos_token_ids,
                 vocab_size=self.tokenizer.vocab_size,
                 put=self.put,
-                each=rows.each,
+                each=own.each,
             )
             for prompts, seed in ((self.prompts, self.flags.seed), (self.val_prompts, self.flags.seed + 1))
         )

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from jaxgpt.train.recorder import recording, write_sample
     from jaxgpt.train.state import TrainState, init_params
     from jaxgpt.train.step import StepMetrics, make_step
-    from jaxgpt.train.trainer import Trainer
+    from jaxgpt.train.trainer import Trainer, clear_errors
 
 __all__ = [
     "OptimizerConfig",
@@ -31,6 +31,7 @@ __all__ = [
     "TrainState",
     "Trainer",
     "adamw",
+    "clear_errors",
     "flops_per_token",
     "init_params",
     "make_step",

@@ -7,15 +7,14 @@ from functools import cached_property
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
 
 from jaxgpt.data.batches import Batch
 from jaxgpt.devices import compute_dtype
 from jaxgpt.errors import RunError, out_of_memory
-from jaxgpt.mesh import OwnRows, check_heads, check_rows, host_shard, parameter_shardings, place, put_batch
-from jaxgpt.model.atlas import Parameter
+from jaxgpt.mesh import OwnRows, check_heads, check_rows, host_shard, place, put_batch
+from jaxgpt.model.atlas import Parameter, parameters
 from jaxgpt.model.attention_kernels import report
 from jaxgpt.model.config import GPTConfig
 from jaxgpt.objectives.base import Objective
@@ -142,9 +141,9 @@ class Trainer:
                 like = replace(like, frozen=self._placed(init_params)[1])
             return checkpoints.restore(like, step, verified=True)
 
-    def copy_params(self, params: Any, parameters: Iterable[Parameter]) -> Any:
-        """Return a copy of a model's parameters, each where it belongs."""
-        return place(jax.tree.map(jnp.copy, params), parameter_shardings(self.mesh, parameters))
+    def own_rows(self, config: GPTConfig) -> OwnRows:
+        """Return what places another model than the one that is trained, and lets devices read rows of their own."""
+        return OwnRows(self.mesh, parameters(config), compute_dtype(self._flags.dtype))
 
     def evaluate(self, params: Any, batches: Iterable[Any]) -> dict[str, float]:
         """Return means over batches of the objective's loss and metrics, by their names."""

@@ -287,20 +287,41 @@ def test_stages_and_decoding_on_eight_devices_are_those_on_one(here, capsys):
     eight = subprocess.run([sys.executable, "-c", ON_EIGHT], check=True, env=env, stdout=subprocess.PIPE)
     for whole in wholes:
         assert_close(whole, f"{whole}-on-eight")
+    one, other = (np.load(f"dpo{where}/reference.npz") for where in ("", "-on-eight"))
+    for part in ("train", "val"):
+        np.testing.assert_allclose(one[part], other[part], rtol=1e-5)
     capsys.readouterr()
     generate.main(SPOKEN)
     assert eight.stdout.decode().partition("spoken:\n")[2] == capsys.readouterr().out
 
 
-def on_two(code: str) -> list[bytes]:
-    """Run code in two processes of one run; return what each prints."""
+ON_TWO = {
+    "classify the last layer": [],
+    "sft with adapters": ["--tensor", "2", "--sample_interval", "none"],
+    "reward": ["--fsdp", "2"],
+    "dpo": ["--fsdp", "2", "--sample_interval", "none"],
+    "ppo": ["--fsdp", "2"],
+}
+IN_EACH = """
+from tests.cli.test_stages import ON_TWO, SPOKEN, Workshop, generate
+for name, mesh in ON_TWO.items():
+    Workshop.run(None, name, f"{name} on two".replace(" ", "-"), "--distributed", *mesh)
+generate.main([*SPOKEN, "--distributed", "--tensor", "2"])
+"""
+
+
+@pytest.fixture
+def on_two(here) -> list[bytes]:
+    """What two processes print that run stages, one after the other, and then decode."""
+    for name in ON_TWO:
+        here.whole(name)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{free.getsockname()[1]}"
     env = {**os.environ, **ENVIRONMENT, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu", "JAX_NUM_PROCESSES": "2"}
     processes = [
         subprocess.Popen(
-            [sys.executable, "-c", f"from tests.cli.test_stages import Workshop, generate, SPOKEN\n{code}"],
+            [sys.executable, "-c", IN_EACH],
             env={**env, "JAX_COORDINATOR_ADDRESS": address, "JAX_PROCESS_ID": str(number)},
             stdout=subprocess.PIPE,
         )
@@ -312,22 +333,14 @@ def on_two(code: str) -> list[bytes]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("name", "mesh"),
-    [("classify the last layer", []), ("sft with adapters", ["--tensor", "2"]), ("ppo", ["--fsdp", "2"])],
-)
-def test_stages_in_two_processes_are_those_in_one(here, name: str, mesh: list[str]):
-    whole = here.whole(name)
-    on_two(f"Workshop.run(None, {name!r}, '{whole}-on-two', '--distributed', *{mesh})")
-    assert_close(whole, f"{whole}-on-two")
-
-
-@pytest.mark.slow
-def test_two_processes_that_share_a_model_say_what_one_says(here, capsys):
-    first, second = on_two("generate.main([*SPOKEN, '--distributed', '--tensor', '2'])")
+def test_stages_and_decoding_in_two_processes_are_those_in_one(on_two, capsys):
+    for name in ON_TWO:
+        assert_close(name.replace(" ", "-"), f"{name.replace(' ', '-')}-on-two")
+    first, second = on_two
+    capsys.readouterr()
     generate.main(SPOKEN)
-    # What gloo says comes before it, in both.
-    assert first.decode().endswith(capsys.readouterr().out) and b"Gloo" in second.splitlines()[-1]
+    assert first.decode().endswith(capsys.readouterr().out)
+    assert b"Gloo" in second.splitlines()[-1], "the first process speaks for both"
 
 
 @pytest.mark.parametrize("name", ["classify", "sft with adapters", "reward", "dpo", "ppo"])
