@@ -4,9 +4,10 @@ The mesh has three axes: `data` splits batches, `fsdp` splits batches and every 
 width of attention and of the feed-forward layer. One device is a mesh of 1 × 1 × 1, and nothing else changes.
 """
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -27,31 +28,43 @@ _THIRDS = "(3 H K)"
 _MESH_AXIS = {"D": FSDP, "F": TENSOR, "(H K)": TENSOR, _THIRDS: TENSOR}
 
 
-def make_mesh(*, fsdp: int = 1, tensor: int = 1, devices: Sequence[Any] | None = None) -> Mesh:
-    """Arrange devices; `data` gets what the two other axes leave.
+class Sizes(NamedTuple):
+    """A mesh's axes."""
 
-    Args:
-        fsdp, tensor: the sizes of their axes.
-        devices: None for all that there are.
+    data: int = 1
+    fsdp: int = 1
+    tensor: int = 1
+
+    @property
+    def own(self) -> int:
+        """Among how many devices rows are divided."""
+        return self.data * self.fsdp
+
+    def __str__(self) -> str:
+        return ", ".join(f"{name} {size}" for name, size in zip(AXES, self, strict=True) if size > 1) or "one device"
+
+
+def divide(count: int, *, fsdp: int | None = None, tensor: int | None = None) -> Sizes:
+    """Return the axes of a mesh of `count` devices; `data` gets what the two others, if any, leave.
 
     Raises:
-        UsageError: the devices can't be divided so.
+        UsageError: they don't divide the devices; the message has the nearest that do.
     """
+    fsdp, tensor = (1 if size is None else size for size in (fsdp, tensor))
+    if tensor < 1 or count % tensor:
+        raise UsageError(f"tensor {tensor} does not divide {count} devices; it may be {_nearest(tensor, count)}")
+    own = count // tensor
+    if fsdp < 1 or own % fsdp:
+        what = f"{count} devices" if tensor == 1 else f"the {own} devices that tensor {tensor} leaves of {count}"
+        raise UsageError(f"fsdp {fsdp} does not divide {what}; it may be {_nearest(fsdp, own)}")
+    return Sizes(own // fsdp, fsdp, tensor)
+
+
+def make_mesh(*, fsdp: int | None = None, tensor: int | None = None, devices: Sequence[Any] | None = None) -> Mesh:
+    """Arrange devices, None for all that there are, as `divide` says."""
     devices = target_devices() if devices is None else devices
-    count = len(devices)
-    if fsdp < 1 or tensor < 1 or count % (fsdp * tensor):
-        message = f"fsdp {fsdp} x tensor {tensor} must be positive and divide the number of devices, {count}"
-        if fsdp > 0 < tensor:
-            left = count // tensor if count % tensor == 0 else 0
-            near = [n for n in range(1, left + 1) if left % n == 0]
-            message += (
-                f"; with tensor {tensor} fsdp may be {nearest(fsdp, near)}"
-                if near
-                else (f"; tensor may be {nearest(tensor, [n for n in range(1, count + 1) if count % n == 0])}")
-            )
-        raise UsageError(message)
-    shape = (count // (fsdp * tensor), fsdp, tensor)
-    return jax.make_mesh(shape, AXES, axis_types=(AxisType.Auto,) * 3, devices=devices)
+    sizes = divide(len(devices), fsdp=fsdp, tensor=tensor)
+    return jax.make_mesh(sizes, AXES, axis_types=(AxisType.Auto,) * 3, devices=devices)
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
@@ -93,18 +106,22 @@ def optimizer_shardings(mesh: Mesh, optimizer: optax.GradientTransformation, sha
     )
 
 
-def check_heads(mesh: Mesh, config: GPTConfig) -> None:
+def check_heads(mesh: Mesh | Sizes, config: GPTConfig) -> None:
     """Raise a UsageError unless the devices along `tensor` can have whole heads, and equal parts of all layers."""
-    tensor = mesh.shape[TENSOR]
+    sizes = _sizes(mesh)
     for name, size in (("n_head", config.n_head), ("n_inner", config.inner_dim)):
-        if size % tensor:
-            fits = [n for n in range(1, config.n_head + 1) if not (config.n_head % n or config.inner_dim % n)]
-            near = [n for n in fits if mesh.size % n == 0]
-            raise UsageError(f"tensor {tensor} does not divide {name} {size}; it may be {nearest(tensor, near)}")
+        if size % sizes.tensor:
+            near = _nearest(sizes.tensor, math.prod(sizes), config.n_head, config.inner_dim)
+            raise UsageError(f"tensor {sizes.tensor} does not divide {name} {size}; it may be {near}")
 
 
-def nearest(value: int, valid: Sequence[int]) -> str:
-    """Return the valid numbers next to a value, below and above, for a message."""
+def _sizes(mesh: Mesh | Sizes) -> Sizes:
+    return mesh if isinstance(mesh, Sizes) else Sizes(**mesh.shape)
+
+
+def _nearest(value: int, *counts: int) -> str:
+    """Return what divides all counts and is next to a value, below and above, for a message."""
+    valid = [n for n in range(1, min(counts) + 1) if not any(count % n for count in counts)]
     below, above = [n for n in valid if n < value][-1:], [n for n in valid if n > value][:1]
     return " or ".join(map(str, below + above))
 
@@ -159,17 +176,16 @@ def host_shard(mesh: Mesh) -> dict[str, int]:
 
 def batch_divisor(mesh: Mesh) -> int:
     """Return the number that a batch's rows must be a multiple of."""
-    return mesh.shape[DATA] * mesh.shape[FSDP]
+    return _sizes(mesh).own
 
 
-def check_rows(mesh: Mesh, batch_size: int) -> None:
+def check_rows(mesh: Mesh | Sizes, batch_size: int) -> None:
     """Raise a UsageError unless a batch's rows can be divided among the devices."""
-    divisor = batch_divisor(mesh)
-    if over := batch_size % divisor:
-        near = sorted({max(divisor, batch_size - over), batch_size - over + divisor})
+    own = _sizes(mesh).own
+    if over := batch_size % own:
+        near = sorted({max(own, batch_size - over), batch_size - over + own})
         raise UsageError(
-            f"batch_size {batch_size} can't be divided among {divisor} devices; nearest are "
-            + " and ".join(map(str, near))
+            f"batch_size {batch_size} can't be divided among {own} devices; nearest are {' and '.join(map(str, near))}"
         )
 
 

@@ -9,29 +9,13 @@ from typing import NamedTuple
 
 from jax.sharding import AbstractMesh
 
-from jaxgpt.mesh import parameter_spec
+from jaxgpt.mesh import Sizes, parameter_spec
 from jaxgpt.model.atlas import parameters
 from jaxgpt.model.config import GPTConfig
 from jaxgpt.objectives.cross_entropy import MOST_PARTS, PART_BYTES
 from jaxgpt.parallel import AXES, DATA, FSDP, TENSOR
 from jaxgpt.plan.targets import Target
 from jaxgpt.train.budget import flops_per_token
-
-
-class Sizes(NamedTuple):
-    """A mesh's axes."""
-
-    data: int = 1
-    fsdp: int = 1
-    tensor: int = 1
-
-    @property
-    def own(self) -> int:
-        """Among how many devices rows are divided."""
-        return self.data * self.fsdp
-
-    def __str__(self) -> str:
-        return ", ".join(f"{name} {size}" for name, size in zip(AXES, self, strict=True) if size > 1) or "one device"
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from jaxgpt.model.attention_kernels import why_not
 from jaxgpt.model.config import GPTConfig
 from jaxgpt.plan.compiled import Compiled, compile_for, planning_for, why_no_compiler
 from jaxgpt.plan.costs import Work, sent
-from jaxgpt.plan.search import Estimate, asked_mesh, estimate, estimates
+from jaxgpt.plan.search import Estimate, estimates
 from jaxgpt.plan.targets import GIB, Target
 from jaxgpt.train.config import RunConfig
 
@@ -52,7 +52,7 @@ def describe_plan(
     """Yield the lines of a plan, the last ones after compiling.
 
     Args:
-        flags: the run's. Its mesh is taken if it is more than one device along `fsdp` or `tensor`; else the best.
+        flags: the run's. Of the mesh, what they leave open is as is best.
         config: the model's.
         target: where it is to run.
         length: T.
@@ -62,13 +62,9 @@ def describe_plan(
     Raises:
         UsageError: no mesh divides devices, rows and heads, or the one that is asked for doesn't.
     """
-    work, asked = work_of(flags, config, target, length), flags.fsdp > 1 or flags.tensor > 1
-    if asked:
-        mesh = asked_mesh(config, target.count, work.rows, fsdp=flags.fsdp, tensor=flags.tensor)
-        found = [estimate(work, target, mesh)]
-    else:
-        found = estimates(work, target)
-    best = found[0]
+    work = work_of(flags, config, target, length)
+    found = estimates(work, target, fsdp=flags.fsdp, tensor=flags.tensor)
+    best, asked = found[0], flags.fsdp is not None and flags.tensor is not None
     yield from _about(flags, work, target)
     yield ""
     yield f"{'mesh':<32}{'GiB a device':>14}{'fits':>6}{'s a step':>10}{'MFU':>7}"
@@ -125,8 +121,8 @@ def _of_run(flags: RunConfig, work: Work, best: Estimate, price: float | None) -
     runs = {f"max_iters {flags.max_iters:,}": flags.max_iters * work.tokens, "Chinchilla's optimum": optimum}
     for name, tokens in runs.items():
         hours = tokens / work.tokens * best.step / 3600
-        cost = "" if price is None else f", costs {price * hours:,.2f}"
-        yield f"{name}: {tokens:,} tokens take {hours:,.2f} hours{cost}, at best"
+        cost = "" if price is None else f", costing {price * hours:,.2f}"
+        yield f"{name:<22}{tokens:,} tokens: {hours:,.2f} hours at best{cost}"
 
 
 def _compiled(target: Target, best: Estimate, work: Work, make_trainer: Callable[[Any], Any]) -> Iterator[str]:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 from jaxgpt.errors import UsageError
-from jaxgpt.mesh import nearest
+from jaxgpt.mesh import Sizes, check_heads, check_rows, divide
 from jaxgpt.model.config import GPTConfig
-from jaxgpt.plan.costs import Sizes, Work, memory, seconds, step_seconds
+from jaxgpt.plan.costs import Work, memory, seconds, step_seconds
 from jaxgpt.plan.targets import Target
 
 
@@ -48,49 +51,39 @@ def estimate(work: Work, target: Target, mesh: Sizes) -> Estimate:
     return Estimate(mesh, held, parts, sum(held.values()) <= target.memory, mfu)
 
 
-def estimates(work: Work, target: Target) -> list[Estimate]:
+def estimates(work: Work, target: Target, *, fsdp: int | None = None, tensor: int | None = None) -> list[Estimate]:
     """Return those of all meshes, the best first: of those that fit the fastest, and then of the others the smallest.
 
+    Args:
+        work, target: what runs where.
+        fsdp, tensor: what is asked for; None for any.
+
     Raises:
-        UsageError: there is no such mesh.
+        UsageError: there is no such mesh; the message has the nearest of what divides devices, heads and rows.
     """
-    found = [estimate(work, target, mesh) for mesh in meshes(work.config, target.count, work.rows)]
+    found = [
+        estimate(work, target, mesh)
+        for mesh in meshes(work.config, target.count, work.rows)
+        if fsdp in (None, mesh.fsdp) and tensor in (None, mesh.tensor)
+    ]
     if not found:
-        tensors = [tensor for tensor in _tensors(work.config) if target.count % tensor == 0]
-        step = target.count // max(tensors)
-        near = sorted({max(step, work.rows // step * step), -(-work.rows // step) * step})
-        rows = " and ".join(map(str, near))
-        raise UsageError(f"batch_size {work.rows} can't be divided among {target.count} devices; nearest are {rows}")
+        # The more devices share each layer, the fewer need rows of their own.
+        left, over = divmod(target.count, fsdp or 1)
+        most = 1 if over else math.gcd(left, work.config.n_head, work.config.inner_dim)
+        _checked(work.config, target.count, work.rows, fsdp or 1, tensor or most)
     return sorted(found, key=lambda one: (not one.fits, one.step if one.fits else one.bytes))
 
 
 def meshes(config: GPTConfig, count: int, rows: int) -> Iterator[Sizes]:
     """Yield all meshes of `count` devices that divide `rows` of a micro-batch, heads and the feed-forward layer."""
-    for tensor in _tensors(config):
-        own, rest = divmod(count, tensor)
-        if not rest and rows % own == 0:
-            yield from (Sizes(own // fsdp, fsdp, tensor) for fsdp in range(1, own + 1) if own % fsdp == 0)
+    sizes = [size for size in range(1, count + 1) if count % size == 0]
+    for tensor, fsdp in itertools.product(sizes, sizes):
+        with contextlib.suppress(UsageError):
+            yield _checked(config, count, rows, fsdp, tensor)
 
 
-def asked_mesh(config: GPTConfig, count: int, rows: int, *, fsdp: int, tensor: int) -> Sizes:
-    """Return the mesh that flags ask for.
-
-    Raises:
-        UsageError: it divides devices, rows or heads not; the message has the nearest that do.
-    """
-    tensors = [one for one in _tensors(config) if count % one == 0]
-    if tensor not in tensors:
-        what = f"{count} devices, n_head {config.n_head} and n_inner {config.inner_dim}"
-        raise UsageError(f"tensor {tensor} does not divide {what}; it may be {nearest(tensor, tensors)}")
-    own = count // tensor
-    if own % fsdp:
-        near = nearest(fsdp, [one for one in range(1, own + 1) if own % one == 0])
-        raise UsageError(f"fsdp {fsdp} does not divide {count} devices with tensor {tensor}; it may be {near}")
-    if rows % own:
-        near = " and ".join(map(str, sorted({max(own, rows // own * own), -(-rows // own) * own})))
-        raise UsageError(f"batch_size {rows} can't be divided among {own} devices; nearest are {near}")
-    return Sizes(own // fsdp, fsdp, tensor)
-
-
-def _tensors(config: GPTConfig) -> list[int]:
-    return [n for n in range(1, config.n_head + 1) if config.n_head % n == 0 and config.inner_dim % n == 0]
+def _checked(config: GPTConfig, count: int, rows: int, fsdp: int, tensor: int) -> Sizes:
+    sizes = divide(count, fsdp=fsdp, tensor=tensor)
+    check_heads(sizes, config)
+    check_rows(sizes, rows)
+    return sizes

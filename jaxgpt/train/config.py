@@ -133,8 +133,14 @@ class RunConfig(OptimizerConfig):
         "stop at the first NaN with a traceback to the operation that made it; slow",
         group="precision and devices",
     )
-    fsdp: Rows = flag(1, "devices that share one copy of the weights", group="precision and devices")
-    tensor: Rows = flag(1, "devices that share each layer's heads", group="precision and devices")
+    fsdp: Rows | None = flag(
+        None,
+        "devices that share one copy of the weights; none: 1, and with --plan as many as is best",
+        group="precision and devices",
+    )
+    tensor: Rows | None = flag(
+        None, "devices that share each layer's heads; none: likewise", group="precision and devices"
+    )
     device: Literal["auto", "cpu", "cuda", "tpu"] = flag(
         "auto", "where to run", per_host=True, group="precision and devices"
     )

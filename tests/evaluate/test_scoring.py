@@ -49,7 +49,7 @@ def test_logits_never_exist_whole(monkeypatch):
 
 def test_a_mesh_is_refused_that_does_not_fit(draw):
     mesh = make_mesh()
-    with pytest.raises(UsageError, match="divide the number of devices"):
+    with pytest.raises(UsageError, match="fsdp 3 does not divide 1 devices"):
         make_mesh(fsdp=3)
     assert Scorer(CONFIG, draw(CONFIG), CHARS, mesh=mesh).batch_size == 8 * mesh.shape["data"]
 

@@ -45,8 +45,8 @@ def test_the_plan_agrees_with_itself(capsys):
     assert sizes is not None
     parts = sum(float(part.split()[-1]) for part in sizes[2].split(", "))
     assert parts == pytest.approx(float(sizes[1]), abs=0.03)
-    optimum = number(r"Chinchilla's optimum: ([\d,]+) tokens", text)
-    hours, cost = number(r"optimum: .* take ([\d.,]+) hours", text), number(r"optimum: .* costs ([\d.,]+)", text)
+    optimum = number(r"Chinchilla's optimum +([\d,]+) tokens", text)
+    hours, cost = number(r"optimum .* ([\d.,]+) hours at best", text), number(r"optimum .* costing ([\d.,]+)", text)
     assert optimum == 20 * 124_439_808
     assert hours == pytest.approx(optimum / speed / 3600, abs=0.006) and cost == pytest.approx(20 * hours, abs=0.11)
     assert "compiled: no" in text and "no compiler here" in text
@@ -61,6 +61,7 @@ def test_the_step_is_the_targets_not_this_machines(capsys):
 def test_a_mesh_that_is_asked_for_is_planned(capsys):
     text = printed(capsys, "--plan", "h100:2x8", "--fsdp", "4", "--tensor", "2")
     assert "as asked: data 2, fsdp 4, tensor 2" in text and "50 GB/s to other nodes" in text
+    assert "as asked: data 8\n" in printed(capsys, "--plan", "h100:8", "--fsdp", "1", "--tensor", "1")
 
 
 @pytest.mark.parametrize(

@@ -5,9 +5,10 @@ from dataclasses import replace
 import pytest
 
 from jaxgpt.errors import UsageError
+from jaxgpt.mesh import Sizes
 from jaxgpt.model.config import GPTConfig
-from jaxgpt.plan.costs import Sizes, Work
-from jaxgpt.plan.search import asked_mesh, estimate, estimates, meshes
+from jaxgpt.plan.costs import Work
+from jaxgpt.plan.search import estimate, estimates, meshes
 from jaxgpt.plan.targets import read_target
 
 XL = replace(GPTConfig.preset("gpt2-xl"), resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0)
@@ -41,23 +42,26 @@ def test_where_nothing_fits_the_smallest_comes_first():
     assert found[0].bytes == min(one.bytes for one in found)
 
 
-def test_rows_that_no_mesh_divides_are_answered_with_the_nearest():
-    with pytest.raises(UsageError, match="batch_size 7 can't be divided among 16 devices; nearest are 4 and 8"):
-        estimates(Work(GPT2, 7, 1024), read_target("v5e:4x4"))
-
-
 @pytest.mark.parametrize(
-    ("mesh", "message"),
+    ("rows", "asked", "message"),
     [
-        ({"fsdp": 1, "tensor": 8}, "tensor 8 does not divide 8 devices, n_head 12 and n_inner 3072; it may be 4"),
-        ({"fsdp": 3, "tensor": 1}, "fsdp 3 does not divide 8 devices with tensor 1; it may be 2 or 4"),
-        ({"fsdp": 2, "tensor": 1}, "batch_size 12 can't be divided among 8 devices; nearest are 8 and 16"),
+        (7, {}, "batch_size 7 can't be divided among 4 devices; nearest are 4 and 8"),
+        (12, {"tensor": 1}, "batch_size 12 can't be divided among 16 devices; nearest are 16"),
+        (2, {"fsdp": 4}, "batch_size 2 can't be divided among 4 devices; nearest are 4"),
+        (16, {"tensor": 8}, "tensor 8 does not divide n_head 12; it may be 4"),
+        (16, {"tensor": 3}, "tensor 3 does not divide 16 devices; it may be 2 or 4"),
+        (16, {"fsdp": 3}, "fsdp 3 does not divide 16 devices; it may be 2 or 4"),
+        (16, {"fsdp": 8, "tensor": 4}, "fsdp 8 does not divide the 4 devices that tensor 4 leaves of 16; it may be 4"),
     ],
 )
-def test_a_mesh_that_does_not_divide_is_answered_with_the_nearest(mesh: dict[str, int], message: str):
-    with pytest.raises(UsageError, match=message):
-        asked_mesh(GPT2, 8, 12, **mesh)
+def test_what_divides_nothing_is_answered_with_the_nearest(rows: int, asked: dict[str, int], message: str):
+    with pytest.raises(UsageError, match=f"^{message}$"):
+        estimates(Work(GPT2, rows, 1024), read_target("v5e:4x4"), **asked)
 
 
-def test_a_mesh_that_is_asked_for_is_taken():
-    assert asked_mesh(GPT2, 16, 8, fsdp=4, tensor=2) == Sizes(2, 4, 2)
+@pytest.mark.parametrize("asked", [{"fsdp": 1}, {"fsdp": 4}, {"tensor": 2}, {"fsdp": 1, "tensor": 1}])
+def test_what_is_asked_for_is_kept_and_the_rest_searched(asked: dict[str, int]):
+    found = [one.mesh for one in estimates(Work(GPT2, 16, 1024), read_target("v5e:4x4"), **asked)]
+    whole = meshes(GPT2, 16, 16)
+    assert set(found) == {mesh for mesh in whole if all(getattr(mesh, axis) == size for axis, size in asked.items())}
+    assert (len(found) == 1) == (len(asked) == 2)
