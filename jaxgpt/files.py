@@ -101,6 +101,13 @@ def replacing(file: Path) -> Iterator[Path]:
         part.unlink(missing_ok=True)
 
 
+def sync(folder: Path) -> None:
+    """Wait until all files of a folder are on the disk, before it is given a name by which it is taken for whole."""
+    for file in folder.iterdir():
+        with file.open("r+b") as stream:
+            os.fsync(stream.fileno())
+
+
 def free_name(path: Path) -> Path:
     """Return `PATH.old-1`, or the next number that is free, to move aside to: nothing is ever deleted."""
     return next(old for i in itertools.count(1) if not (old := Path(f"{path}.old-{i}")).exists())

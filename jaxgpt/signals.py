@@ -43,7 +43,7 @@ def interruptible() -> Iterator[None]:
 
 @contextlib.contextmanager
 def on_interrupt(action: Callable[[], object]) -> Iterator[None]:
-    """Do something before an interrupt ends the process in this block."""
+    """Do something before an interrupt ends the process in this block; a text that it returns is said then."""
     _last.append(action)
     try:
         yield
@@ -165,10 +165,11 @@ def stop_on_signal() -> Iterator[Stop]:
 
 
 def _interrupted(number: int, frame: FrameType | None) -> None:
+    said = ""
     for action in reversed(_last):
         with contextlib.suppress(Exception):  # the next process finds what this one left
-            action()
-    _leave_interrupted()
+            said += f"; {more}" if isinstance(more := action(), str) else ""
+    _leave_interrupted(said)
 
 
 def _insist(number: int) -> None:
@@ -177,9 +178,9 @@ def _insist(number: int) -> None:
         _leave_interrupted()
 
 
-def _leave_interrupted() -> NoReturn:
+def _leave_interrupted(said: str = "") -> NoReturn:
     # A terminal has just written ^C into the line.
-    leave(128 + signal.SIGINT, "\ninterrupted" if os.isatty(2) else "interrupted")
+    leave(128 + signal.SIGINT, ("\n" if os.isatty(2) else "") + f"interrupted{said}")
 
 
 def _listen(listen: int, act: Callable[[int], None]) -> None:

@@ -5,45 +5,27 @@ What is in the cache is found by a hash of the text and of the tokenizer, so a c
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
-import os
-import secrets
-import shutil
 import sys
-from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from filelock import lock_descriptor
-
 from jaxgpt import checks
 from jaxgpt.data.documents import suffix_of
-from jaxgpt.data.encoding import cut_between_words, encode_documents
-from jaxgpt.data.hub import columns_and_size
+from jaxgpt.data.encoding.making import Encoding, encode_corpus
+from jaxgpt.data.encoding.unfinished import unfinished
 from jaxgpt.data.opening import default_cache_dir, open_source
-from jaxgpt.data.sources import Source, Split
-from jaxgpt.data.special_texts import SpecialTexts
+from jaxgpt.data.sources import SPLITS, Source
 from jaxgpt.data.tokens.shards import Tokens
-from jaxgpt.data.tokens.token_files import TokenFile, write_token_file
+from jaxgpt.data.tokens.token_files import TokenFile
 from jaxgpt.data.tokens.token_folders import are_tokens, open_tokens
-from jaxgpt.errors import RunError, UsageError
-from jaxgpt.files import regular
-from jaxgpt.progress import Bar, bar
-from jaxgpt.signals import tidied
-from jaxgpt.tokenizers.char import CharTokenizer
-from jaxgpt.tokenizers.roles import END_OF_TEXT
-from jaxgpt.tokenizers.tokenizer import BPETokenizer, Tokenizer, load_tokenizer
+from jaxgpt.errors import UsageError
+from jaxgpt.files import regular, sync
+from jaxgpt.tokenizers.tokenizer import Tokenizer, load_tokenizer
 
 _FORMAT = 1  # part of the cache's key, to be raised when equal text gets other ids
-_SPLITS: tuple[Split, Split] = ("train", "val")
-_LEARN_FROM = 1 << 28  # characters
-_PARALLEL_FROM = 1 << 26  # bytes; below, starting processes takes longer than the work
-_UNFINISHED = ".unfinished-"
 _NOTES = "notes.txt"
 FRACTION = "above 0 and below 1"
 MOST_BPE_IDS = 1 << 24
@@ -67,16 +49,6 @@ class Corpus:
     val: Tokens
     tokenizer: Tokenizer
     notes: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class _Encoding:
-    """The way from a text to tokens."""
-
-    bpe_vocab_size: int
-    allow_special: bool
-    workers: int | None
-    progress: bool
 
 
 def load_corpus(
@@ -161,7 +133,7 @@ def load_corpus(
         if tokenizer is None:
             first = source.paths[0]
             tokenizer = "gpt2" if isinstance(first, str) or suffix_of(first) == ".parquet" else "char"
-        encoding = _Encoding(bpe_vocab_size, allow_special, workers, bars)
+        encoding = Encoding(bpe_vocab_size, allow_special, workers, bars)
         corpus = _open_cached(source, tokenizer, cache, encoding)
     for ids in (corpus.train, corpus.val):
         if len(ids) <= block_size:
@@ -179,130 +151,27 @@ def _refuse(dataset: str | Path, why: str, text_column: str | None, document_sep
             raise UsageError(f"{name} {value!r}: of no use, as {dataset} {why}")
 
 
-def _open_cached(
-    source: Source,
-    tokenizer: str | Path | Tokenizer,
-    cache: Path,
-    how: _Encoding,
-) -> Corpus:
+def _open_cached(source: Source, tokenizer: str | Path | Tokenizer, cache: Path, how: Encoding) -> Corpus:
     """Return the corpus from the cache, where it is put first if need be, all of it or nothing."""
     if isinstance(tokenizer, str | Path) and tokenizer not in ("char", "bpe"):
         tokenizer = load_tokenizer(tokenizer)
     kind = tokenizer if isinstance(tokenizer, str | Path) else tokenizer.fingerprint
     identity: list[Any] = [_FORMAT, source.fingerprint(), str(kind), how.bpe_vocab_size if kind == "bpe" else None]
     identity += ["special"] if how.allow_special else []
-    key = hashlib.sha256(json.dumps(identity).encode()).hexdigest()
-    folder = cache / "corpora" / f"{Path(source.name).name.replace(':', '-')}-{key[:16]}"
+    key = hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:16]
+    folder = cache / "corpora" / f"{Path(source.name).name.replace(':', '-')}-{key}"
     opening = list(source.notes)  # those of reading come later, or from the cache
     if not folder.exists():
-        with _unfinished(folder.parent) as place:
-            try:
-                _encode_into(place / "new", source, tokenizer, how)
-                (place / "new" / _NOTES).write_text(
-                    "\n".join(source.notes[len(opening) :]), encoding="utf-8", errors="replace"
-                )
-                (place / "new").rename(folder)
-            except OSError as error:
-                if not folder.exists():  # else another process was first, with the same
-                    raise RunError(f"{folder}: cannot be written: {error.strerror}") from None
-    train, val = (TokenFile(folder / f"{split}.bin") for split in _SPLITS)
+        with unfinished(folder, key) as place:
+            if not folder.exists():  # another process may have been first
+                made = encode_corpus(place, source, tokenizer, how)
+                notes = "\n".join(source.notes[len(opening) :])
+                (made / _NOTES).write_text(notes, encoding="utf-8", errors="replace")
+                sync(made)
+                made.rename(folder)
+    train, val = (TokenFile(folder / f"{split}.bin") for split in SPLITS)
     if isinstance(tokenizer, str | Path):
         tokenizer = load_tokenizer(folder)
     kept = folder / _NOTES  # not in what earlier versions left
     notes = regular(kept).read_text(encoding="utf-8", errors="replace") if kept.exists() else ""
     return Corpus(source.name, train, val, tokenizer, (*opening, *notes.splitlines()))
-
-
-@contextlib.contextmanager
-def _unfinished(corpora: Path) -> Iterator[Path]:
-    """Make a hidden folder that is gone afterwards, and remove those of processes that were killed.
-
-    Each has a file beside it that its process has locked since before it was there, and a lock ends with the process,
-    however that ends.
-    """
-    with contextlib.ExitStack() as stack:
-        try:
-            corpora.mkdir(parents=True, exist_ok=True)
-            for left in corpora.glob(f"{_UNFINISHED}*/"):
-                with _lock_of(left).open("a") as lock, contextlib.suppress(OSError):
-                    if lock_descriptor(lock.fileno(), blocking=False):
-                        _remove(left)
-            place = corpora / f"{_UNFINISHED}{secrets.token_hex(8)}"
-            lock = stack.enter_context(_lock_of(place).open("x"))
-            stack.enter_context(tidied(partial(_remove, place)))
-            with contextlib.suppress(OSError):  # some network file systems have no locks
-                lock_descriptor(lock.fileno(), blocking=False)
-            place.mkdir()
-        except OSError as error:
-            why = f"cannot be written to: {error.strerror}; choose another"
-            raise UsageError(f"cache_dir {corpora.parent}: {why}") from None
-        yield place
-
-
-def _lock_of(folder: Path) -> Path:
-    return folder.with_name(folder.name + ".lock")
-
-
-def _remove(folder: Path) -> None:
-    shutil.rmtree(folder, ignore_errors=True)
-    with contextlib.suppress(OSError):  # Windows deletes no open file
-        _lock_of(folder).unlink()
-
-
-def _encode_into(
-    folder: Path,
-    source: Source,
-    tokenizer: str | Path | Tokenizer,
-    how: _Encoding,
-) -> None:
-    if tokenizer == "char":
-        tokenizer = CharTokenizer("".join(_alphabet(source)))
-    elif tokenizer == "bpe":
-        tokenizer = BPETokenizer.train(_sample(source), how.bpe_vocab_size, progress=how.progress)
-    assert not isinstance(tokenizer, str | Path)
-    tokenizer.save(folder)
-    workers = how.workers
-    if workers is None:
-        small = sum(map(_size, source.paths)) < _PARALLEL_FROM
-        workers = 0 if small else os.cpu_count() or 1
-    special = {END_OF_TEXT, *tokenizer.special_tokens}
-    seen = SpecialTexts(special.difference(tokenizer.special_tokens) if how.allow_special else special)
-    for split in _SPLITS:
-        documents = map(seen.watch, source.documents(split))
-        chunks = encode_documents(
-            documents, tokenizer, folder=folder, processes=workers, allow_special=how.allow_special
-        )  # fmt: skip
-        with bar(f"{source.name}: {split}", unit="tokens", show=how.progress) as shown:
-            write_token_file(folder / f"{split}.bin", _counted(chunks, shown), tokenizer)
-    source.notes += seen.notes(source.name)
-
-
-def _size(path: Path | str) -> int:
-    """Return bytes of what is read."""
-    return columns_and_size(path)[1] if isinstance(path, str) else path.stat().st_size
-
-
-def _alphabet(source: Source) -> set[str]:
-    characters: set[str] = set()
-    for split in _SPLITS:
-        for number, document in enumerate(source.documents(split)):
-            characters.update("\n" if number else "")  # separates documents
-            for piece in document:
-                characters.update(piece)
-    return characters
-
-
-def _sample(source: Source) -> Iterator[str]:
-    size = 0
-    for document in source.documents("train"):
-        for text in cut_between_words(document):
-            yield text
-            size += len(text)
-            if size > _LEARN_FROM:
-                return
-
-
-def _counted(chunks: Iterator[np.ndarray], shown: Bar) -> Iterator[np.ndarray]:
-    for chunk in chunks:
-        shown.update(len(chunk))
-        yield chunk

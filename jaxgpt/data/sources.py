@@ -10,7 +10,7 @@ from __future__ import annotations
 import codecs
 import hashlib
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Literal, Protocol, runtime_checkable
@@ -22,6 +22,9 @@ VAL_FRACTION = 0.1
 PLAYS_FOLDER = Path(__file__).parent / "plays"
 
 Split = Literal["train", "val"]
+SPLITS: tuple[Split, Split] = ("train", "val")
+Documents = Callable[[Split], Iterator[Iterator[str]]]
+"""Gives each document of a split as an iterator over its pieces, to be used up before the next."""
 _READ_BYTES = 1 << 20
 
 

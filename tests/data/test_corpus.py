@@ -5,41 +5,20 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from jaxgpt.data import corpus as corpus_module
-from jaxgpt.data import encoding
 from jaxgpt.data.corpus import load_corpus
-from jaxgpt.data.encoding import cut_between_words
 from jaxgpt.data.opening import NAMES
 from jaxgpt.data.sources import PLAYS_FOLDER
-from jaxgpt.errors import RunError, UsageError
-from jaxgpt.tokenizers.bpe import BPE
+from jaxgpt.errors import UsageError
 from jaxgpt.tokenizers.tokenizer import BPETokenizer, load_tokenizer
 
 TEXT = (PLAYS_FOLDER / "tempest.txt").read_text()
 
 
 @pytest.fixture(scope="module")
-def bpe() -> BPE:
+def bpe() -> BPETokenizer:
     return BPETokenizer.train([TEXT], 600)
-
-
-@given(text=st.text("ab1'st \n\t\u00a0\x1c\u3000é.!", max_size=80), size=st.integers(1, 9), piece=st.integers(1, 9))
-def test_cutting_never_changes_the_ids(bpe: BPE, text: str, size: int, piece: int):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(encoding, "_CHUNK", size)
-        parts = list(cut_between_words(text[i : i + piece] for i in range(0, len(text), piece)))
-    assert "".join(parts) == text
-    assert [i for part in parts for i in bpe.encode(part)] == bpe.encode(text)
-
-
-def test_a_text_that_cannot_be_cut_is_refused(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(encoding, "_CHUNK", 100)
-    monkeypatch.setattr(encoding, "_LONGEST_WORD", 1000)
-    with pytest.raises(UsageError, match="1001 characters from 'aaa.* no space"):
-        list(cut_between_words("a" for _ in range(5000)))
 
 
 def test_the_split_is_that_of_nanogpt(tmp_path: Path):
@@ -54,7 +33,7 @@ def test_the_split_is_that_of_nanogpt(tmp_path: Path):
 def test_what_was_taken_out_is_said_also_of_a_text_that_comes_from_the_cache(tmp_path: Path, monkeypatch):
     (tmp_path / "x.txt").write_bytes(b"\xef\xbb\xbf" + b"some words\r\n" * 100)
     first = load_corpus(tmp_path / "x.txt", cache_dir=tmp_path, block_size=8)
-    monkeypatch.setattr(corpus_module, "_encode_into", None)
+    monkeypatch.setattr(corpus_module, "encode_corpus", None)
     again = load_corpus(tmp_path / "x.txt", cache_dir=tmp_path, block_size=8)
     assert [note.removeprefix(f"{tmp_path / 'x.txt'}: ") for note in again.notes] == [
         "left out the byte order mark",
@@ -94,7 +73,7 @@ def test_the_second_time_nothing_is_encoded(tmp_path: Path, monkeypatch: pytest.
     first = load()
     (tmp_path / "x y 漢.txt").touch()
     with monkeypatch.context() as patch:
-        patch.delattr(corpus_module, "write_token_file")
+        patch.delattr(corpus_module, "encode_corpus")
         again = load()
     assert again.train.fingerprint == first.train.fingerprint
     assert again.tokenizer.fingerprint == first.tokenizer.fingerprint
@@ -202,13 +181,3 @@ def test_bad_input_is_named(tmp_path: Path):
     (tmp_path / "file").touch()
     with pytest.raises(UsageError, match="cache_dir .*file: cannot be written to: Not a directory"):
         load_corpus("plays", cache_dir=tmp_path / "file", block_size=8)
-
-
-def test_a_full_disk_leaves_no_half_corpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    def fail(*_: object) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(corpus_module, "write_token_file", fail)
-    with pytest.raises(RunError, match="No space left"):
-        load_corpus("plays", cache_dir=tmp_path, block_size=8)
-    assert not list((tmp_path / "corpora").iterdir())

@@ -7,7 +7,7 @@ import pytest
 import torch
 from transformers import GPT2LMHeadModel
 
-from jaxgpt.data.tokens.token_files import write_token_file
+from jaxgpt.data.tokens.token_writer import write_token_file
 from jaxgpt.errors import UsageError
 from jaxgpt.evaluate import Document, Scorer, measure_texts, read_documents, windows
 from jaxgpt.evaluate.texts import byte_sizes

@@ -22,7 +22,8 @@ from jaxgpt.chat import template_process as templates
 from jaxgpt.chat.records import Message
 from jaxgpt.chat.template import DEFAULT_TEMPLATE, ChatTemplate, add_template
 from jaxgpt.cli.train import read_stage
-from jaxgpt.data.tokens.token_files import TokenFile, write_token_file
+from jaxgpt.data.tokens.token_files import TokenFile
+from jaxgpt.data.tokens.token_writer import write_token_file
 from jaxgpt.errors import RunError, UsageError
 from jaxgpt.hf.convert import load_pretrained, save_pretrained
 from jaxgpt.model.config import GPTConfig

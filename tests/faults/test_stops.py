@@ -128,26 +128,34 @@ def test_a_cut_row_of_metrics_costs_nothing(workshop, whole):
 ENCODE = """
 import sys, time
 from jaxgpt.signals import interruptible
-from jaxgpt.data import encoding, load_corpus
-slow = encoding._encode
+from jaxgpt.data import load_corpus
+from jaxgpt.data.encoding import cutting, growing, workers
+slow = workers._encode
 def wait(*args):
     print("encoding", flush=True)
     time.sleep({seconds})
     return slow(*args)
-encoding._encode = wait
+cutting._CHUNK, growing._KEEP_EVERY, workers._encode = 500, 0.0, wait
 with interruptible():
-    load_corpus(sys.argv[1], "char", cache_dir=sys.argv[2], block_size=8)
+    load_corpus(sys.argv[1], {tokenizer!r}, cache_dir=sys.argv[2], block_size=8)
 """
 
 
-def encode(tmp_path: Path, *, seconds: float, words: str = "some words\n") -> subprocess.Popen[str]:
-    (tmp_path / "text.txt").write_text(words * 100)
-    code = ENCODE.format(seconds=seconds)
-    argv = [sys.executable, "-c", code, str(tmp_path / "text.txt"), str(tmp_path / "cache")]
+def encode(
+    tmp_path: Path, *, seconds: float, words: str = "some words\n", tokenizer: str = "gpt2"
+) -> subprocess.Popen[str]:
+    path = tmp_path / f"{words.split()[0]}.txt"
+    path.write_text(words * 100)
+    code = ENCODE.format(seconds=seconds, tokenizer=tokenizer)
+    argv = [sys.executable, "-c", code, str(path), str(tmp_path / "cache")]
     return subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT)
 
 
-def test_ctrl_c_while_encoding_exits_130_and_leaves_nothing(tmp_path):
+def unfinished(tmp_path: Path) -> list[Path]:
+    return sorted((tmp_path / "cache" / "corpora").glob(".*/"))
+
+
+def test_ctrl_c_while_encoding_exits_130_and_leaves_nothing_that_is_of_no_use(tmp_path):
     with encode(tmp_path, seconds=60) as process:
         assert process.stdout.readline() == "encoding\n"
         process.send_signal(signal.SIGINT)
@@ -156,25 +164,47 @@ def test_ctrl_c_while_encoding_exits_130_and_leaves_nothing(tmp_path):
     assert list((tmp_path / "cache" / "corpora").iterdir()) == []
 
 
-def test_what_kill_9_while_encoding_leaves_is_removed_by_the_next(tmp_path):
-    with encode(tmp_path, seconds=60) as killed, encode(tmp_path, seconds=0.5) as beside:
-        assert killed.stdout.readline() == beside.stdout.readline() == "encoding\n"
-        killed.kill()
-        killed.wait()
-        hidden = [path.name for path in (tmp_path / "cache" / "corpora").glob(".*/")]
-        assert len(hidden) == 2, "and the folder of one that is still at work stays"
-        beside.communicate(timeout=20)
-    assert beside.returncode == 0
-    with encode(tmp_path, seconds=0, words="other words\n") as another:
-        another.communicate(timeout=20)
-    assert another.returncode == 0
-    assert not list((tmp_path / "cache" / "corpora").glob(".*"))
+def test_ctrl_c_while_encoding_says_that_the_same_command_goes_on(tmp_path):
+    with encode(tmp_path, seconds=0.3, words="some longer words\n") as process:
+        assert process.stdout.readline() == process.stdout.readline() == "encoding\n"
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=20)
+    assert process.returncode == 130
+    assert errors == "interrupted; what was encoded is kept, and the same command goes on from there\n"
+    assert len(unfinished(tmp_path)) == 1
+    with encode(tmp_path, seconds=0, words="some longer words\n") as process:
+        output, errors = process.communicate(timeout=60)
+    assert process.returncode == 0 and output.count("encoding") < 4
+    assert "tokens are there already, encoded by an earlier run that was stopped" in errors
+    assert unfinished(tmp_path) == []
+
+
+def test_another_process_waits_and_goes_on_with_what_one_that_is_killed_leaves(tmp_path):
+    with encode(tmp_path, seconds=60, tokenizer="char") as killed:
+        assert killed.stdout.readline() == "encoding\n"
+        with encode(tmp_path, seconds=0, tokenizer="char") as beside:
+            assert "waiting for another process, which encodes the same text" in beside.stderr.readline()
+            assert len(unfinished(tmp_path)) == 1
+            killed.kill()
+            assert "encoding" in beside.communicate(timeout=60)[0]
+    assert beside.returncode == 0 and unfinished(tmp_path) == []
+
+
+def test_of_what_kill_9_while_encoding_leaves_the_last_is_kept(tmp_path):
+    left = []
+    for words in ("first words\n", "second words\n", "third words\n"):
+        with encode(tmp_path, seconds=60, words=words, tokenizer="char") as killed:
+            assert killed.stdout.readline() == "encoding\n"
+            left.append(unfinished(tmp_path))
+            killed.kill()
+    assert [len(places) for places in left] == [1, 2, 2]
+    assert left[0][0] in left[1] and left[0][0] not in left[2]
 
 
 HELP = """
 import multiprocessing, os, time
 from concurrent.futures import ProcessPoolExecutor
-from jaxgpt.data.encoding import _follow_parent
+from jaxgpt.data.encoding.workers import _follow_parent
 pool = ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn"), initializer=_follow_parent)
 print(pool.submit(os.getpid).result(), flush=True)
 pool.submit(time.sleep, 60)

@@ -5,7 +5,6 @@ from collections.abc import Callable
 from itertools import product
 from pathlib import Path
 
-import numpy as np
 import pytest
 import transformers
 from hypothesis import HealthCheck, given, settings
@@ -15,7 +14,8 @@ from transformers import AddedToken as Theirs
 from jaxgpt.chat.encoded import begun
 from jaxgpt.chat.records import Message
 from jaxgpt.chat.template import ChatTemplate
-from jaxgpt.data import encoding
+from jaxgpt.data.corpus import load_corpus
+from jaxgpt.data.encoding import cutting
 from jaxgpt.errors import UsageError
 from jaxgpt.tokenizers.roles import ROLES
 from jaxgpt.tokenizers.tokenizer import BPETokenizer, load_tokenizer
@@ -73,16 +73,16 @@ def test_added_tokens_are_found_as_by_transformers(flagged: list, text: str, spe
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(text=texts, chunk=st.integers(1, 20), size=st.integers(1, 9))
 def test_no_cut_changes_what_is_found(flagged: list, monkeypatch: pytest.MonkeyPatch, text: str, chunk: int, size: int):
-    monkeypatch.setattr(encoding, "_CHUNK", chunk)
+    monkeypatch.setattr(cutting, "_CHUNK", chunk)
     for ours, _, _ in flagged[::2]:
-        parts = list(encoding.cut_between_words((text[i : i + size] for i in range(0, len(text), size)), ours.added))
+        parts = list(cutting.cut_between_words((text[i : i + size] for i in range(0, len(text), size)), ours.added))
         assert "".join(parts) == text and sum(map(ours.encode_part, parts), []) == ours.encode_part(text)
 
 
 def test_a_long_text_is_still_cut_where_every_other_word_is_a_token(flagged: list, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(encoding, "_CHUNK", 1000)
+    monkeypatch.setattr(cutting, "_CHUNK", 1000)
     ours, text = flagged[0][0], HAMLET[:30_000]
-    parts = list(encoding.cut_between_words(iter([text]), ours.added))
+    parts = list(cutting.cut_between_words(iter([text]), ours.added))
     assert len(parts) > 1 and sum(map(ours.encode, parts), []) == ours.encode(text)
 
 
@@ -212,13 +212,16 @@ def test_what_cannot_be_put_around_texts_is_refused(base: Path, tmp_path: Path, 
 def test_each_document_of_a_corpus_has_its_ends(
     base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, between: str, chunk: int
 ):
-    monkeypatch.setattr(encoding, "_CHUNK", chunk)
+    monkeypatch.setattr(cutting, "_CHUNK", chunk)
     begin, end = PROCESSORS[name]
     ours = load_tokenizer(framed(base, tmp_path, begin, end))
     documents = ["to be or not", "that is the question", "ay"]
-    ids = np.concatenate([*encoding.encode_documents(map(iter, documents), ours, folder=tmp_path, processes=0)])
+    train, val = tmp_path / "train.jsonl", tmp_path / "val.jsonl"
+    for path in (train, val):
+        path.write_text("".join(f"{json.dumps({'text': document})}\n" for document in documents))
+    corpus = load_corpus(train, ours, val_dataset=val, cache_dir=tmp_path, block_size=1)
     whole = "".join([*begin, between.join(documents), *end])
-    assert ids.tolist() == ours.encode_part(whole, allow_special=True)
+    assert corpus.train[:].tolist() == corpus.val[:].tolist() == ours.encode_part(whole, allow_special=True)
 
 
 def test_a_template_is_given_the_tokenizers_own_tokens(base: Path, tmp_path: Path):

@@ -12,7 +12,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tokenizers import decoders, models, normalizers, pre_tokenizers, processors, trainers
 
-from jaxgpt.data.encoding import encode_documents
+from jaxgpt.data.corpus import load_corpus
+from jaxgpt.data.encoding import cutting
+from jaxgpt.data.sources import PLAYS_FOLDER
 from jaxgpt.decode.text import TextStream
 from jaxgpt.errors import UsageError
 from jaxgpt.evaluate.texts import byte_sizes
@@ -172,10 +174,13 @@ def test_text_that_changes_behind_what_was_shown_is_noted(tmp_path: Path, capfd:
     assert "changes text that was shown already" in capfd.readouterr().err
 
 
-def test_documents_are_encoded_whole(opened: Pair, tmp_path: Path):
+def test_documents_are_encoded_whole(opened: Pair, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     ours = opened[0]
-    documents = [iter(["the ki", "ng  sp", "eaks"]), iter(["the lord"])]
-    ids = [i for part in encode_documents(documents, ours, folder=tmp_path, processes=0) for i in part.tolist()]
+    path = tmp_path / "documents.jsonl"
+    path.write_text('{"text": "the king  speaks"}\n{"text": "the lord"}\n')
+    monkeypatch.setattr(cutting, "_CHUNK", 5)
+    val = PLAYS_FOLDER / "tempest.txt"
+    ids = load_corpus(path, ours, val_dataset=val, cache_dir=tmp_path, block_size=1).train[:].tolist()
     between = [] if ours.ends.begin or ours.eos_token_id in ours.ends.end else [ours.eos_token_id]
     first, second = ours.encode("the king  speaks"), ours.encode("the lord")
     assert ids == first + between + second

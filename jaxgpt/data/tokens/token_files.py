@@ -13,8 +13,8 @@ import copy
 import hashlib
 import mmap
 import os
-from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -22,8 +22,7 @@ from typing import Any
 import numpy as np
 
 from jaxgpt.errors import RunError, UsageError
-from jaxgpt.files import read_json, regular, replacing, write_json
-from jaxgpt.tokenizers.tokenizer import Tokenizer
+from jaxgpt.files import read_json, regular
 
 GPT2_VOCAB_SIZE = 50257
 CHECKED = 1 << 28
@@ -100,7 +99,7 @@ class TokenFile:
             self._header = b"" if sidecar else _header(self.path)
         except OSError as error:
             raise UsageError(f"{path}: cannot be read: {error.strerror}") from None
-        self.dtype = np.dtype(sidecar.dtype).newbyteorder("<") if sidecar else _dtype(vocab_size)
+        self.dtype = np.dtype(sidecar.dtype).newbyteorder("<") if sidecar else ids_dtype(vocab_size)
         told, tokens = ("sidecar", sidecar.tokens) if sidecar else ("", 0)
         if self._header:
             told, (tokens, self.dtype) = "header", _read_header(self.path, self._header)
@@ -221,25 +220,6 @@ class TokenFile:
             raise UsageError(f"{self.path}: cannot be read: {error.strerror}") from None
 
 
-def write_token_file(path: Path, chunks: Iterable[np.ndarray], tokenizer: Tokenizer) -> None:
-    """Write ids to `path` and its sidecar; `path` appears only when both are complete.
-
-    ids are uint16 where all of the vocabulary fits, else uint32.
-    """
-    dtype = _dtype(tokenizer.vocab_size)
-    digest, tokens = hashlib.sha256(), 0
-    with replacing(path) as part:
-        with part.open("wb") as file:
-            for chunk in chunks:
-                encoded = chunk.astype(dtype).tobytes()
-                digest.update(encoded)
-                tokens += len(chunk)
-                file.write(encoded)
-        name, fingerprint = tokenizer.name, tokenizer.fingerprint
-        sidecar = Sidecar(tokenizer.vocab_size, dtype.name, tokens, digest.hexdigest(), name, fingerprint)
-        write_json(path.with_name(path.name + ".json"), asdict(sidecar))
-
-
 def _header(path: Path) -> bytes:
     """Return the header of a file of llm.c's, or of who writes as that does; nothing of another file."""
     with path.open("rb") as file:
@@ -258,5 +238,6 @@ def _read_header(path: Path, header: bytes) -> tuple[int, np.dtype]:
     return tokens, dtype
 
 
-def _dtype(vocab_size: int) -> np.dtype:
+def ids_dtype(vocab_size: int) -> np.dtype:
+    """Return how the ids of a vocabulary are stored: in 16 bits where all of it fits, else in 32."""
     return np.dtype("<u2" if vocab_size <= 1 << 16 else "<u4")

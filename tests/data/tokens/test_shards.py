@@ -13,7 +13,8 @@ from jaxgpt.data.batches import eval_batch, random_batch
 from jaxgpt.data.tokens import shards as shards_module
 from jaxgpt.data.tokens import token_files
 from jaxgpt.data.tokens.shards import TokenShards, open_files
-from jaxgpt.data.tokens.token_files import TokenFile, write_token_file
+from jaxgpt.data.tokens.token_files import TokenFile
+from jaxgpt.data.tokens.token_writer import write_token_file
 from jaxgpt.errors import RunError, UsageError
 from jaxgpt.tokenizers.char import CharTokenizer
 

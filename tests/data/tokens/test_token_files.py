@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from jaxgpt.data.tokens import token_files
-from jaxgpt.data.tokens.token_files import TokenFile, write_token_file
+from jaxgpt.data.tokens.token_files import TokenFile
+from jaxgpt.data.tokens.token_writer import write_token_file
 from jaxgpt.errors import RunError, UsageError
 from jaxgpt.tokenizers.char import CharTokenizer
 
