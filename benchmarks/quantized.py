@@ -19,7 +19,7 @@ from jaxgpt.evaluate import Document, Scorer, measure_texts
 from jaxgpt.model.quantized import Kind, quantize
 
 NAME = "int8-weights"
-KINDS: dict[str, Kind | None] = {"f32": None, "bf16": None, "int8": "int8", "int4": "int4"}
+KINDS: dict[str, Kind | None] = {"f32": None, "bf16": None, "int8": "int8", "w8a8": "w8a8", "int4": "int4"}
 DTYPES = {"bf16": "bfloat16"}  # of weights and activations; of the others f32
 ROUNDS = 5  # at most
 ROWS, LENGTH = 4, 128  # tokens whose successors are predicted
@@ -28,8 +28,14 @@ UPDATES = 500
 
 
 def benchmarks() -> list[Benchmark]:
-    makers = {"jaxgpt": partial(decode.ours, kind="int8"), "CTranslate2": partial(decode.ctranslate2, kind="int8")}
-    return [decode.benchmark(f"int8-{rows}", "GPT-2 124M, int8", rows, makers) for rows in (1, 8)]
+    return [_against_ctranslate2(kind, rows) for kind in ("int8", "w8a8") for rows in (1, 8)]
+
+
+def _against_ctranslate2(kind: Kind, rows: int) -> Benchmark:
+    """Compare with CTranslate2's int8, which rounds activations as "w8a8" does."""
+    makers = {"jaxgpt": partial(decode.ours, kind=kind), "CTranslate2": partial(decode.ctranslate2, kind="int8")}
+    name = f"int8-{rows}" if kind == "int8" else f"int8-{rows}-{kind}"
+    return decode.benchmark(name, f"GPT-2 124M, {kind}", rows, makers)
 
 
 def compare(repeats: int) -> tuple[str, bool]:

@@ -80,7 +80,9 @@ class Options:
     limit: Count | None = flag(None, "how many texts or examples to take, from the first on; none: all", group="data")
     cache_dir: PathName | None = flag(None, "where corpora and downloads are kept; none: ~/.cache/jaxgpt", group="data")
     checkpoint: Which | None = flag(None, "of a run, the checkpoint of this step; none: the best", group="model")
-    quantize: Literal["int8", "int4"] | None = flag(None, "bits of weights, as in decoding", group="model")
+    quantize: Literal["int8", "int4", "w8a8"] | None = flag(
+        None, "bits of weights, w8a8 of activations too, as in decoding", group="model"
+    )
     allow_pickle: bool = flag(
         False, "also read pytorch_model.bin and ckpt.pt: tensors only, no code in them is run", group="model"
     )

@@ -84,9 +84,10 @@ class Options:
     dtype: Literal["auto", "float32", "bfloat16"] = flag(
         "auto", "of activations; auto: bfloat16 on GPU and TPU", group="precision and devices"
     )
-    quantize: Literal["int8", "int4"] | None = flag(
+    quantize: Literal["int8", "int4", "w8a8"] | None = flag(
         None,
-        "bits of weights; fewer need less memory; on a CPU int8 is faster than none, and int4 slower",
+        "bits of weights; fewer need less memory; on a CPU int8 is faster than none, int4 slower; w8a8 rounds each "
+        "layer's input to 8 bits, too: faster still with several rows",
         group="precision and devices",
     )
     fsdp: Rows = flag(1, "devices that share one copy of the weights", group="precision and devices")

@@ -70,8 +70,8 @@ class HarnessModel(TemplateLM):
             raise UsageError(
                 f"--model_args: there is no {name!r}; valid are {', '.join(known)}{did_you_mean(name, known)}"
             )
-        if quantize not in (None, "int8", "int4"):
-            raise UsageError(f"--model_args: quantize is {quantize!r}; it must be int8 or int4")
+        if quantize not in (None, "int8", "int4", "w8a8"):
+            raise UsageError(f"--model_args: quantize is {quantize!r}; it must be int8, int4 or w8a8")
         if dtype not in ("auto", "float32", "bfloat16"):
             raise UsageError(f"--model_args: dtype is {dtype!r}; it must be auto, float32 or bfloat16")
         rows = None if batch_size is None or str(batch_size).startswith("auto") else int(batch_size)

@@ -29,7 +29,7 @@ def open_scorer(
 
     Args:
         source, checkpoint, allow_pickle, ignore_config_change: see `open_model`.
-        quantize: "int8" or "int4", bits of weights; None for floats.
+        quantize: "int8", "int4" or "w8a8", as `jaxgpt.model.quantized.quantize` says; None for floats.
         batch_size, dtype: see `Scorer`.
         fsdp, tensor: see `make_mesh`.
 

@@ -117,7 +117,7 @@ def test_flags_reach_the_sampler(run, capsys):
     assert result.out == expected(run, "abc", 20, **flags)[0] + "\n"
 
 
-@pytest.mark.parametrize("kind", ["int8", "int4"])
+@pytest.mark.parametrize("kind", ["int8", "int4", "w8a8"])
 def test_weights_are_quantized_on_the_way(run, capsys, kind):
     config, params = load_params(run)
     options = {"temperature": 2.0, "top_k": 27, "seed": 1337, "vocab_size": 27}
@@ -206,7 +206,7 @@ def test_a_draft_with_another_tokenizer_is_refused(run, capsys, tmp_path):
         (["--top_p=0"], "top_p is 0.0; it must be"),
         (["--min_p=2"], "min_p is 2.0; it must be"),
         (["--seed=-1"], "seed is -1; it must be"),
-        (["--quantize=int2"], "--quantize: 'int2' is not int8|int4|none; did you mean"),
+        (["--quantize=int2"], "--quantize: 'int2' is not int8|int4|w8a8|none; did you mean"),
         (["--draft_tokens=2"], "--draft_tokens 2: only with --draft"),
         (["--draft=ngram", "--draft_tokens=0"], "draft_tokens is 0; it must be a whole number from 1 up, or none"),
         (["--compare", "a", "b", "--prompts=x.txt", "--draft=ngram"], "--draft ngram: not with --compare"),

@@ -103,7 +103,7 @@ def test_what_is_ready_for_decoding_stays(params):
 
 @pytest.mark.usefixtures("unchecked_types")  # the kind is wrong
 def test_an_unknown_kind_and_inputs_without_a_pair_are_refused(params):
-    with pytest.raises(UsageError, match="quantize is 'int3'; it must be one of int8, int4"):
+    with pytest.raises(UsageError, match="quantize is 'int3'; it must be one of int8, int4, w8a8"):
         quantize(params, "int3")
     with pytest.raises(UsageError, match="quantize int4: a layer of 7 inputs"):
         quantize({"kernel": jnp.zeros((7, 4))}, "int4")

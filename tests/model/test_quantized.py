@@ -1,5 +1,7 @@
 """A matrix for decoding: the product with what it stands for, whatever its form and however many the rows."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -29,6 +31,30 @@ def test_a_product_is_that_with_the_matrix_in_f32(form: str, rows: tuple[int, in
     out = jax.jit(DecodingMatrix.product)(matrix, x)
     assert out.dtype == jnp.float32
     np.testing.assert_allclose(out, expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("backend", ["cpu", "gpu"])
+@pytest.mark.parametrize("rows", [1, 2, 40])
+def test_a_product_of_integers_is_that_of_what_the_input_is_rounded_to(rows: int, backend: str, monkeypatch):
+    monkeypatch.setattr(matrices, "platform", lambda: backend)
+    matrix = quantize({"kernel": jax.random.normal(jax.random.key(0), (INPUTS, OUTPUTS))}, "w8a8")["kernel"]
+    x = jax.random.normal(jax.random.key(1), (rows, 1, INPUTS)).at[0].multiply(100).at[-1, 0, 0].set(0)
+    step = np.abs(np.asarray(x, np.float64)).max(-1, keepdims=True) / 127
+    rounded = np.round(np.asarray(x, np.float64) / step) * step
+    out = jax.jit(DecodingMatrix.product)(matrix, x)
+    expected = rounded @ np.asarray(matrix.dense(), np.float64).T
+    np.testing.assert_allclose(out / step, expected / step, rtol=1e-5, atol=1e-4)
+    assert not jax.jit(DecodingMatrix.product)(matrix, 0 * x).any()
+
+
+@pytest.mark.usefixtures("unchecked_types")  # what `lower` keeps of its arguments are no arrays
+def test_what_leads_to_a_row_is_not_computed_again_for_each_output():
+    """What is fused into the product is only what stands for the weights."""
+    matrix = DecodingMatrix(jnp.ones((256, 128), jnp.int8), jnp.ones((256, 1)))
+    row = jax.random.normal(jax.random.key(0), (1, 1, 128))
+    program = jax.jit(lambda matrix, row: matrix.product(jax.nn.gelu(row))).lower(matrix, row).compile().as_text()
+    products = [body for body in program.split("\n\n") if " dot(" in body and "s8[256,128]" in body]
+    assert len(products) == 1 and not {"tanh", "multiply", "divide"} & set(re.findall(r" (\w+)\(", products[0]))
 
 
 @pytest.mark.parametrize("form", ["float32", "int8", "int4"])
