@@ -34,13 +34,13 @@ def resumed_flags(stage: str, flags: type[RunConfig], given: Mapping[str, Any]) 
         raise UsageError(f"--out_dir {folder} holds only weights; start from them with --init_from {folder}")
     if begun_as != stage:
         raise UsageError(f"--out_dir {folder} holds a run of {begun_as}, not of {stage}; choose another folder")
-    kept = {
-        name: value for name, value in begun.items() if name not in flags_where(flags, "on_resume", "of the command")
-    }
-    for name in given.keys() & kept.keys():
-        if given[name] != kept[name]:
-            print(f"note: {name} was {kept[name]} when this run began, and is {given[name]} now")
-    return str(folder / "config.json"), kept
+    return str(folder / "config.json"), _kept(flags, begun)
+
+
+def _kept(flags: RunConfig | type[RunConfig], begun: Mapping[str, Any]) -> dict[str, Any]:
+    """Return, of the flags that a run began with, those that it keeps where a command line leaves them out."""
+    of_the_command = flags_where(flags, "on_resume", "of the command")
+    return {name: value for name, value in begun.items() if name not in of_the_command}
 
 
 @contextmanager
@@ -115,13 +115,16 @@ def is_shown(folder: Path, step: int) -> bool:
 
 
 def refuse_changed_flags(flags: RunConfig, folder: Path, record: Mapping[str, Any]) -> None:
-    """Raise a UsageError that lists the flags which may not change when a run goes on, and did."""
+    """Raise a UsageError that lists the flags which may not change when a run goes on, and did; note the others."""
     # A record may be older than a flag.
     begun = {
         name: record["flags"][name] for name in flags_where(flags, "on_resume", "fixed") if name in record["flags"]
     }
     refuse_differences(folder, begun, {name: getattr(flags, name) for name in begun})
     refuse_differences(folder, record["model"], flags.model(record["model"]))
+    for name, before in _kept(flags, record["flags"]).items():
+        if (now := getattr(flags, name, before)) != before:
+            print(f"note: {name} was {before} when this run began, and is {now} now")
 
 
 def refuse_differences(where: object, before: Any, now: Any, advice: str = "") -> None:

@@ -1,5 +1,6 @@
 """A run of two processes on one machine: they do the same, stop at the same step, and end together."""
 
+import json
 import signal
 import socket
 
@@ -13,20 +14,51 @@ from jaxgpt.tokenizers.tokenizer import load_tokenizer
 CHATTER = ("[Gloo]", "W0", "W1", "E0", "E1", "I0", "I1")
 
 
+# Writes down, as the process ends, which rows it was given and which files it wrote.
+WATCH = """
+import atexit, json, os, sys
+from jaxgpt.train import trainer
+rows, written, put = set(), set(), trainer.put_batch
+def watched_put(mesh, batch):
+    rows.add(len(batch.tokens))
+    return put(mesh, batch)
+trainer.put_batch = watched_put
+def watch(event, args):
+    if event == "open" and isinstance(args[0], str) and (args[2] or 0) & (os.O_WRONLY | os.O_RDWR):
+        written.add(args[0])
+sys.addaudithook(watch)
+def tell():
+    with open({folder!r} + "/watched-" + os.environ["JAX_PROCESS_ID"], "w") as file:
+        json.dump([sorted(rows), sorted(written)], file)
+atexit.register(tell)
+"""
+# JAX looks once a second whether a signal has come.
+SLOWLY = """
+import time
+watched_run = train.run
+def slowly(*args, **kwargs):
+    for result in watched_run(*args, **kwargs):
+        time.sleep(0.3)
+        yield result
+train.run = slowly
+"""
+
+
 @pytest.fixture(scope="session")
 def train_on_two(workshop):
-    """A function that runs two processes of one run and returns the exit code, output and errors of each."""
+    """A function that runs processes of one run, two or more, and returns the exit code, output and errors of each."""
 
-    def train(out, *flags, first=(), second=(), before="", before_first=""):
+    def train(out, *flags, first=(), second=(), before="", before_first="", count=2):
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             address = f"127.0.0.1:{free.getsockname()[1]}"
         processes = [
             workshop.start(
-                out, "--distributed", *flags, *more, before=before if number else before_first, JAX_PLATFORMS="cpu",
-                JAX_COORDINATOR_ADDRESS=address, JAX_NUM_PROCESSES="2", JAX_PROCESS_ID=str(number),
+                out, "--distributed", *flags, *(second if number else first),
+                before=before if number else before_first, JAX_PLATFORMS="cpu",
+                JAX_COORDINATOR_ADDRESS=address, JAX_NUM_PROCESSES=str(count), JAX_PROCESS_ID=str(number),
             )
-            for number, more in enumerate((first, second))
+            for number in range(count)
         ]  # fmt: skip
         results = []
         try:
@@ -44,23 +76,31 @@ def train_on_two(workshop):
 
 @pytest.fixture(scope="session")
 def stopped(workshop, train_on_two, at_step):
-    """A run of two processes, of which the second was told to stop, and its continuation."""
-    # JAX looks once a second whether the signal has come.
-    slow = "\nimport time\nwatched_run = train.run\ndef slowly(*args, **kwargs):\n"
-    slow += "    for result in watched_run(*args, **kwargs):\n        time.sleep(0.3)\n        yield result\n"
-    slow += "train.run = slowly\n"
-    stop = train_on_two("two", "--init_from=auto", before=at_step(3, signal.SIGTERM) + slow)
-    steps = workshop.steps("two")
-    return stop, steps, train_on_two("two", "--init_from=auto", "--explore")
+    """A run of two processes, of which the second was told to stop, its last step, and which of them wrote of it.
+
+    It goes on in four processes, in one, and in two.
+    """
+    watch = WATCH.format(folder=str(workshop.folder))
+    flags = ["--init_from=auto", "--lr_decay_iters=20"]
+    told = f"{watch}{at_step(3, signal.SIGTERM)}{SLOWLY}"
+    stop = train_on_two("two", *flags, "--fsdp=2", before=told, before_first=watch)
+    step = workshop.steps("two")[-1]
+    wrote = {path.name for path in (workshop.folder / "two" / "checkpoints" / str(step) / "params").glob("ocdbt.p*")}
+    four = train_on_two("two", *flags, "--fsdp=2", "--max_iters=12", count=4)
+    one = workshop.train("two", *flags, "--fsdp=1", "--distributed=false", "--max_iters=16")
+    return stop, step, wrote, [four[0], one, *train_on_two("two", *flags, "--max_iters=20", "--explore")]
 
 
 @pytest.mark.slow
-def test_all_stop_at_one_step_when_one_is_told_to_and_the_run_goes_on(workshop, whole, stopped):
-    stop, steps, rest = stopped
-    assert [code for code, *_ in stop + rest] == [0] * 4, stop + rest
-    assert 3 <= steps[-1] < 20
-    assert f"stopped and saved at step {steps[-1]};" in stop[0][1]
-    assert f"step {steps[-1] + 1}/20" in rest[0][1] and f"step {steps[-1]}/20" not in rest[0][1]
+def test_all_stop_at_one_step_when_one_is_told_to_and_the_run_goes_on_in_any_number_of_processes(
+    workshop, whole, stopped
+):
+    stop, step, _, rest = stopped
+    assert [code for code, *_ in stop + rest] == [0] * 6, stop + rest
+    assert 3 <= step < 12
+    assert f"stopped and saved at step {step};" in stop[0][1]
+    for (_, output, _), first in zip(rest, (step, 12, 16), strict=False):
+        assert f"step {first + 1}/" in output and f"step {first}/" not in output
     ours, theirs = workshop.rows("two"), workshop.rows(whole)
     assert [(row["step"], row["split"]) for row in ours] == [(row["step"], row["split"]) for row in theirs]
     assert [row["loss"] for row in ours] == pytest.approx([row["loss"] for row in theirs], abs=1e-4)
@@ -68,10 +108,24 @@ def test_all_stop_at_one_step_when_one_is_told_to_and_the_run_goes_on(workshop, 
 
 @pytest.mark.slow
 def test_the_first_process_speaks_for_all(workshop, stopped):
-    assert "parameters on 2 x cpu" in stopped[0][0][1]
-    assert f"page:  {workshop.folder / 'two' / 'explore.html'};" in stopped[2][0][1]
-    silent = [output for part in (stopped[0], stopped[2]) for output in part[1][1].splitlines()]
+    stop, _, _, rest = stopped
+    assert "parameters on 2 x cpu" in stop[0][1]
+    assert f"page:  {workshop.folder / 'two' / 'explore.html'};" in rest[-2][1]
+    silent = [output for part in (stop, rest[-2:]) for output in part[1][1].splitlines()]
     assert all(line.startswith(CHATTER) for line in silent)
+
+
+@pytest.mark.slow
+def test_each_process_reads_its_own_rows_and_writes_its_own_parts_of_checkpoints_alone(workshop, stopped):
+    wrote = stopped[2]
+    assert wrote == {"ocdbt.process_0", "ocdbt.process_1"}
+    (rows, files), (others, none) = (
+        json.loads((workshop.folder / f"watched-{number}").read_text()) for number in (0, 1)
+    )
+    assert rows == others == [2, 4], "half of an evaluation's 4, and of an update's 8"
+    run = str(workshop.folder / "two")
+    assert any(file.endswith("metrics.jsonl") for file in files)
+    assert [file for file in none if file.startswith(run) and "/checkpoints/" not in file] == []
 
 
 @pytest.mark.slow
@@ -90,11 +144,21 @@ def test_a_run_of_two_begins_with_a_model(workshop, whole, train_on_two):
     assert [row["loss"] for row in ours] == pytest.approx([row["loss"] for row in theirs], abs=1e-6)
 
 
-def test_processes_that_would_not_do_the_same_are_refused(train_on_two):
-    for code, _, errors in train_on_two("differ", second=["--seed=7"]):
-        assert (code, errors) == (
-            2, ["error: process 1 of this run does not do the same: seed is 7, and 1337 in process 0"]
-        )  # fmt: skip
+OTHER_VERSION = """
+from jaxgpt.stages import base
+versions = base.versions
+base.versions = lambda: {**versions(), "jax": "0.1"}
+"""
+
+
+def test_processes_that_would_not_do_the_same_are_refused(workshop, train_on_two):
+    text = (workshop.folder / "text.txt").read_text()
+    (workshop.folder / "other.txt").write_text(text[1:] + text[0])
+    second = ["--seed=7", f"--dataset={workshop.folder / 'other.txt'}"]
+    for code, _, errors in train_on_two("differ", second=second, before=OTHER_VERSION):
+        assert code == 2 and len(errors) == 1
+        said = "error: process 1 of this run does not do the same: seed is 7, and 1337 in process 0; jax is 0.1, and "
+        assert errors[0].startswith(said) and "; the hash of train is " in errors[0]
 
 
 def test_a_folder_that_is_not_shared_is_refused(workshop, train_on_two):
@@ -113,6 +177,12 @@ def test_an_error_of_one_process_ends_the_others_with_its_reason(train_on_two):
     assert (one, two) == (1, 2)
     assert theirs[0].startswith("error: process 1 of this run ended: dataset '/no/such/file': no such file or folder")
     assert ours[0].startswith("error: dataset '/no/such/file': no such file or folder")
+
+
+@pytest.mark.slow
+def test_a_first_process_that_is_lost_ends_the_others(train_on_two, at_step):
+    (one, *_), (two, *_) = train_on_two("lost-first", before_first=at_step(7, signal.SIGKILL))
+    assert one == -signal.SIGKILL and two not in (0, None)
 
 
 @pytest.mark.slow
