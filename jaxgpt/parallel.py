@@ -22,6 +22,8 @@ from jax.extend.random import define_prng_impl, threefry2x32_p, threefry_prng_im
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jax.typing import DTypeLike
 
+from jaxgpt.devices import platform
+
 DATA, FSDP, TENSOR = AXES = ("data", "fsdp", "tensor")
 ROWS = (DATA, FSDP)
 
@@ -66,9 +68,20 @@ def whole(
     return _gathered(part, jnp.dtype(dtype), fsdp_axis, tensor_axis, thirds)
 
 
-def keep_all_but_weights(primitive: Any, *_: Any, **__: Any) -> bool:
+def keep_all_but_weights(primitive: Any, *_: Any, **params: Any) -> bool:
     """Say of what a block computes whether it is kept for the backward pass: not weights, which are gathered again."""
-    return primitive.name not in ("all_gather", "all_to_all", "convert_element_type", "shard_map", "reshape")
+    if primitive.name in ("all_gather", "all_to_all", "convert_element_type", "shard_map", "reshape"):
+        return False
+    return not any(map(_gathers, params.values()))  # as those of `_gathered`, a call by its name
+
+
+def _gathers(parameter: Any) -> bool:
+    """Return whether a primitive's parameter is a program that gathers."""
+    jaxpr = getattr(parameter, "jaxpr", parameter)
+    return any(
+        one.primitive.name in ("all_gather", "all_to_all") or any(map(_gathers, one.params.values()))
+        for one in getattr(jaxpr, "eqns", ())
+    )
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3, 4))
@@ -94,7 +107,7 @@ def _gathered_backward(
 ) -> tuple[Array]:
     def scatter(d: Array) -> Array:
         if fsdp_axis is not None:
-            d = jax.lax.psum_scatter(d, FSDP, scatter_dimension=fsdp_axis, tiled=True)
+            d = jnp.moveaxis(_scattered(jnp.moveaxis(d, fsdp_axis, 0)), 0, fsdp_axis)
         if thirds and size(TENSOR) > 1:
             d = jax.lax.all_to_all(d.reshape(len(d), 3, 1, -1), TENSOR, 0, 2, tiled=True)
             d = d.reshape(len(d), -1)
@@ -105,6 +118,23 @@ def _gathered_backward(
 
 
 _gathered.defvjp(_gathered_forward, _gathered_backward)
+
+
+def _scattered(x: Array) -> Array:
+    """Return this device's part of the rows of a sum over `fsdp`.
+
+    Of a sum over all chips of a square slice the TPU's compiler makes one that every chip gets whole, and it puts these
+    off to the end of the backward pass; not of one over rows of chips and then over columns. The same it makes of a
+    table's, where not its first axis is divided.
+    """
+    count = size(FSDP)
+    columns = max((n for n in range(4, math.isqrt(count) + 1) if count % n == 0), default=1)
+    if platform() != "tpu" or columns == 1:
+        return jax.lax.psum_scatter(x, FSDP, scatter_dimension=0, tiled=True)
+    chips = np.arange(count).reshape(-1, columns)
+    for groups in (chips.T, chips):
+        x = jax.lax.psum_scatter(x, FSDP, scatter_dimension=0, axis_index_groups=groups.tolist(), tiled=True)
+    return x
 
 
 def _specs(axes: int, tensor_axis: int | None, thirds: bool) -> tuple[PartitionSpec, PartitionSpec]:

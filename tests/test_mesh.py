@@ -7,23 +7,28 @@ import json
 import os
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
 import pytest
+from jax.sharding import AbstractMesh
 
 from jaxgpt.data.batches import Batch, random_batch
 from jaxgpt.errors import UsageError
-from jaxgpt.mesh import batch_divisor, make_mesh, put_batch
-from jaxgpt.model.atlas import parameters
+from jaxgpt.mesh import OwnRows, batch_divisor, make_mesh, put_batch
+from jaxgpt.model.atlas import parameters, tree_of
 from jaxgpt.model.config import GPTConfig
 from jaxgpt.model.gpt import GPT
 from jaxgpt.objectives.next_tokens import pretrain
+from jaxgpt.parallel import AXES
 from jaxgpt.runs.checkpoint import Checkpoints
 from jaxgpt.runs.manifest import Progress
 from jaxgpt.stages.pretrain import PretrainConfig
 from jaxgpt.train.state import TrainState, init_params
+from jaxgpt.train.step import gradient
 from jaxgpt.train.trainer import Trainer
 
 ROOT = Path(__file__).parents[1]
@@ -203,6 +208,48 @@ def test_what_does_not_divide_the_devices_is_refused(trained):
     ):
         with pytest.raises(UsageError, match=f"^{message}$"):
             make_mesh(**axes)
+
+
+def counted(jaxpr: Any, name: str) -> int:
+    """Return how often a primitive stands in a program and in those that it calls."""
+    jaxpr = getattr(jaxpr, "jaxpr", jaxpr)
+    parts = [part for one in getattr(jaxpr, "eqns", ()) for part in one.params.values()]
+    return sum(one.primitive.name == name for one in getattr(jaxpr, "eqns", ())) + sum(counted(p, name) for p in parts)
+
+
+@pytest.mark.parametrize("remat", [False, True])
+def test_weights_of_blocks_are_gathered_for_each_pass_and_not_kept(remat: bool):
+    mesh = AbstractMesh((1, 8, 1), AXES)
+    shapes = tuple(parameters(CONFIG))
+    rows = OwnRows(mesh, shapes, "float32")
+    take = rows.gradient(gradient, pretrain(GPT(CONFIG, remat=remat)))
+    params = tree_of(shapes, lambda one: jax.ShapeDtypeStruct(one.shape, np.float32))
+    jaxpr = jax.make_jaxpr(partial(take, key=None))(params, {}, batches(0)).jaxpr
+    matrices = [one for one in shapes if len(one.shape) == 2]
+    in_blocks = [one for one in matrices if "{i}" in one.row.path]
+    assert counted(jaxpr, "all_gather") == len(matrices) + len(in_blocks)
+    assert counted(jaxpr, "reduce_scatter") == len(matrices)
+
+
+def test_sums_over_rows_and_columns_of_chips_are_the_sums_over_all():
+    """As on a TPU of sixteen chips; each device has its part."""
+    code = """
+import jax, jax.numpy as jnp
+from jax.sharding import PartitionSpec as P
+from types import SimpleNamespace
+from jaxgpt.devices import compiling_for
+from jaxgpt.mesh import make_mesh
+from jaxgpt.parallel import FSDP, _scattered
+mesh, x = make_mesh(fsdp=16), jnp.arange(16 * 48 * 3.0).reshape(-1, 3) % 97
+def scattered():
+    return jax.jit(jax.shard_map(lambda x: _scattered(x), mesh=mesh, in_specs=P(FSDP), out_specs=P(FSDP)))(x)
+with compiling_for((SimpleNamespace(platform="tpu"),)):
+    there = jax.make_jaxpr(scattered)(), scattered()
+assert str(there[0]).count("reduce_scatter[") == 2
+assert (there[1] == scattered()).all() and (there[1] == x.reshape(16, 48, 3).sum(0)).all()
+"""
+    flags = {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": "--xla_force_host_platform_device_count=16"}
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, env={**os.environ, **flags}, check=True)
 
 
 if __name__ == "__main__":

@@ -171,7 +171,8 @@ def pallas(
 
 
 def _pallas_forward(q: Array, k: Array, v: Array, segment_ids: Array | None, scale: float) -> tuple[Array, Any]:
-    out, total, top = _forward_kernel(q, k, v, segment_ids, scale)
+    # The kernel gives 128 copies of each sum, of which XLA would keep all for the backward pass.
+    out, total, top = jax.lax.optimization_barrier(_forward_kernel(q, k, v, segment_ids, scale))
     return out, (q, k, v, out, total, top, segment_ids)
 
 
