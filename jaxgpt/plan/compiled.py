@@ -44,6 +44,9 @@ _AMPERE |= {"shared": 166912, "shared_core": 167936}
 _HOPPER = {"major": 9, "cores": 132, "units": 128, "clock": 1.98, "cache": 50 * 2**20}
 _HOPPER |= {"shared": 232448, "shared_core": 233472}
 _ARCHITECTURES = {"NVIDIA A100": _AMPERE, "NVIDIA H100": _HOPPER, "NVIDIA H200": _HOPPER}
+# Or else libtpu asks Google's cloud which machine this is, and warns that nobody says so.
+_NO_TPU_HERE = {"TPU_SKIP_MDS_QUERY": "1", "TPU_WORKER_HOSTNAMES": "localhost", "TPU_WORKER_ID": "0"}
+_NO_TPU_HERE |= {"TPU_ACCELERATOR_TYPE": "v5litepod-1"}
 CUDNN = 91000
 """The version that a target's cuDNN is taken to have, as 9.10.0."""
 
@@ -80,8 +83,7 @@ def target_topology(target: Target) -> Sequence[Any]:
     Raises:
         RunError: the compiler doesn't know the target, or another process uses it.
     """
-    # Or else libtpu asks Google's cloud which machine this is.
-    for name, value in (("TPU_SKIP_MDS_QUERY", "1"), ("TPU_WORKER_HOSTNAMES", "localhost"), ("TPU_WORKER_ID", "0")):
+    for name, value in _NO_TPU_HERE.items():
         os.environ.setdefault(name, value)
     jax.devices("cpu")  # registers plugins
     try:

@@ -17,6 +17,9 @@ from jaxgpt.parallel import AXES, DATA, FSDP, TENSOR
 from jaxgpt.plan.targets import Target
 from jaxgpt.train.budget import flops_per_token
 
+LANES = 128
+"""Numbers in a row of a TPU's registers."""
+
 
 @dataclass(frozen=True)
 class Work:
@@ -45,7 +48,13 @@ class Work:
     @property
     def keeps_weights(self) -> bool:
         """Whether weights that are gathered stay for the backward pass, although the step asks otherwise."""
-        return self.platform == "cpu" or (self.platform == "gpu" and not self.remat)
+        return self.platform == "cpu"
+
+    @property
+    def head_padding(self) -> float:
+        """How many times as long as their heads the rows are of arrays that attention's kernel reads and writes."""
+        lanes = LANES if self.kernel and self.platform == "tpu" else 1
+        return -(-self.config.head_dim // lanes) * lanes / self.config.head_dim
 
     def kept_share(self, mesh: Sizes) -> float:
         """Return the share of a block's arrays that is kept although remat would have them computed again.
@@ -73,14 +82,15 @@ def memory(work: Work, mesh: Sizes) -> dict[str, float]:
 
     A block keeps 17 arrays of a width of D for its backward pass: two inputs of layer norms and their two results; and
     divided by `tensor` q, k, v, attention's result as it comes and as it is multiplied, and the feed-forward layer
-    before and behind its activation. With remat it keeps its input, and one block at a time the rest.
+    before and behind its activation. With remat it keeps its input, and one block at a time the rest. A TPU pads the
+    four that its kernel reads and writes to whole rows of its registers: heads of 64 take twice their bytes.
     """
     config, tensor = work.config, mesh.tensor
     parts = _parts(config, mesh)
     held = sum(part.local for part in parts)
     table = config.vocab_size * config.n_embd
     own = work.rows // mesh.own * work.length
-    divided = 5 * config.n_embd + 2 * config.inner_dim
+    divided = (1 + 4 * work.head_padding) * config.n_embd + 2 * config.inner_dim
     block = own * work.width * (4 * config.n_embd + divided / tensor)
     scores = own * config.n_head / tensor * work.length
     block += 4 * own * config.n_head / tensor  # the scores' log-sum-exp

@@ -129,7 +129,7 @@ def _compiled(target: Target, best: Estimate, work: Work, make_trainer: Callable
     if missing := why_no_compiler(target):
         yield f"compiled: no, figures are computed from shapes alone; {missing}"
         return
-    yield f"compiling the step for {target.name} …"
+    yield f"compiling the step for {target.name}: minutes, for large models many; Ctrl-C leaves the plan above …"
     mesh = best.mesh
     try:
         rows = work.rows * work.accumulate
