@@ -196,7 +196,7 @@ class OwnRows:
     function stays as it is.
     """
 
-    def __init__(self, mesh: Mesh | AbstractMesh, parameters: Iterable[Parameter], dtype: DTypeLike) -> None:
+    def __init__(self, mesh: Mesh, parameters: Iterable[Parameter], dtype: DTypeLike) -> None:
         """Say what lies where.
 
         Args:

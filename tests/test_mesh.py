@@ -218,6 +218,7 @@ def counted(jaxpr: Any, name: str) -> int:
 
 
 @pytest.mark.parametrize("remat", [False, True])
+@pytest.mark.usefixtures("unchecked_types")  # of a mesh whose devices aren't here
 def test_weights_of_blocks_are_gathered_for_each_pass_and_not_kept(remat: bool):
     mesh = AbstractMesh((1, 8, 1), AXES)
     shapes = tuple(parameters(CONFIG))
