@@ -10,6 +10,7 @@ from pathlib import Path
 
 from benchmarks import (
     bpe,
+    calibration,
     classics,
     continuous,
     decode,
@@ -26,11 +27,13 @@ from benchmarks import (
     speculative,
     startup,
     train,
+    waits,
 )
 from benchmarks.timing import measure
 from jaxgpt.errors import did_you_mean
 
 MODULES = (
+    calibration,
     train,
     decode,
     quantized,
@@ -48,6 +51,7 @@ MODULES = (
 )
 BENCHMARKS = [benchmark for module in MODULES for benchmark in module.benchmarks()]
 GROUPS = (
+    "calibration",
     "train",
     "decode",
     "speculative",
@@ -60,8 +64,9 @@ GROUPS = (
     "int8",
     gpu.NAME,
 )
-NAMES = (*GROUPS, "quality", *(benchmark.name for benchmark in BENCHMARKS), roofline.NAME, quantized.NAME)
+NAMES = (*GROUPS, "quality", *(benchmark.name for benchmark in BENCHMARKS), roofline.NAME, quantized.NAME, waits.NAME)
 BY_DEFAULT = (
+    "calibration",
     "train",
     "decode",
     "int8",
@@ -102,6 +107,8 @@ def parts(argv: Sequence[str], options: argparse.Namespace) -> Iterator[tuple[st
         yield roofline.compare(options.repeats, options.out.parent)
     if {"int8", quantized.NAME} & set(options.names):
         yield quantized.compare(options.repeats)
+    if {"startup", waits.NAME} & set(options.names):
+        yield waits.compare(options.repeats)
     if "quality" in options.names:
         outcome = quality.compare(options.updates)
         yield f"{outcome}\n", outcome.passed
