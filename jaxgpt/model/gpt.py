@@ -52,7 +52,7 @@ class GPT(nn.Module):
 
     def setup(self) -> None:
         config = self.config
-        init = normal(config.initializer_range)
+        init = normal(initial_std(config))
         self.wte = Embed(config.vocab_size, config.n_embd, self.dtype, init)
         if config.position_embedding == "learned":
             self.wpe = Embed(config.n_positions, config.n_embd, self.dtype, init)
@@ -296,9 +296,14 @@ def dense(
     autodiff: bool = False,
     thirds: bool = False,
 ) -> Linear:
-    """Make a linear layer; projections into the residual stream start smaller, by 1/sqrt(2 L)."""
-    std = config.initializer_range / ((2 * config.n_layer) ** 0.5 if residual else 1)
-    return Linear(features, config.bias, dtype, normal(std), autodiff, 0 if residual else 1, thirds)
+    """Make a linear layer."""
+    init = normal(initial_std(config, residual=residual))
+    return Linear(features, config.bias, dtype, init, autodiff, 0 if residual else 1, thirds)
+
+
+def initial_std(config: GPTConfig, *, residual: bool = False) -> float:
+    """Return with what deviation a matrix is drawn: projections into the residual stream smaller, by 1/sqrt(2 L)."""
+    return config.initializer_range / ((2 * config.n_layer) ** 0.5 if residual else 1)
 
 
 def layer_norm(config: GPTConfig, dtype: DTypeLike, autodiff: bool = False) -> LayerNorm:

@@ -1,21 +1,25 @@
 """Everything that changes during a run, where it lies on the mesh, and how it begins."""
 
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any, no_type_check
 
 import flax.struct
 import jax
 import jax.numpy as jnp
 import optax
+from flax.core.scope import LazyRng
 from flax.traverse_util import flatten_dict, unflatten_dict
 from jax import Array
+from jax.nn.initializers import Initializer, normal, ones, zeros
 from jax.sharding import Mesh, NamedSharding
 from jaxtyping import Float, Int
 
 from jaxgpt.mesh import optimizer_shardings, parameter_shardings, replicated
-from jaxgpt.model.atlas import Parameter, tree_of
-from jaxgpt.model.gpt import GPT
+from jaxgpt.model.atlas import Parameter, parameters, tree_of
+from jaxgpt.model.gpt import GPT, initial_std
 
 SPIKE_WINDOW = 128
 LeafPath = tuple[str, ...]
@@ -85,9 +89,30 @@ def join(params: Any, frozen: Any) -> Any:
 
 
 def init_params(model: GPT, *, seed: int, shardings: Any = None) -> Any:
-    """Draw a model's initial parameters, the same ones on every mesh; `shardings` says where they are to lie."""
-    tokens = jnp.zeros((1, 1), jnp.int32)
-    return jax.jit(lambda key: model.init(key, tokens)["params"], out_shardings=shardings)(jax.random.key(seed))
+    """Draw a model's initial parameters, the same ones on every mesh; `shardings` says where they are to lie.
+
+    They are those of `model.init`, which as one program would take a minute to compile for 48 layers, and hold several
+    copies of all. Here each is drawn by a program of its shape.
+    """
+    key = jax.random.key(seed)
+    places: dict[LeafPath, Any] = {} if shardings is None else dict(flatten_dict(shardings))
+
+    def draw(parameter: Parameter) -> Array:
+        *folders, name = parameter.path
+        own = LazyRng.create(key, *folders, 1).as_jax_rng()  # as Flax does for a module's first parameter
+        std = initial_std(model.config, residual=parameter.path[-2:] == ("c_proj", "kernel"))
+        init = {"scale": ones, "bias": zeros}.get(name) or _normal(std)
+        return _drawer(init, parameter.shape, places.get(parameter.path))(own)
+
+    return tree_of(parameters(model.config), draw)
+
+
+_normal = functools.cache(normal)
+
+
+@functools.cache
+def _drawer(init: Initializer, shape: tuple[int, ...], place: Any) -> Callable[[Array], Array]:
+    return jax.jit(partial(init, shape=shape), out_shardings=place)
 
 
 def abstract_state(
