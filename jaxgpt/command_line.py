@@ -255,8 +255,9 @@ def _read_table(where: str, table: Mapping[str, Any], fields: dict[str, Any], hi
             raise UsageError(f"{where}: unknown key {key!r}{did_you_mean(name, fields)}")
         if name in values:
             raise UsageError(f"{where}: {name} is given twice; it takes one value")
-        listed = isinstance(value, list) and takes_several(hints[name]) and all(isinstance(one, str) for one in value)
-        texts = value if listed else ["none" if value is None else str(value)]
+        listed = isinstance(value, list) and takes_several(hints[name])
+        listed = listed and all(isinstance(one, str | int | float) and not isinstance(one, bool) for one in value)
+        texts = list(map(str, value)) if listed else ["none" if value is None else str(value)]
         if isinstance(value, dict | list | None) and not listed and not (value is None and may_be_none(hints[name])):
             raise UsageError(f"{where}: {key} is {reprlib.repr(value)}; it must be {describe(hints[name])}")
         values[name] = _value(f"{where}: {key}", hints[name], texts)

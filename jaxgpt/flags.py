@@ -108,15 +108,21 @@ def check_ranges(record: object) -> None:
         if bool in kinds(hint):
             object.__setattr__(record, name, checks.flag(name, value))
         for bound in bounds:
-            if isinstance(bound, Real):
-                number = checks.real(name, value, bound.words + none)
-                if not bound.test(number):
-                    raise checks.refusal(name, value, bound.words + none)
-                object.__setattr__(record, name, number)
-            elif isinstance(bound, Whole):
-                number = checks.whole(name, value, bound.least, wanted=f"a whole number from {bound.least} up{none}")
-                checks.whole(name, number, bound.least, bound.most, f"at most {bound.most}{none}")
-                object.__setattr__(record, name, number)
+            if isinstance(bound, Real | Whole):
+                given: Any = value if takes_several(hint) and checks.several(value) else [value]
+                found = tuple(_within(name, one, bound, none) for one in given)
+                object.__setattr__(record, name, found if takes_several(hint) else found[0])
+
+
+def _within(name: str, value: Any, bound: Real | Whole, none: str) -> float | int:
+    """Return a flag's value, or one of several, as a plain number; a UsageError if it is out of range."""
+    if isinstance(bound, Real):
+        number = checks.real(name, value, bound.words + none)
+        if not bound.test(number):
+            raise checks.refusal(name, value, bound.words + none)
+        return number
+    number = checks.whole(name, value, bound.least, wanted=f"a whole number from {bound.least} up{none}")
+    return checks.whole(name, number, bound.least, bound.most, f"at most {bound.most}{none}")
 
 
 @functools.cache
@@ -154,5 +160,5 @@ def describe(hint: Any) -> str:
     names = {int: "INT", float: "FLOAT", str: "TEXT", bool: "true|false", type(None): "none", PathName: "PATH"}
     return "|".join(
         "|".join(map(str, get_args(kind))) if get_origin(kind) is Literal else names.get(kind) or names[plain(kind)]
-        for kind in kinds(hint)
+        for kind in dict.fromkeys(kinds(hint))
     )

@@ -123,10 +123,10 @@ def _otherwise(name: str, value: str, fields: set[str]) -> list[str] | None:
         return ["--device=cuda"]
     if name == "dataset" and re.fullmatch(r"\w+", value) and not Path(value).exists():
         if (place := Path("data", value, "train.bin")).exists():
-            return [f"--dataset={place.parent}"]
+            return ["--dataset", str(place.parent)]  # more may follow
         if value == "shakespeare_char":
             note("--dataset shakespeare_char: there is no data/shakespeare_char/train.bin; shakespeare in its place")
-            return ["--dataset=shakespeare"]
+            return ["--dataset", "shakespeare"]
     return None
 
 

@@ -6,6 +6,7 @@ rows of all hosts together are the same however many hosts there are.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import flax.struct
@@ -14,6 +15,7 @@ from jax import Array
 from jaxtyping import Float, Int
 
 from jaxgpt import checks
+from jaxgpt.data.tokens.mixture import Mixture
 from jaxgpt.data.tokens.shards import Tokens
 from jaxgpt.errors import UsageError
 
@@ -41,7 +43,7 @@ class Batch:
 
 
 def random_batch(
-    data: Tokens | checks.Ids,
+    data: Tokens | Mixture | checks.Ids,
     *,
     seed: int,
     step: int,
@@ -53,7 +55,7 @@ def random_batch(
     """Return windows of `block_size` tokens that begin anywhere in `data` with equal probability.
 
     Args:
-        data: token ids, one after another; longer than `block_size`.
+        data: token ids, one after another, or a mixture of such; longer than `block_size`, each.
         seed: of the run; with `step` it decides the batch.
         step: which batch.
         batch_size: rows of all shards together.
@@ -64,12 +66,15 @@ def random_batch(
     Returns:
         A batch of batch_size / num_shards rows.
     """
-    data, batch_size, block_size = _checked(data, batch_size, block_size)
+    sources, batch_size, block_size = _checked(data, batch_size, block_size)
+    seed, step = (checks.whole(name, value, 0, 2**64 - 1) for name, value in (("seed", seed), ("step", step)))
+    which, room = np.zeros(batch_size, np.int64), np.array([len(source) - block_size for source in sources])
+    if isinstance(data, Mixture):
+        which = data.sources_of(step * batch_size, batch_size, seed=seed)
     # Philox is counter-based: any batch is drawn at once, without drawing those before it.
-    key = [checks.whole(name, value, 0, 2**64 - 1) for name, value in (("seed", seed), ("step", step))]
-    generator = np.random.Generator(np.random.Philox(key=np.array(key, np.uint64)))
-    starts = generator.integers(len(data) - block_size, size=batch_size)
-    return _windows(data, rows_of(shard, num_shards, starts), block_size)
+    generator = np.random.Generator(np.random.Philox(key=np.array([seed, step], np.uint64)))
+    starts = generator.integers(room[which] if len(sources) > 1 else room[0], size=batch_size)
+    return _windows(sources, rows_of(shard, num_shards, np.stack([which, starts], 1)), block_size)
 
 
 def eval_batch(
@@ -88,12 +93,13 @@ def eval_batch(
     ones miss the mean of tiny Shakespeare's validation part by 0.01 either way. Other arguments are as for
     `random_batch`.
     """
-    data, batch_size, block_size = _checked(data, batch_size, block_size)
+    [source], batch_size, block_size = _checked(data, batch_size, block_size)
     count = checks.whole("count", count, 1, checks.MOST_IDS // batch_size)
     index = checks.whole("index", index, 0, count - 1)
     numbers = np.arange(index * batch_size, (index + 1) * batch_size)
-    starts = numbers * (len(data) - block_size - 1) // max(count * batch_size - 1, 1)
-    return _windows(data, rows_of(shard, num_shards, starts), block_size)
+    starts = numbers * (len(source) - block_size - 1) // max(count * batch_size - 1, 1)
+    rows = np.stack([np.zeros_like(starts), starts], 1)
+    return _windows([source], rows_of(shard, num_shards, rows), block_size)
 
 
 def rows_of(shard: int, num_shards: int, rows: np.ndarray) -> np.ndarray:
@@ -107,17 +113,19 @@ def rows_of(shard: int, num_shards: int, rows: np.ndarray) -> np.ndarray:
     return np.split(rows, num_shards)[shard]
 
 
-def _checked(data: Tokens | np.ndarray | Any, batch_size: int, block_size: int) -> tuple[Any, int, int]:
-    """Return ids with a slice or array as their index, and the sizes of a batch, which they are enough for."""
-    data = data if isinstance(data, Tokens) else checks.ids("data", data, "a TokenFile, or token ids of one axis")
+def _checked(data: Any, batch_size: int, block_size: int) -> tuple[Sequence[Tokens | np.ndarray], int, int]:
+    """Return the sources of rows, and the sizes of a batch, which they are enough for."""
+    sources = data.sources if isinstance(data, Mixture) else [data]
+    wanted = "a TokenFile, or token ids of one axis"
+    sources = [source if isinstance(source, Tokens) else checks.ids("data", source, wanted) for source in sources]
     block_size = checks.whole("block_size", block_size, 1)
     batch_size = checks.whole("batch_size", batch_size, 1)
-    if len(data) <= block_size:
+    if (shortest := min(map(len, sources))) <= block_size:
         raise UsageError(
-            f"{len(data)} tokens of data are too few for block_size {block_size}, which needs {block_size + 1}"
+            f"{shortest} tokens of data are too few for block_size {block_size}, which needs {block_size + 1}"
         )
     check_room(batch_size, block_size)
-    return data, batch_size, block_size
+    return sources, batch_size, block_size
 
 
 def check_room(rows: int, length: int) -> None:
@@ -126,10 +134,12 @@ def check_room(rows: int, length: int) -> None:
         raise UsageError(f"{rows} rows of {length} tokens are too many; a batch has at most {checks.MOST_IDS} tokens")
 
 
-def _windows(data: Any, starts: np.ndarray, block_size: int) -> Batch:
+def _windows(sources: Sequence[Any], rows: np.ndarray, block_size: int) -> Batch:
+    """Return the batch of rows, (B, 2) the number of each one's source and where in that it begins."""
     # By slices: of rows from many files, an array of all places would have to be sorted by file.
-    windows = narrow("data", np.stack([data[start : start + block_size + 1] for start in starts.tolist()]))
-    return Batch(windows[:, :-1], windows[:, 1:], np.ones((len(starts), block_size), np.float32))
+    found = [sources[number][start : start + block_size + 1] for number, start in rows.tolist()]
+    windows = narrow("data", np.stack(found))
+    return Batch(windows[:, :-1], windows[:, 1:], np.ones((len(rows), block_size), np.float32))
 
 
 def narrow(name: str, ids: np.ndarray) -> np.ndarray:

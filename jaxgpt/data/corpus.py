@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,8 @@ from jaxgpt.data.encoding.making import Encoding, encode_corpus
 from jaxgpt.data.encoding.unfinished import unfinished
 from jaxgpt.data.opening import default_cache_dir, open_source
 from jaxgpt.data.sources import SPLITS, Source
+from jaxgpt.data.tokens.mixing import check_weights, open_mixture
+from jaxgpt.data.tokens.mixture import Mixture
 from jaxgpt.data.tokens.shards import Tokens
 from jaxgpt.data.tokens.token_files import TokenFile
 from jaxgpt.data.tokens.token_folders import are_tokens, open_tokens
@@ -34,7 +37,7 @@ MOST_WORKERS = 1 << 10
 
 @dataclass(frozen=True)
 class Corpus:
-    """Ids for training and validation, each in one file or in many, and the tokenizer that made them.
+    """Ids for training and validation, each in one file, in many or in a mixture, and the tokenizer that made them.
 
     Attributes:
         name: the dataset as it was asked for.
@@ -45,16 +48,17 @@ class Corpus:
     """
 
     name: str
-    train: Tokens
-    val: Tokens
+    train: Tokens | Mixture
+    val: Tokens | Mixture
     tokenizer: Tokenizer
     notes: tuple[str, ...] = ()
 
 
 def load_corpus(
-    dataset: str | Path,
+    dataset: str | Path | Sequence[str | Path],
     tokenizer: str | Path | Tokenizer | None = None,
     *,
+    dataset_weights: Sequence[float | int] | None = None,
     val_dataset: str | Path | None = None,
     cache_dir: str | Path | None = None,
     block_size: int,
@@ -79,11 +83,13 @@ def load_corpus(
             a row, a folder of these, a data set of the hub, `hub:OWNER/NAME[/CONFIG][:SPLIT]`, or tokens, ours or
             nanoGPT's or llm.c's, which are used as they are: a folder with `train.bin` and `val.bin`, or of many .bin
             files whose names say train and val, as `fineweb_train_000001.bin`; or a .bin file, or several whose names
-            say nothing, whose last ids are for validation.
+            say nothing, whose last ids are for validation. Several of these are mixed, see `open_mixture`; what says
+            how texts are read is for those that are texts.
         tokenizer: "char", "bpe" (both made from the text), what `load_tokenizer` takes, or a tokenizer. None is the
             folder's own for token files (GPT-2's if it has none; nanoGPT's `meta.pkl` is one), "gpt2" for downloads
             from the hub, else "char".
-        val_dataset: likewise, to validate on: its own part for that, or else all of it; tokens where `dataset` is.
+        dataset_weights: the shares of rows of several data sets, of any sum; None for those of their tokens.
+        val_dataset: as one `dataset`, to validate on: its own part for that, or else all of it; tokens where that is.
         cache_dir: default_cache_dir() by default.
         block_size: T; both splits must be longer.
         val_fraction: for validation; None is 0.1, and 0.0005 of openwebtext and fineweb.
@@ -97,6 +103,22 @@ def load_corpus(
     Raises:
         UsageError: naming the dataset, file or argument, and what would be valid.
     """
+    several: list[Any] = list(dataset) if isinstance(dataset, Sequence) and checks.several(dataset) else [dataset]
+    if len(several) > 1:
+        how: dict[str, Any] = {
+            "val_dataset": val_dataset, "cache_dir": cache_dir, "block_size": block_size, "val_fraction": val_fraction,
+            "bpe_vocab_size": bpe_vocab_size, "allow_special": allow_special, "workers": workers, "progress": progress,
+        }  # fmt: skip
+        of_texts: dict[str, Any] = {"text_column": text_column, "document_separator": document_separator}
+
+        def load(one: str | Path, tokenizer: str | Path | Tokenizer | None) -> Corpus:
+            return load_corpus(one, tokenizer, **how, **({} if are_tokens(Path(one)) else of_texts))
+
+        return Corpus(*open_mixture(several, dataset_weights, tokenizer, load, shared_val=val_dataset is not None))
+    if dataset_weights is not None:
+        check_weights(dataset_weights, 1)
+        raise UsageError(f"dataset_weights {checks.shown(dataset_weights)}: only with several datasets")
+    dataset = several[0] if several else ""
     place = checks.path("dataset", dataset, "a name, or the path of a file or folder")
     if val_fraction is not None and not 0 < checks.real("val_fraction", val_fraction, FRACTION) < 1:
         raise UsageError(f"val_fraction {val_fraction}: must be {FRACTION}")

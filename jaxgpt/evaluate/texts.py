@@ -118,13 +118,15 @@ def measure_texts(
 
 
 def measure_windows(scorer: Scorer, batches: Iterable[Batch]) -> TextScore:
-    """Score the rows of batches in which every token counts, as pretraining is evaluated on them."""
-    rows = []
+    """Score the rows of batches, each of which counts as its weights say, as pretraining is evaluated on them."""
+    rows, weights = [], []
     for batch in batches:
         rows += [Row(ids) for ids in np.concatenate([batch.tokens, batch.targets[:, -1:]], axis=1)]
+        weights += batch.weights[:, 0].tolist()
     scored = scorer.score(rows, total=sum(len(row.ids) - 1 for row in rows))
-    nats, tokens, size = add_up(scorer.tokenizer, scored)
-    return TextScore(nats, tokens, size, None, len(rows))
+    sums = np.array([add_up(scorer.tokenizer, [row]) for row in scored], np.float64)
+    nats, tokens, size = np.array(weights) @ sums
+    return TextScore(float(nats), round(tokens), round(size), None, len(rows))
 
 
 def add_up(tokenizer: Tokenizer, rows: Iterable[Scored]) -> tuple[float, int, int]:
@@ -200,6 +202,7 @@ def read_documents(
         files = DocumentFiles(dataset, files.paths, VAL_FRACTION, rows={})
     if dataset in NAMES and not files.held_out:  # of which a share is held out
         corpus = load_corpus(dataset, tokenizer, block_size=1, text_column=text_column, cache_dir=cache)
+        assert isinstance(corpus.val, Tokens)
         yield _of_tokens(corpus.val, tokenizer)
         return
     for place in files.held_out or files.paths:

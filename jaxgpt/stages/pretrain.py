@@ -4,119 +4,21 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 from jaxgpt import data, decode, objectives, runs, tokenizers, train
 from jaxgpt.commands import next_command
 from jaxgpt.data.hub import is_hub, read_hub
 from jaxgpt.devices import is_first
 from jaxgpt.errors import UsageError
-from jaxgpt.flags import CountOrZero, Name, PathName, Positive, Share, Whole, flag
-from jaxgpt.model.config import LIMITS, GPTConfig
-from jaxgpt.plan.targets import read_target
+from jaxgpt.model.config import GPTConfig
 from jaxgpt.stages.base import Record, Stage, show_curve
 from jaxgpt.stages.planning import print_plan
-from jaxgpt.train.config import RunConfig, SampleConfig
+from jaxgpt.stages.pretrain_config import PRESET, PretrainConfig
 from jaxgpt.train.resume import refuse_changed_flags, refuse_differences
 from jaxgpt.visible import visible
-
-PRESET = "shakespeare-char-cpu"
-BPE_VOCAB_SIZE = 4096
-Depth = Annotated[int, Whole(1, LIMITS["n_layer"])]
-Width = Annotated[int, Whole(1, LIMITS["n_embd"])]
-InnerWidth = Annotated[int, Whole(1, LIMITS["n_inner"])]
-TrainedVocabulary = Annotated[int, Whole(257, LIMITS["vocab_size"])]  # 256 bytes and the end of text
-
-
-@dataclass(frozen=True)
-class PretrainConfig(SampleConfig, RunConfig):
-    """A run of pretraining. What describes the model is none where the preset, or the model it starts from, decides.
-
-    Raises:
-        UsageError: a value out of range, or two that contradict each other.
-    """
-
-    dataset: PathName = flag(
-        "plays",
-        "a file or folder of text, records (parquet, jsonl, csv …) or .bin tokens; "
-        "hub:OWNER/NAME[/CONFIG][:SPLIT]; or a name: plays, shakespeare, wikitext2, wikitext103, openwebtext, fineweb",
-        per_host=True,
-        group="data",
-    )
-    val_dataset: PathName | None = flag(
-        None,
-        "what to validate on, likewise; none: the folder's or data set's own, or a part of it",
-        per_host=True,
-        group="data",
-    )
-    tokenizer: PathName | None = flag(
-        None,
-        "char, gpt2, bpe (trained on the data) or a folder; none: the model's own, or char",
-        on_resume="fixed",
-        group="data",
-    )
-    bpe_vocab_size: TrainedVocabulary | None = flag(
-        None, f"tokens of a trained BPE; none: {BPE_VOCAB_SIZE}", on_resume="fixed", group="data"
-    )
-    val_fraction: Share | None = flag(
-        None,
-        "of the text, for validation; none: 0.1, of openwebtext and fineweb 0.0005",
-        on_resume="fixed",
-        group="data",
-    )
-    text_column: Name | None = flag(
-        None, "of records, the column with the text; none: text", on_resume="fixed", group="data"
-    )
-    document_separator: Name | None = flag(
-        None,
-        "what separates documents in text files, such as <|endoftext|>; none: nothing",
-        on_resume="fixed",
-        group="data",
-    )
-    allow_special: bool = flag(
-        False, "read special tokens that the texts spell as such", on_resume="fixed", group="data"
-    )
-    cache_dir: PathName | None = flag(
-        None, "where token files and downloads are kept; none: ~/.cache/jaxgpt", per_host=True, group="data"
-    )
-
-    preset: Name | None = flag(
-        None, f"a named model to begin from scratch with; none: {PRESET}", on_resume="fixed", group="model"
-    )
-    n_layer: Depth | None = flag(None, "layers", group="model")
-    n_head: Width | None = flag(None, "attention heads", group="model")
-    n_embd: Width | None = flag(None, "width of the residual stream", group="model")
-    n_inner: InnerWidth | None = flag(None, "width of the feed-forward layers", group="model")
-    bias: bool | None = flag(None, "biases in linear layers and layer norms", group="model")
-    activation_function: str | None = flag(None, "the feed-forward layers', by HF's names", group="model")
-    position_embedding: str | None = flag(None, "learned or sinusoidal", group="model")
-    norm_position: str | None = flag(None, "pre (GPT-2) or post (the original transformer)", group="model")
-    tie_word_embeddings: bool | None = flag(None, "whether the LM head is the embedding table", group="model")
-    sample_tokens: CountOrZero = flag(300, "tokens of a sample", group="logging")
-    plan: Name | None = flag(
-        None,
-        "devices, as v5e:4x4, h100:8 or h100:2x8: print what the run would take there, its best mesh and time, and end",
-        on_resume="of the command",
-    )
-    price: Positive | None = flag(None, "with --plan, of all these devices for an hour", on_resume="of the command")
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.plan is not None:
-            read_target(self.plan)
-        elif self.price is not None:
-            raise UsageError(f"--price {self.price}: only with --plan")
-        if self.bpe_vocab_size is not None and self.tokenizer != "bpe":
-            raise UsageError(f"--bpe_vocab_size {self.bpe_vocab_size}: only with --tokenizer bpe")
-        if self.val_dataset is not None and self.val_fraction is not None:
-            raise UsageError(f"--val_fraction {self.val_fraction}: not with --val_dataset, which is to validate on")
-
-    @property
-    def bpe_size(self) -> int:
-        """Tokens of a trained BPE."""
-        return self.bpe_vocab_size or BPE_VOCAB_SIZE
 
 
 class Pretrain(Stage[PretrainConfig]):
@@ -147,11 +49,17 @@ class Pretrain(Stage[PretrainConfig]):
             self._begin_with_model()
         if record is None:
             self.new, self.tokenizer = self.params is None, self.corpus.tokenizer
-        named = {"dataset": self.flags.dataset, "val_dataset": self.flags.val_dataset}
+        names = self.flags.datasets
+        named: dict[str, str | None] = {
+            f"dataset {number}" if names[1:] else "dataset": name for number, name in enumerate(names, 1)
+        }
+        named["val_dataset"] = self.flags.val_dataset
+        train = self.corpus.train
         self.data = {
             "train": self.corpus.train.fingerprint,
             "val": self.corpus.val.fingerprint,
             "tokenizer": self.tokenizer.fingerprint,
+            **({"weights": train.shown_weights} if isinstance(train, data.Mixture) else {}),
             **{name: read_hub(value)[1] for name, value in named.items() if value is not None and is_hub(value)},
         }
         train_size, val_size = len(self.corpus.train), len(self.corpus.val)
@@ -160,6 +68,9 @@ class Pretrain(Stage[PretrainConfig]):
             f"data:  {self.corpus.name}, {train_size:,} tokens to train on, {val_size:,} to validate on;",
             f"       {self.corpus.tokenizer.name} tokenizer with {self.corpus.tokenizer.vocab_size:,} ids",
         ]
+        if isinstance(train, data.Mixture):
+            parts = zip(train.names, train.sources, train.weights, strict=True)
+            self.about += [f"       {name}: {len(ids):,} tokens, {weight:.2%} of rows" for name, ids, weight in parts]
 
     def only_plans(self) -> bool:
         """With --plan, print what the run would take, and return True."""
@@ -215,8 +126,9 @@ class Pretrain(Stage[PretrainConfig]):
         flags, length = self.flags, self.flags.block_size or config.n_positions
         self.check_length(config)
         return data.load_corpus(
-            flags.dataset,
+            flags.datasets,
             tokenizer,
+            dataset_weights=flags.dataset_weights,
             val_dataset=flags.val_dataset,
             cache_dir=flags.cache_dir,
             block_size=length,
@@ -256,22 +168,42 @@ class Pretrain(Stage[PretrainConfig]):
         return self._spread(self.corpus.val, shard=shard, num_shards=num_shards)
 
     def evaluate(self, trainer: train.Trainer, params: Any) -> dict[str, float]:
-        """Return the loss on fixed windows of the text to train on, as many as to validate on, and on those."""
-        fixed = self._spread(self.corpus.train, **trainer.shard)
-        return {"train_loss": trainer.evaluate(params, fixed)["loss"], **super().evaluate(trainer, params)}
+        """Return the loss on fixed windows of the text to train on, as many as to validate on, and on those.
 
-    def _spread(self, part: data.Tokens, *, shard: int = 0, num_shards: int = 1) -> Iterator[data.Batch]:
-        """Yield fixed batches of windows spread over a part of the corpus."""
-        for index in range(self.flags.eval_iters):
-            part.check_unchanged()
+        Of a mixture there is also the loss of each of its sources, by name: its own are their weighted mean.
+        """
+        fixed = self._spread(self.corpus.train, **trainer.shard)
+        found, val = {"train_loss": trainer.evaluate(params, fixed)["loss"]}, self.corpus.val
+        if not isinstance(val, data.Mixture):
+            return {**found, **super().evaluate(trainer, params)}
+        each = [
+            trainer.evaluate(params, self._windows(ids, count, **trainer.shard)) for ids, count, _ in self._shares(val)
+        ]
+        for name in each[0]:
+            found[name] = sum(weight * one[name] for weight, one in zip(val.weights, each, strict=True))
+        return {**found, **{f"loss_{name}": one["loss"] for name, one in zip(val.names, each, strict=True)}}
+
+    def _spread(self, part: data.Tokens | data.Mixture, **shard: int) -> Iterator[data.Batch]:
+        """Yield fixed batches of windows spread over a part of the corpus, weighted as a mixture's sources are."""
+        for ids, count, weight in self._shares(part):
+            for batch in self._windows(ids, count, **shard):
+                yield batch if weight == 1 else replace(batch, weights=batch.weights * weight)
+
+    def _shares(self, part: data.Tokens | data.Mixture) -> list[tuple[data.Tokens, int, float]]:
+        """Return ids, how many batches of them are evaluated, and the weight of each batch."""
+        count = self.flags.eval_iters
+        return part.shares(count) if isinstance(part, data.Mixture) else [(part, count, 1.0)]
+
+    def _windows(self, ids: data.Tokens, count: int, **shard: int) -> Iterator[data.Batch]:
+        for index in range(count):
+            ids.check_unchanged()
             yield data.eval_batch(
-                part,
+                ids,
                 index=index,
-                count=self.flags.eval_iters,
+                count=count,
                 batch_size=self.flags.batch_size,
                 block_size=self.block_size,
-                shard=shard,
-                num_shards=num_shards,
+                **shard,
             )
 
     def record(self) -> dict[str, Any]:
@@ -279,7 +211,7 @@ class Pretrain(Stage[PretrainConfig]):
 
     def speak(self, params: Any) -> str:
         """Return what the model goes on with behind the first token of the text to validate on."""
-        tokenizer, prompt = self.corpus.tokenizer, self.corpus.val[:1].tolist()
+        tokenizer, prompt = self.corpus.tokenizer, self._beginning(1)
         [new] = decode.generate(
             self.config,
             params,
@@ -293,6 +225,11 @@ class Pretrain(Stage[PretrainConfig]):
         )
         return tokenizer.decode(prompt + new)
 
+    def _beginning(self, count: int) -> list[int]:
+        """Return the first ids to validate on, of a mixture those of its first source."""
+        val = self.corpus.val
+        return (val.sources[0] if isinstance(val, data.Mixture) else val)[:count].tolist()
+
     def _start(self) -> list[str]:
         """Return the flag that samples need whose model knows neither a token that begins a text nor a line end."""
         if self.tokenizer.eos_token_id is not None or self.tokenizer.ends.begin:
@@ -300,7 +237,7 @@ class Pretrain(Stage[PretrainConfig]):
         with contextlib.suppress(UsageError):  # no such character
             if self.tokenizer.encode_part("\n"):
                 return []
-        text = self.tokenizer.decode(self.corpus.val[:100].tolist())
+        text = self.tokenizer.decode(self._beginning(100))
         return ["--start", next(filter(str.isalnum, text), text[0])]
 
     def show(self, folder: Path, params: Any) -> None:

@@ -44,7 +44,7 @@ def model_card(run: Path, config: GPTConfig, *, title: str, step: int | None, ig
     parts = [_head(config, record.get("stage"), flags, begun), f"# {title}", _about(config, record, begun)]
     parts += [_use(config, title)]
     if record.get("data"):
-        named = {name: flags.get(name) for name in ("dataset", "val_dataset")}
+        named = {**_datasets(flags), "val_dataset": flags.get("val_dataset")}
         hub = [name for name, value in named.items() if str(value).startswith("hub:")]
         hashes = {f"{'revision' if k in hub else 'hash'} of {k}": value for k, value in record["data"].items()}
         parts += ["## Data", _table(("", ""), [(k, f"`{v}`") for k, v in {**named, **hashes}.items() if v is not None])]
@@ -69,10 +69,18 @@ def _head(config: GPTConfig, stage: str | None, flags: Mapping[str, Any], begun:
     lines += ["tags:", *(f"- {tag}" for tag in ("gpt2", "jaxgpt", stage) if tag)]
     if begun and "/" in begun and NAME.fullmatch(begun):
         lines.append(f"base_model: {begun}")
-    dataset = str(flags.get("dataset"))
-    if dataset.startswith("hub:") and "/" in (name := re.split("[@:]", dataset)[1]) and NAME.fullmatch(name):
-        lines += ["datasets:", f"- {name}"]
+    hub = [re.split("[@:]", str(one))[1] for one in _datasets(flags).values() if str(one).startswith("hub:")]
+    if names := [name for name in hub if "/" in name and NAME.fullmatch(name)]:
+        lines += ["datasets:", *(f"- {name}" for name in names)]
     return "\n".join(["---", *lines, "---"])
+
+
+def _datasets(flags: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the data sets by what a run's record calls their revisions."""
+    found = flags.get("dataset")
+    if not isinstance(found, list | tuple):
+        return {"dataset": found}
+    return {f"dataset {number}": one for number, one in enumerate(found, 1)}
 
 
 def _about(config: GPTConfig, record: Mapping[str, Any], begun: str | None) -> str:
@@ -101,6 +109,8 @@ def _evaluations(run: Path, step: int | None) -> list[dict[str, Any]]:
 
 def _public(name: str, value: Any) -> Any:
     """Return a flag's value without folders of somebody's machine."""
+    if name in MADE_OF and isinstance(value, list | tuple):
+        return [_public(name, one) for one in value]
     if name not in MADE_OF or not isinstance(value, str) or value.startswith("hub:"):
         return value
     return value if NAME.fullmatch(value) and not Path(value).exists() else Path(value).name

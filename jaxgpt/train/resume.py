@@ -123,7 +123,8 @@ def refuse_changed_flags(flags: RunConfig, folder: Path, record: Mapping[str, An
     refuse_differences(folder, begun, {name: getattr(flags, name) for name in begun})
     refuse_differences(folder, record["model"], flags.model(record["model"]))
     for name, before in _kept(flags, record["flags"]).items():
-        if (now := getattr(flags, name, before)) != before:
+        now = getattr(flags, name, before)
+        if (list(now) if isinstance(now, tuple) else now) != before:  # as JSON keeps it
             print(f"note: {name} was {before} when this run began, and is {now} now")
 
 

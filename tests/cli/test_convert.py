@@ -224,7 +224,12 @@ class Hub:
 
 def test_a_run_goes_to_the_hub_with_a_card_made_of_its_record(tmp_path, monkeypatch, capsys):
     run, secret = tmp_path / "run", tmp_path / "secret" / "mine.txt"
-    flags = {"dataset": str(secret), "val_dataset": "hub:some/set@v1:dev", "learning_rate": 0.5, "out_dir": str(run)}
+    flags = {
+        "dataset": [str(secret), "hub:a/b"],
+        "val_dataset": "hub:some/set@v1:dev",
+        "learning_rate": 0.5,
+        "out_dir": str(run),
+    }
     data = {"train": "0123", "val_dataset": "v1sha:dev"}
     config = replace(CONFIG, eos_token_id=60, bos_token_id=60)
     save_params(run, config, init(config), stage="pretrain", flags=flags, data=data)
@@ -237,7 +242,7 @@ def test_a_run_goes_to_the_hub_with_a_card_made_of_its_record(tmp_path, monkeypa
     assert Hub.files.keys() >= {"config.json", "model.safetensors", "README.md", "generation_config.json"}
     assert Hub.files["private"] == b"True" and json.loads(Hub.files["generation_config.json"])["eos_token_id"] == [60]
     card = Hub.files["README.md"].decode()
-    for line in ("# me/new", "| dataset | `mine.txt` |", "| revision of val_dataset | `v1sha:dev` |"):
+    for line in ("# me/new", "| dataset 1 | `mine.txt` |", "- a/b", "| revision of val_dataset | `v1sha:dev` |"):
         assert line in card.splitlines()
     assert "| learning_rate | `0.5` |" in card and "| 2 | 2 |" in card and str(tmp_path) not in card
     main([str(run), str(tmp_path / "local")])

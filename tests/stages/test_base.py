@@ -64,3 +64,22 @@ def test_an_evaluation_has_the_loss_on_fixed_windows_of_the_text_to_train_on(giv
     windows = eval_batch(stage.corpus.train, index=0, count=1, batch_size=4, block_size=16)
     loss = make_evaluate(stage.objective())(params, [windows])["loss"]
     np.testing.assert_allclose(rows[-1]["train_loss"], loss, rtol=1e-6)
+
+
+def test_a_mixture_is_evaluated_source_by_source_and_its_loss_is_their_weighted_mean(given, tmp_path):
+    (tmp_path / "more.txt").write_text("That is the question, or not to be. " * 50)
+    several = {**given, "dataset": (given["dataset"], str(tmp_path / "more.txt")), "tokenizer": "bpe", "eval_iters": 5}
+    stage = Pretrain(**several, bpe_vocab_size=257, dataset_weights=(3.0, 1.0))
+    stage.run(tmp_path / "run")
+    row = read_rows(tmp_path / "run" / "metrics.jsonl")[-1]
+    _, params = load_params(tmp_path / "run", 4)
+    measured = make_evaluate(stage.objective())(params, stage.eval_batches())["loss"]
+    np.testing.assert_allclose(row["loss"], measured, rtol=1e-6)
+    np.testing.assert_allclose(row["loss"], 0.75 * row["loss_text"] + 0.25 * row["loss_more"], rtol=1e-6)
+    assert abs(row["loss_text"] - row["loss_more"]) > 1e-3
+    again = ["--init_from", "resume", "--out_dir", str(tmp_path / "run"), "--max_iters", "6"]
+    with pytest.raises(SystemExit):
+        command.main([*again, "--dataset_weights", "1", "1"])
+    with pytest.raises(SystemExit):
+        command.main([*again, "--dataset", str(tmp_path / "more.txt"), str(given["dataset"])])
+    command.main([*again, "--dataset_weights", "0.75", "0.25"])

@@ -1,0 +1,99 @@
+"""Several data sets are one corpus: in one tokenizer's ids, with the shares that are asked for."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from jaxgpt.data.corpus import Corpus, load_corpus
+from jaxgpt.data.tokens.mixture import Mixture
+from jaxgpt.errors import UsageError
+from jaxgpt.tokenizers.char import CharTokenizer
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> Path:
+    (tmp_path / "a.txt").write_text("abcd " * 40)
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b" / "b.txt").write_text("bad cab " * 20)
+    for name, alphabet in (("tokens", " abcd"), ("others", "wxyz")):
+        CharTokenizer(alphabet).save(tmp_path / name)
+        for split in ("train", "val"):
+            np.zeros(50, np.uint16).tofile(tmp_path / name / f"{split}.bin")
+    return tmp_path
+
+
+def load(files: Path, *names: str, **given) -> Corpus:
+    return load_corpus([files / name for name in names], cache_dir=files / "cache", block_size=4, **given)
+
+
+def test_texts_and_tokens_are_mixed(files: Path):
+    corpus = load(files, "a.txt", "b", "tokens", dataset_weights=[2, 1, 1])
+    assert isinstance(corpus.train, Mixture) and isinstance(corpus.val, Mixture)
+    assert corpus.train.names == ("a", "b", "tokens") and corpus.train.weights == corpus.val.weights == (
+        0.5,
+        0.25,
+        0.25,
+    )
+    assert corpus.tokenizer.fingerprint == CharTokenizer(" abcd").fingerprint
+    alone = load_corpus(files / "b", corpus.tokenizer, cache_dir=files / "cache", block_size=4)
+    assert corpus.train.sources[1].fingerprint == alone.train.fingerprint
+    assert corpus.val.sources[1].fingerprint == alone.val.fingerprint
+    again = load(files, "a.txt", "b", "tokens", dataset_weights=[1, 1, 1])
+    assert again.train.fingerprint == corpus.train.fingerprint != load(files, "b", "a.txt").train.fingerprint
+
+
+def test_shares_are_those_of_the_tokens_to_train_on(files: Path):
+    corpus = load(files, "a.txt", "b")
+    assert isinstance(corpus.train, Mixture) and isinstance(corpus.val, Mixture)
+    sizes = [len(source) for source in corpus.train.sources]
+    np.testing.assert_allclose(corpus.train.weights, np.array(sizes) / sum(sizes))
+    assert corpus.val.weights == corpus.train.weights and len(corpus.train) == sum(sizes)
+
+
+def test_one_is_no_mixture(files: Path):
+    assert (
+        load(files, "a.txt").train.fingerprint
+        == load_corpus(files / "a.txt", cache_dir=files / "cache", block_size=4).train.fingerprint
+    )
+
+
+def test_what_to_validate_on_may_be_another(files: Path):
+    (files / "v.txt").write_text("dada " * 9)
+    corpus = load(files, "a.txt", "b", val_dataset=files / "v.txt")
+    assert not isinstance(corpus.val, Mixture)
+    assert corpus.tokenizer.decode(corpus.val[:]) == "dada " * 9
+
+
+def test_names_differ(files: Path):
+    (files / "c").mkdir()
+    (files / "c" / "a.txt").write_text("dab " * 30)
+    corpus = load(files, "a.txt", "c/a.txt", "b")
+    assert isinstance(corpus.train, Mixture) and corpus.train.names == ("a", "a-2", "b")
+
+
+@pytest.mark.parametrize(
+    ("names", "weights", "message"),
+    [
+        (("a.txt", "b"), [1], "dataset_weights: 1 for 2 datasets; there must be one for each of several"),
+        (("a.txt", "b"), [1, 0], "dataset_weights is 0.0; it must be a positive number"),
+        (("a.txt", "b"), [1, -0.5], "dataset_weights is -0.5; it must be a positive number"),
+        (("a.txt", "b"), [float("nan"), 1], "dataset_weights is nan; it must be a positive number"),
+        (("a.txt", "b"), 0.5, "dataset_weights is 0.5; it must be a positive number for each dataset"),
+        (("a.txt",), [1], "dataset_weights [1]: only with several datasets"),
+        (("tokens", "others"), None, "others: its tokenizer is 'char', another one than 'char' of"),
+        (("a.txt", "missing"), None, "missing': no such file or folder"),
+    ],
+)
+@pytest.mark.usefixtures("unchecked_types")
+def test_what_can_not_be_mixed_is_one_line(files: Path, names: tuple[str, ...], weights, message: str):
+    with pytest.raises(UsageError) as caught:
+        load(files, *names, dataset_weights=weights)
+    assert message in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_character_that_the_first_has_not_is_named(files: Path):
+    (files / "c.txt").write_text("abcx " * 30)
+    with pytest.raises(UsageError, match="'x'"):
+        load(files, "a.txt", "c.txt")
+    assert load(files, "a.txt", "c.txt", tokenizer="bpe", bpe_vocab_size=260).tokenizer.name == "bpe"
