@@ -9,7 +9,8 @@ from itertools import zip_longest
 
 from jaxgpt.chat.reading import read_prompts
 from jaxgpt.chat.records import Prompt
-from jaxgpt.cli.generate import Options, chat_template, fit, how, open_quantized, prompt_ids, started
+from jaxgpt.cli.generate import Options, chat_template, fit, how, open_quantized, prompt_ids
+from jaxgpt.cli.processes import started
 from jaxgpt.decode.continuous import generate_many
 from jaxgpt.decode.text import TextStream
 from jaxgpt.errors import UsageError

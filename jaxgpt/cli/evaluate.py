@@ -14,6 +14,7 @@ from jaxgpt import chat, evaluate
 from jaxgpt.chat.records import TooLong
 from jaxgpt.cli.dialects import translate
 from jaxgpt.cli.figures import finite, table
+from jaxgpt.cli.processes import started
 from jaxgpt.command_line import command, parse
 from jaxgpt.commands import called
 from jaxgpt.data.documents import SUFFIXES, TEXT_COLUMN, suffix_of
@@ -49,6 +50,7 @@ class Options:
         "a file, folder, corpus by name or hub:OWNER/NAME[/CONFIG][:SPLIT], of texts, records or "
         ".bin tokens, as in training; of what has a part to validate on that part; "
         "none: a run's own data to validate on",
+        per_host=True,
         group="data",
     )
     task: Task | None = flag(
@@ -78,7 +80,9 @@ class Options:
         "cut", "an example beyond block_size: cut as in training, left out, or an error; counted", group="data"
     )
     limit: Count | None = flag(None, "how many texts or examples to take, from the first on; none: all", group="data")
-    cache_dir: PathName | None = flag(None, "where corpora and downloads are kept; none: ~/.cache/jaxgpt", group="data")
+    cache_dir: PathName | None = flag(
+        None, "where corpora and downloads are kept; none: ~/.cache/jaxgpt", per_host=True, group="data"
+    )
     checkpoint: Which | None = flag(None, "of a run, the checkpoint of this step; none: the best", group="model")
     quantize: Literal["int8", "int4", "w8a8"] | None = flag(
         None, "bits of weights, w8a8 of activations too, as in decoding", group="model"
@@ -97,8 +101,13 @@ class Options:
     )
     fsdp: Rows = flag(1, "devices that share one copy of the weights", group="precision and devices")
     tensor: Rows = flag(1, "devices that share each layer's heads", group="precision and devices")
-    device: Literal["auto", "cpu", "cuda", "tpu"] = flag("auto", "where to run", group="precision and devices")
-    json: PathName | None = flag(None, "also write all figures to this file", group="logging")
+    device: Literal["auto", "cpu", "cuda", "tpu"] = flag(
+        "auto", "where to run", per_host=True, group="precision and devices"
+    )
+    distributed: bool = flag(
+        False, "one of several processes with one model: join the others", group="precision and devices"
+    )
+    json: PathName | None = flag(None, "also write all figures to this file", per_host=True, group="logging")
 
     def __post_init__(self) -> None:
         check_ranges(self)
@@ -122,7 +131,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Measure, and print a table."""
     words = translate(sys.argv[1:] if argv is None else argv, Options)
     options = parse(Options, words, prog=called("evaluate"), description=DESCRIPTION)
-    from jaxgpt.devices import compute_dtype, start_devices
     from jaxgpt.runs.weights import check_source
 
     for model in options.models:  # before the first is measured
@@ -130,7 +138,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     examples, files = None, find(options)
     if options.task is not None:
         examples = evaluate.read_task(options.task, options.dataset, cache_dir=options.cache_dir)[: options.limit]
-    start_devices(options.device)
+    with started(options):
+        measure_all(options, files, examples)
+
+
+def measure_all(options: Options, files: Sequence[str], examples: Sequence[evaluate.Example] | None) -> None:
+    """Measure each model, and print the table of all."""
+    from jaxgpt.devices import compute_dtype, is_first
+
     results: dict[str, Mapping[str, Any]] = {}
     seen: list[tuple[str, int]] = []
     for model in options.models:
@@ -156,7 +171,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if any("loss" in found for found in results.values()):
         note_differences(*map(set, zip(*seen, strict=True)), given=options.block_size is not None)
     print(table(results))
-    if options.json is not None:
+    if options.json is not None and is_first():
         write_json(Path(options.json), {"flags": asdict(options), "results": finite(results)})
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -15,6 +15,7 @@ from jaxgpt.chat.encoded import begun
 from jaxgpt.chat.records import Message
 from jaxgpt.chat.template import ChatTemplate
 from jaxgpt.cli.dialects import translate
+from jaxgpt.cli.processes import started
 from jaxgpt.cli.speed import Steps, TimedStream
 from jaxgpt.command_line import command, parse
 from jaxgpt.commands import called
@@ -23,7 +24,7 @@ from jaxgpt.decode.sampling_config import Sampling
 from jaxgpt.decode.text import TextStream
 from jaxgpt.errors import UsageError
 from jaxgpt.files import regular
-from jaxgpt.flags import Count, CountOrZero, PathName, Rows, Seed, check_ranges, flag, flags_where
+from jaxgpt.flags import Count, CountOrZero, PathName, Rows, Seed, check_ranges, flag
 from jaxgpt.model.config import GPTConfig
 from jaxgpt.notes import note
 from jaxgpt.runs.manifest import Which
@@ -155,28 +156,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     prompt = read_prompt(options.start)
     if asked and options.distributed:
         raise UsageError("--distributed: a terminal speaks to one process; say with --start what to continue")
-    with started(options, prompt):
+    with started(options, prompt=prompt):
         speak(options, prompt, asked=asked)
-
-
-@contextlib.contextmanager
-def started(options: Options, prompt: str = "") -> Iterator[None]:
-    """Start the devices, and let all processes that share a model do the same, and end together."""
-    # Only now what waits for JAX.
-    from jaxgpt.devices import start_devices
-
-    if not options.distributed:
-        start_devices(options.device)
-        yield
-        return
-    from jaxgpt.hosts import one_for_all, refuse_disagreement
-
-    with one_for_all():
-        start_devices(options.device, distributed=True)
-        own = flags_where(options, "per_host", True)
-        same = {name: value for name, value in dataclasses.asdict(options).items() if name not in own}
-        refuse_disagreement({**same, "the prompt": prompt})
-        yield
 
 
 def speak(options: Options, prompt: str, *, asked: bool) -> None:

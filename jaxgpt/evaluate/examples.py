@@ -20,6 +20,7 @@ from jaxgpt.chat.examples import labelled_batch, pairs_batch
 from jaxgpt.chat.template import Encoded
 from jaxgpt.evaluate.scoring import Row, Scored, Scorer
 from jaxgpt.evaluate.texts import TextScore, add_up
+from jaxgpt.hosts import fetch
 from jaxgpt.model.gpt import GPT
 from jaxgpt.objectives.classification import confusion_table
 from jaxgpt.objectives.outputs import last_scores
@@ -103,7 +104,7 @@ def measure_labels(scorer: Scorer, texts: Sequence[LabelledIds]) -> LabelScore:
     length, counts = max(len(one.ids) for one in texts), np.zeros((len(labels), len(labels)), int)
     for rows in _batches(scorer, len(texts)):
         batch = labelled_batch(texts, rows, length=length, pad_id=0)
-        best = np.asarray(scorer.read(_scores, batch.tokens, batch.last)).argmax(-1)
+        best = fetch(scorer.read(_scores, batch.tokens, batch.last)).argmax(-1)
         np.add.at(counts, (batch.labels[rows >= 0], best[rows >= 0]), 1)
     return LabelScore(labels, counts)
 
@@ -120,7 +121,7 @@ def measure_pairs(scorer: Scorer, pairs: Sequence[EncodedPair]) -> PairScore:
     for rows in _batches(scorer, len(pairs)):
         batch = pairs_batch(pairs, rows, length=length, pad_id=0)
         # Half of the rows at a time, as each pair is two.
-        sides = [np.asarray(scorer.read(_scores, batch.tokens[:, side], batch.last[:, side])) for side in (0, 1)]
+        sides = [fetch(scorer.read(_scores, batch.tokens[:, side], batch.last[:, side])) for side in (0, 1)]
         rewards.append(np.concatenate(sides, axis=1)[rows >= 0])
     return PairScore(np.concatenate(rewards))
 

@@ -20,6 +20,7 @@ from jaxtyping import Bool, Float, Int, Integer
 from jaxgpt.data.tokens.shards import Tokens
 from jaxgpt.decode.rows import bucket
 from jaxgpt.errors import RunError, UsageError, out_of_memory
+from jaxgpt.hosts import fetch
 from jaxgpt.mesh import (
     OwnRows,
     batch_divisor,
@@ -27,8 +28,9 @@ from jaxgpt.mesh import (
     check_rows,
     make_mesh,
     parameter_shardings,
-    put_batch,
+    place,
     replicated,
+    share_out,
 )
 from jaxgpt.model.atlas import parameters
 from jaxgpt.model.config import GPTConfig
@@ -122,9 +124,9 @@ class Scorer:
         if any(isinstance(leaf, DecodingMatrix) for leaf in leaves):
             if self.mesh.shape["fsdp"] * self.mesh.shape["tensor"] > 1:
                 raise UsageError("quantized weights lie whole on every device; leave out --fsdp and --tensor")
-            self.params = jax.device_put(params, replicated(self.mesh))
+            self.params = jax.tree.map(lambda leaf: place(leaf, replicated(self.mesh)), params)
         else:
-            self.params = jax.device_put(params, parameter_shardings(self.mesh, parameters(config)))
+            self.params = place(params, parameter_shardings(self.mesh, parameters(config)))
         self.progress = sys.stderr.isatty() if progress is None else progress
         rows = OwnRows(self.mesh, parameters(config), self.model.dtype)
         self._of_model = cache(lambda function: rows.each(partial(function, self.model)))
@@ -148,8 +150,8 @@ class Scorer:
                 yield from found
 
     def read(self, function: Callable[..., Any], *rows: Any) -> Any:
-        """Return what a compiled function of (model, parameters, rows …) says of a batch's rows."""
-        return self._of_model(function)(self.params, *put_batch(self.mesh, rows))
+        """Return what a compiled function of (model, parameters, rows …) says of a batch's rows; see `fetch`."""
+        return self._of_model(function)(self.params, *share_out(self.mesh, rows))
 
     def _score(self, rows: Sequence[Row]) -> list[Scored]:
         by_length = sorted(range(len(rows)), key=lambda number: -len(rows[number].ids))
@@ -157,17 +159,17 @@ class Scorer:
         try:
             # All are begun before the first is waited for.
             begun = [self._begin([rows[number] for number in numbers]) for numbers in batches]
-            arrays = [jax.device_get(one) for one in begun]
+            arrays = [fetch(one) for one in begun]
         except (jax.errors.JaxRuntimeError, MemoryError) as error:
             if (reason := out_of_memory(error)) is None:
                 raise
             raise RunError(f"{reason}; try a smaller --batch_size") from error
         found: dict[int, Scored] = {}
         for numbers, (log_probs, likeliest) in zip(batches, arrays, strict=True):
-            for place, number in enumerate(numbers):
+            for at, number in enumerate(numbers):
                 row = rows[number]
                 ids = row.ids[row.first :]
-                found[number] = Scored(ids, log_probs[place, : len(ids)], likeliest[place, : len(ids)])
+                found[number] = Scored(ids, log_probs[at, : len(ids)], likeliest[at, : len(ids)])
         return [found[number] for number in range(len(rows))]
 
     def _begin(self, rows: Sequence[Row]) -> tuple[Array, Array]:

@@ -303,9 +303,11 @@ ON_TWO = {
     "ppo": ["--fsdp", "2"],
 }
 IN_EACH = """
-from tests.cli.test_stages import ON_TWO, SPOKEN, Workshop, generate
+from tests.cli.test_stages import ON_TWO, SPOKEN, Workshop, evaluate, generate
 for name, mesh in ON_TWO.items():
     Workshop.run(None, name, f"{name} on two".replace(" ", "-"), "--distributed", *mesh)
+for name in ("sft", "reward"):
+    evaluate.main([name, "--fsdp", "2", "--distributed", "--json", name + "-on-two.json"])
 generate.main([*SPOKEN, "--distributed", "--tensor", "2"])
 """
 
@@ -333,9 +335,13 @@ def on_two(here) -> list[bytes]:
 
 
 @pytest.mark.slow
-def test_stages_and_decoding_in_two_processes_are_those_in_one(on_two, capsys):
+def test_stages_evaluation_and_decoding_in_two_processes_are_those_in_one(on_two, capsys):
     for name in ON_TWO:
         assert_close(name.replace(" ", "-"), f"{name.replace(' ', '-')}-on-two")
+    for name in ("sft", "reward"):
+        evaluate.main([name, "--json", f"{name}-on-one.json"])
+        one, two = (json.loads(Path(f"{name}-on-{n}.json").read_text())["results"][name] for n in ("one", "two"))
+        assert two == pytest.approx(one, rel=1e-5)
     first, second = on_two
     capsys.readouterr()
     generate.main(SPOKEN)
