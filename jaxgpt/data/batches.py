@@ -17,6 +17,7 @@ from jaxtyping import Float, Int
 from jaxgpt import checks
 from jaxgpt.data.tokens.mixture import Mixture
 from jaxgpt.data.tokens.shards import Tokens
+from jaxgpt.data.tokens.shuffle import shuffled_starts
 from jaxgpt.errors import UsageError
 
 MOST_ID = 2**31 - 1
@@ -49,10 +50,11 @@ def random_batch(
     step: int,
     batch_size: int,
     block_size: int,
+    shuffle: bool = False,
     shard: int = 0,
     num_shards: int = 1,
 ) -> Batch:
-    """Return windows of `block_size` tokens that begin anywhere in `data` with equal probability.
+    """Return windows of `block_size` tokens that begin anywhere in `data` with equal probability, or shuffled ones.
 
     Args:
         data: token ids, one after another, or a mixture of such; longer than `block_size`, each.
@@ -60,6 +62,8 @@ def random_batch(
         step: which batch.
         batch_size: rows of all shards together.
         block_size: T.
+        shuffle: visit every window once an epoch, see `jaxgpt.data.tokens.shuffle`; of a mixture each source has epochs
+            of its own. Else windows are drawn with replacement.
         shard: which part of the rows to return, one of `num_shards`: rows shard·B/num_shards and on.
         num_shards: number of hosts that feed themselves; must divide `batch_size`.
 
@@ -68,12 +72,20 @@ def random_batch(
     """
     sources, batch_size, block_size = _checked(data, batch_size, block_size)
     seed, step = (checks.whole(name, value, 0, 2**64 - 1) for name, value in (("seed", seed), ("step", step)))
-    which, room = np.zeros(batch_size, np.int64), np.array([len(source) - block_size for source in sources])
+    first, which, before = step * batch_size, np.zeros(batch_size, np.int64), [step * batch_size]
     if isinstance(data, Mixture):
-        which = data.sources_of(step * batch_size, batch_size, seed=seed)
-    # Philox is counter-based: any batch is drawn at once, without drawing those before it.
-    generator = np.random.Generator(np.random.Philox(key=np.array([seed, step], np.uint64)))
-    starts = generator.integers(room[which] if len(sources) > 1 else room[0], size=batch_size)
+        which, before = data.sources_of(first, batch_size, seed=seed), data.rows_before(first, seed=seed)
+    starts = np.empty(batch_size, np.int64)
+    if checks.flag("shuffle", shuffle):
+        for number, source in enumerate(sources):
+            own = which == number
+            sizes = {"length": len(source), "block_size": block_size}
+            starts[own] = shuffled_starts(before[number], np.arange(own.sum()), **sizes, seed=seed, stream=number)
+    else:
+        # Philox is counter-based: any batch is drawn at once, without drawing those before it.
+        generator = np.random.Generator(np.random.Philox(key=np.array([seed, step], np.uint64)))
+        room = np.array([len(source) - block_size for source in sources])
+        starts = generator.integers(room[which] if len(sources) > 1 else room[0], size=batch_size)
     return _windows(sources, rows_of(shard, num_shards, np.stack([which, starts], 1)), block_size)
 
 

@@ -160,6 +160,7 @@ class Pretrain(Stage[PretrainConfig]):
             step=step,
             batch_size=self.flags.batch_size * self.flags.gradient_accumulation_steps,
             block_size=self.block_size,
+            shuffle=self.flags.shuffle,
             shard=shard,
             num_shards=num_shards,
         )

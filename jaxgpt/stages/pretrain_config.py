@@ -40,6 +40,13 @@ class PretrainConfig(SampleConfig, RunConfig):
         "of several datasets, the share of rows that each has, of any sum, as 0.7 0.3; none: as many as its tokens",
         group="data",
     )
+    shuffle: bool = flag(
+        False,
+        "visit every window of the data once an epoch, in a new order each time; false: windows from anywhere, with "
+        "replacement, as nanoGPT does",
+        on_resume="fixed",
+        group="data",
+    )
     val_dataset: PathName | None = flag(
         None,
         "what to validate on, likewise; none: the folder's or data set's own, or a part of it",

@@ -7,6 +7,7 @@ import pytest
 
 from jaxgpt.cli import train as command
 from jaxgpt.data.batches import eval_batch
+from jaxgpt.data.tokens.shuffle import shuffled_starts, windows_in_epoch
 from jaxgpt.model.gpt import GPT
 from jaxgpt.objectives.base import Objective, Sums
 from jaxgpt.objectives.next_tokens import pretrain
@@ -83,3 +84,16 @@ def test_a_mixture_is_evaluated_source_by_source_and_its_loss_is_their_weighted_
     with pytest.raises(SystemExit):
         command.main([*again, "--dataset", str(tmp_path / "more.txt"), str(given["dataset"])])
     command.main([*again, "--dataset_weights", "0.75", "0.25"])
+
+
+def test_a_shuffled_run_reads_every_window_once_and_stays_shuffled(given, tmp_path):
+    stage = Pretrain(**given, shuffle=True)
+    stage.run(tmp_path / "run")
+    count = windows_in_epoch(len(stage.corpus.train), 16)
+    read = np.concatenate([stage.batch(step).tokens for step in range(count // 4)])
+    length = len(stage.corpus.train)
+    starts = shuffled_starts(0, np.arange(len(read)), length=length, block_size=16, seed=stage.flags.seed, stream=0)
+    assert len(set(starts.tolist())) == len(read)
+    np.testing.assert_array_equal(read, np.stack([stage.corpus.train[start : start + 16] for start in starts]))
+    with pytest.raises(SystemExit):
+        command.main(["--init_from", "resume", "--out_dir", str(tmp_path / "run"), "--max_iters", "6", "--shuffle=false"])
