@@ -15,7 +15,8 @@ from benchmarks.soak import ENVIRONMENT, ROOT
 from jaxgpt.command_line import parse
 from jaxgpt.stages.pretrain import PretrainConfig
 
-RECIPES = (ROOT / "docs" / "scaling.md").read_text(encoding="utf-8").partition("## Starting on several devices")[2]
+PAGE = (ROOT / "docs" / "scaling.md").read_text(encoding="utf-8")
+RECIPES = PAGE.partition("\n## Starting on several devices\n")[2].partition("\n## ")[0]
 SCRIPTS = re.findall(r"```sh\n(.*?)```", RECIPES, re.S)
 TINY = """
 dataset = "text.txt"
