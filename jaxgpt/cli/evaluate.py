@@ -21,6 +21,7 @@ from jaxgpt.data.documents import SUFFIXES, TEXT_COLUMN, suffix_of
 from jaxgpt.data.hub import columns_and_size, is_hub
 from jaxgpt.data.opening import default_cache_dir, find_parts
 from jaxgpt.data.record_files import read_records
+from jaxgpt.data.tokens.token_folders import are_tokens, token_files
 from jaxgpt.errors import UsageError
 from jaxgpt.files import write_json
 from jaxgpt.flags import Count, Name, PathName, Rows, check_ranges, flag
@@ -193,7 +194,10 @@ def find(options: Options) -> Sequence[str]:
     if options.dataset is None or options.task is not None:
         return ()
     cache = default_cache_dir() if options.cache_dir is None else Path(options.cache_dir)
-    train, val, notes = find_parts("dataset", options.dataset, cache, test=True)
+    if are_tokens(Path(options.dataset)):
+        train, val, notes = token_files(Path(options.dataset))
+    else:
+        train, val, notes = find_parts("dataset", options.dataset, cache, test=True)
     for text in notes:
         note(text)
     return [str(file) for file in val or train]

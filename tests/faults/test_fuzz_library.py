@@ -157,6 +157,7 @@ def test_batches(data):
     with refused():
         batch = random_batch(**some(data, {
             "data": ids, "seed": 0, "step": 0, "batch_size": 2, "block_size": 4, "shard": 0, "num_shards": 1,
+            "shuffle": True,
         }))  # fmt: skip
         assert batch.tokens.dtype == np.int32 and (batch.tokens >= 0).all()
     with refused():
@@ -228,8 +229,10 @@ def test_runs(run, data):
 def test_corpora(folder, data):
     valid = {
         "dataset": "text.txt", "tokenizer": "char", "cache_dir": "cache", "block_size": 4, "val_fraction": 0.1,
-        "bpe_vocab_size": 300, "workers": 0, "progress": False,
+        "bpe_vocab_size": 300, "workers": 0, "progress": False, "dataset_weights": None,
     }  # fmt: skip
+    with refused():
+        load_corpus(**some(data, {**valid, "dataset": ["text.txt", "text.txt"], "dataset_weights": [1.0, 2.0]}))
     with refused():
         corpus = load_corpus(**some(data, valid))
         assert corpus.tokenizer.decode(corpus.train[:3]) == "abc"

@@ -96,4 +96,6 @@ def test_a_shuffled_run_reads_every_window_once_and_stays_shuffled(given, tmp_pa
     assert len(set(starts.tolist())) == len(read)
     np.testing.assert_array_equal(read, np.stack([stage.corpus.train[start : start + 16] for start in starts]))
     with pytest.raises(SystemExit):
-        command.main(["--init_from", "resume", "--out_dir", str(tmp_path / "run"), "--max_iters", "6", "--shuffle=false"])
+        command.main(
+            ["--init_from", "resume", "--out_dir", str(tmp_path / "run"), "--max_iters", "6", "--shuffle=false"]
+        )
