@@ -1,7 +1,8 @@
 """Devices → one mesh, and the atlas's axes → shardings of any tree; the compiler does the rest.
 
 The mesh has three axes: `data` splits batches, `fsdp` splits batches and every matrix's D, `tensor` splits the
-width of attention and of the feed-forward layer. One device is a mesh of 1 × 1 × 1, and nothing else changes.
+width of attention and of the feed-forward layer, and the vocabulary. One device is a mesh of 1 × 1 × 1, and nothing
+else changes.
 """
 
 import math
@@ -23,9 +24,9 @@ from jaxgpt.model.config import GPTConfig
 from jaxgpt.model.lora import is_adapter
 from jaxgpt.parallel import AXES, DATA, FSDP, ROWS, TENSOR, own_key, total, whole
 
-# V is left whole: GPT-2's 50257 is odd.
-_THIRDS = "(3 H K)"
-_MESH_AXIS = {"D": FSDP, "F": TENSOR, "(H K)": TENSOR, _THIRDS: TENSOR}
+_MESH_AXIS = {"D": FSDP, "F": TENSOR, "(H K)": TENSOR, "(3 H K)": TENSOR}
+# Where `tensor` can't divide the other axis as it is used: whole heads of q, k and v; and GPT-2's V, 50257, is odd.
+_BOTH_DIVIDE_D = (("D", "(3 H K)"), ("V", "D"), ("P", "D"))
 
 
 class Sizes(NamedTuple):
@@ -83,9 +84,8 @@ def parameter_spec(mesh: Mesh | AbstractMesh, parameter: Parameter) -> Partition
     if len(parameter.shape) < 2:
         return PartitionSpec()
     pattern = axes(parameter.row.pattern)
-    if pattern == ("D", _THIRDS) and parameter.shape[0] % (mesh.shape[FSDP] * mesh.shape[TENSOR]) == 0:
-        # Its columns can't be divided so that each device has whole heads of q, k and v: see `jaxgpt.parallel.whole`.
-        return PartitionSpec((FSDP, TENSOR), None)
+    if pattern in _BOTH_DIVIDE_D and parameter.shape[pattern.index("D")] % (mesh.shape[FSDP] * mesh.shape[TENSOR]) == 0:
+        return PartitionSpec(*((FSDP, TENSOR) if axis == "D" else None for axis in pattern))
     names = [_MESH_AXIS.get(axis) for axis in pattern]
     sizes = zip(names, parameter.shape, strict=True)
     return PartitionSpec(*(name if name and size % mesh.shape[name] == 0 else None for name, size in sizes))
@@ -269,7 +269,9 @@ class OwnRows:
         return unflatten_dict(ready)
 
     def _whole(self, path: tuple[str, ...], leaf: Any) -> Any:
-        return whole(leaf, self._parameters[path].shape, leaf.dtype if is_adapter(path) else self._dtype)
+        parameter, dtype = self._parameters[path], leaf.dtype if is_adapter(path) else self._dtype
+        table = parameter_spec(self._mesh, parameter)[-1:] == ((FSDP, TENSOR),)
+        return whole(leaf, parameter.shape, dtype, tensor_axis=1 if table else None)
 
     def _spread(self, function: Callable[..., Any], into: Any, out: Any) -> Callable[..., Any]:
         names = ROWS if self._mesh.shape[TENSOR] > 1 else AXES

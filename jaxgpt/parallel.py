@@ -2,8 +2,9 @@
 
 `jaxgpt.mesh.OwnRows` begins such a program: the axes `data` and `fsdp` are then this device's own place, and what a
 function sees of rows and weights is its part. `tensor` stays the compiler's, which divides heads and the feed-forward
-layer as the weights are divided. Outside of such a program all functions here return what they are given, but for
-`by_heads`. Decoding is outside: a step reads all weights for a few rows, which are then what is better sent.
+layer as the weights are divided; of tables it divides columns, see `jaxgpt.objectives.vocabulary`. Outside of such a
+program all functions here return what they are given, but for `by_heads`. Decoding is outside: a step reads all weights
+for a few rows, which are then what is better sent.
 """
 
 from __future__ import annotations
@@ -61,7 +62,7 @@ def whole(
     fsdp_axis = next((axis for axis, of_whole in enumerate(shape) if part.shape[axis] != of_whole), None)
     if thirds and part.shape[0] % size(TENSOR):
         return laid_in_thirds(whole(part, shape, dtype))
-    if tensor_axis is not None and shape[tensor_axis] % size(TENSOR):
+    if tensor_axis is not None and part.shape[tensor_axis] % size(TENSOR):
         tensor_axis = None
     if fsdp_axis is None and (tensor_axis is None or size(TENSOR) == 1):
         return part
@@ -186,8 +187,29 @@ def split_thirds(x: Array) -> list[Array]:
 
 def laid_in_thirds(x: Any) -> Any:
     """Return an array whose last axis is three thirds laid out for `split_thirds`."""
-    count = size(TENSOR)
-    return x if count == 1 else x.reshape(*x.shape[:-1], 3, count, -1).swapaxes(-3, -2).reshape(x.shape)
+    return x if size(TENSOR) == 1 else _swapped(x, 3, size(TENSOR))
+
+
+def all_columns(part: Array) -> Array:
+    """Return vectors (…, D) as each device needs them, from those of a table of which it holds columns."""
+    if size(TENSOR) == 1:
+        return part
+    return jax.lax.with_sharding_constraint(columns_in_order(part), PartitionSpec())
+
+
+def columns_in_order(x: Array) -> Array:
+    """Return an array (…, D) as it should be, from one whose columns `tensor` and then `fsdp` divide.
+
+    They are held the other way round, so that `fsdp` divides them alone where `tensor` is the compiler's; but what is
+    gathered over it then has gaps.
+    """
+    fsdp = size(FSDP)
+    return _swapped(x, size(TENSOR), fsdp) if fsdp > 1 and x.shape[-1] % (fsdp * size(TENSOR)) == 0 else x
+
+
+def _swapped(x: Array, first: int, second: int) -> Array:
+    """Return an array whose last axis is two and a rest, with the two swapped."""
+    return x.reshape(*x.shape[:-1], first, second, -1).swapaxes(-3, -2).reshape(x.shape)
 
 
 def own_key(key: Array | None) -> Array | None:

@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -35,16 +36,18 @@ ROOT = Path(__file__).parents[1]
 # Without biases: those of the keys have no gradient but rounding, which AdamW would blow up to whole steps. With one
 # dropout (each takes a while to compile), whose bits must not depend on the mesh.
 RATES = {"embd_pdrop": 0.1, "attn_pdrop": 0.0, "resid_pdrop": 0.0}
-# The width is the context: parameters of one shape that lie differently on the mesh.
-CONFIG = GPTConfig(vocab_size=31, n_positions=16, n_embd=16, n_layer=1, n_head=2, bias=False, **RATES)
+# The width is the context: parameters of one shape that lie differently on the mesh. Nothing divides the vocabulary.
+CONFIG = GPTConfig(vocab_size=31, n_positions=16, n_embd=16, n_layer=1, n_head=4, bias=False, **RATES)
 DEVICES = "--xla_force_host_platform_device_count=8"
 MESHES = {
     "data 8": {},
     "fsdp 8": {"fsdp": 8},
     "data 4, tensor 2": {"tensor": 2},
     "data 2, fsdp 2, tensor 2": {"fsdp": 2, "tensor": 2},
-    "tensor 2": {"tensor": 2, "devices": 2},  # of eight
+    "fsdp 2, tensor 4": {"fsdp": 2, "tensor": 4},
+    "tensor 4, untied": {"tensor": 4, "devices": 4, "tied": False},  # of eight
 }
+TIED = {name: mesh.get("tied", True) for name, mesh in MESHES.items()}
 STEPS, LAST = 3, 20
 
 
@@ -55,15 +58,16 @@ def batches(step: int) -> Batch:
 class Run(Trainer):
     """A run on all devices of this process."""
 
-    def __init__(self, *, fsdp: int = 1, tensor: int = 1, devices: int | None = None) -> None:
+    def __init__(self, *, fsdp: int = 1, tensor: int = 1, devices: int | None = None, tied: bool = True) -> None:
         flags = PretrainConfig(max_iters=LAST, warmup_iters=2, batch_size=8, gradient_accumulation_steps=2, seed=0)
-        model = GPT(CONFIG)
+        config = replace(CONFIG, tie_word_embeddings=tied)
+        model = GPT(config)
         self.init_params = lambda shardings: init_params(model, seed=0, shardings=shardings)
-        objective, rows = pretrain(model), tuple(parameters(CONFIG))
+        objective, rows = pretrain(model), tuple(parameters(config))
         super().__init__(
             flags,
             make_mesh(fsdp=fsdp, tensor=tensor, devices=jax.devices()[:devices]),
-            config=CONFIG,
+            config=config,
             objective=objective,
             parameters=rows,
         )
@@ -90,16 +94,17 @@ def main(folder: Path) -> None:
         checkpoints.save(state, Progress(STEPS))
         checkpoints.wait()
         parts = {key: leaf.addressable_shards[0].data.shape for key, leaf in flat(state).items()}
-        placed = run.own_rows(CONFIG).place(run.init_params(None))
+        placed = run.own_rows(run.config).place(run.init_params(None))
         beside = {key: leaf.addressable_shards[0].data.shape for key, leaf in flat(placed).items()}
         end, rest = run.train(state, range(STEPS, LAST))
         np.savez(folder / f"{name}, at the end.npz", **flat(end.params))
-        _, later = run.train(Checkpoints(folder / "one").restore(run.abstract, STEPS), range(STEPS, STEPS + 1))
+        checkpoints = Checkpoints(folder / f"one, tied {TIED[name]}")
+        _, later = run.train(checkpoints.restore(run.abstract, STEPS), range(STEPS, STEPS + 1))
         result = {"losses": losses, "rest": rest, "later": later, "parts": parts, "beside": beside}
         result["divisor"] = batch_divisor(run.mesh)
         (folder / f"{name}.json").write_text(json.dumps(result))
     errors = []
-    for wrong in ({"fsdp": 3}, {"tensor": 3}, {"fsdp": 4, "tensor": 4}, {"tensor": 4}):
+    for wrong in ({"fsdp": 3}, {"tensor": 3}, {"fsdp": 4, "tensor": 4}, {"tensor": 8}):
         try:
             Run(**wrong)
         except UsageError as error:
@@ -108,32 +113,37 @@ def main(folder: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def one() -> Run:
-    return Run()
+def one() -> dict[bool, Run]:
+    """A run on one device, whose model's tables are tied or not."""
+    return {tied: Run(tied=tied) for tied in (True, False)}
 
 
 @pytest.fixture(scope="module")
-def trained(one: Run, tmp_path_factory):
-    """The folder with all results, the state and losses of one device, and its losses and parameters at the end."""
-    folder = tmp_path_factory.mktemp("meshes")
-    state, losses = one.train(one.start(one.init_params), range(STEPS))
-    checkpoints = Checkpoints(folder / "one")
-    checkpoints.save(state, Progress(STEPS))
-    checkpoints.wait()
+def trained(one: dict[bool, Run], tmp_path_factory):
+    """The folder with all results; and by whether tables are tied, those of one device, after STEPS and at the end."""
+    folder, begun, results = tmp_path_factory.mktemp("meshes"), {}, {}
+    for tied, run in one.items():
+        begun[tied] = run.train(run.start(run.init_params), range(STEPS))
+        checkpoints = Checkpoints(folder / f"one, tied {tied}")
+        checkpoints.save(begun[tied][0], Progress(STEPS))
+        checkpoints.wait()
     subprocess.run(
         [sys.executable, "-m", "tests.test_mesh", folder],
         cwd=ROOT,
         env={**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": f"{os.environ['XLA_FLAGS']} {DEVICES}"},
         check=True,
     )
-    before = flat(jax.device_get(state))
-    end, rest = one.train(state, range(STEPS, LAST))
-    return folder, before, losses, rest, flat(end.params)
+    for tied, (state, losses) in begun.items():
+        before = flat(jax.device_get(state))
+        end, rest = one[tied].train(state, range(STEPS, LAST))
+        results[tied] = before, losses, rest, flat(end.params)
+    return folder, results
 
 
 @pytest.mark.parametrize("name", MESHES)
 def test_eight_devices_are_one(trained, name: str):
-    folder, state, losses, *_ = trained
+    folder, results = trained
+    state, losses, *_ = results[TIED[name]]
     result, states = json.loads((folder / f"{name}.json").read_text()), np.load(folder / f"{name}.npz")
     # f32 sums in another order.
     np.testing.assert_allclose(result["losses"], losses, rtol=1e-6)
@@ -144,7 +154,8 @@ def test_eight_devices_are_one(trained, name: str):
 
 @pytest.mark.parametrize("name", MESHES)
 def test_eight_devices_are_one_after_many_steps(trained, name: str):
-    folder, *_, losses, params = trained
+    folder, results = trained
+    *_, losses, params = results[TIED[name]]
     result, ours = json.loads((folder / f"{name}.json").read_text()), np.load(folder / f"{name}, at the end.npz")
     np.testing.assert_allclose(result["rest"], losses, rtol=0, atol=1e-5)
     assert set(ours) == set(params)
@@ -166,13 +177,14 @@ KERNELS = {
     [
         ("data 8", {}, 8),
         ("fsdp 8", {"wte": (31, 2), "c_attn": (2, 48), "c_proj": (16, 2), "c_fc": (2, 64)}, 8),
-        ("data 4, tensor 2", {"c_attn": (8, 48), "c_proj": (8, 16), "c_fc": (16, 32)}, 4),
-        ("tensor 2", {"c_attn": (8, 48), "c_proj": (8, 16), "c_fc": (16, 32)}, 1),
-        ("data 2, fsdp 2, tensor 2", {"wte": (31, 8), "c_attn": (4, 48), "c_proj": (8, 8), "c_fc": (8, 32)}, 4),
+        ("data 4, tensor 2", {"wte": (31, 8), "c_attn": (8, 48), "c_proj": (8, 16), "c_fc": (16, 32)}, 4),
+        ("tensor 4, untied", {"wte": (31, 4), "c_attn": (4, 48), "c_proj": (4, 16), "c_fc": (16, 16)}, 1),
+        ("fsdp 2, tensor 4", {"wte": (31, 2), "c_attn": (2, 48), "c_proj": (4, 8), "c_fc": (8, 16)}, 2),
+        ("data 2, fsdp 2, tensor 2", {"wte": (31, 4), "c_attn": (4, 48), "c_proj": (8, 8), "c_fc": (8, 32)}, 4),
     ],
 )
 def test_each_device_holds_its_part_of_weights_and_moments(trained, name: str, parts: dict, divisor: int):
-    folder, state, *_ = trained
+    folder, _ = trained
     result = json.loads((folder / f"{name}.json").read_text())
     assert result["divisor"] == divisor
     for kernel, (path, whole) in KERNELS.items():
@@ -182,13 +194,13 @@ def test_each_device_holds_its_part_of_weights_and_moments(trained, name: str, p
 
 
 @pytest.mark.parametrize("name", MESHES)
-def test_a_checkpoint_of_one_mesh_is_read_on_another(trained, one: Run, name: str):
-    folder, *_ = trained
-    restored = Checkpoints(folder / name).restore(one.abstract, STEPS)
+def test_a_checkpoint_of_one_mesh_is_read_on_another(trained, one: dict[bool, Run], name: str):
+    folder, run = trained[0], one[TIED[name]]
+    restored = Checkpoints(folder / name).restore(run.abstract, STEPS)
     states = np.load(folder / f"{name}.npz")
     for key, leaf in flat(restored).items():
         np.testing.assert_array_equal(leaf, states[key])
-    _, [loss] = one.train(restored, range(STEPS, STEPS + 1))
+    _, [loss] = run.train(restored, range(STEPS, STEPS + 1))
     [other_way] = json.loads((folder / f"{name}.json").read_text())["later"]
     np.testing.assert_allclose(loss, other_way, rtol=1e-5)
 
@@ -199,7 +211,7 @@ def test_what_does_not_divide_the_devices_is_refused(trained):
         "fsdp 3 does not divide 8 devices; it may be 2 or 4",
         "tensor 3 does not divide 8 devices; it may be 2 or 4",
         "fsdp 4 does not divide the 2 devices that tensor 4 leaves of 8; it may be 2",
-        "tensor 4 does not divide n_head 2; it may be 2",
+        "tensor 8 does not divide n_head 4; it may be 4",
     ]
     for axes, message in (
         ({"fsdp": 2}, "fsdp 2 does not divide 1 devices; it may be 1"),

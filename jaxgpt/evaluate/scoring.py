@@ -38,6 +38,7 @@ from jaxgpt.model.gpt import GPT, applied
 from jaxgpt.model.quantized import DecodingMatrix, check_params
 from jaxgpt.objectives.cross_entropy import map_logits
 from jaxgpt.objectives.outputs import token_log_probs
+from jaxgpt.objectives.vocabulary import argmax
 from jaxgpt.progress import bar
 from jaxgpt.tokenizers import Tokenizer
 
@@ -209,7 +210,7 @@ def score_tokens(
 
 
 def _of_targets(logits: Float[Array, "B P V"], targets: Int[Array, "B P"]) -> tuple[Array, Array]:
-    return token_log_probs(logits, targets), logits.argmax(-1) == targets
+    return token_log_probs(logits, targets), argmax(logits) == targets
 
 
 def windows(ids: np.ndarray | Tokens, *, context: int, stride: int | None = None, first: int = 1) -> Iterator[Row]:

@@ -13,7 +13,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Float, Int
 
 from jaxgpt.model.quantized import DecodingMatrix, stored
-from jaxgpt.parallel import laid_in_thirds
+from jaxgpt.parallel import all_columns, laid_in_thirds
 
 
 class Linear(nn.Module):
@@ -74,7 +74,7 @@ class Embed(nn.Module):
     def __call__(self, index: Int[Array, "B T"]) -> Float[Array, "B T D"]:
         table = self.embedding
         found = table.rows(index) if isinstance(table, DecodingMatrix) else jnp.take(table, index, axis=0)
-        return found.astype(self.dtype)
+        return all_columns(found.astype(self.dtype))
 
 
 @jax.custom_vjp

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
@@ -11,6 +12,17 @@ from jax import Array
 from jaxtyping import Float, Int
 
 from jaxgpt.model.linear import wide_product
+from jaxgpt.objectives.vocabulary import (
+    COLUMNS,
+    EACH,
+    by_vocabulary,
+    is_target,
+    log_sum_exp,
+    logits_of,
+    own_logits,
+    own_rows,
+)
+from jaxgpt.parallel import TENSOR, total
 
 # Rows are taken in so many parts that a part's logits stay below this, but not in more: parts run one after another.
 PART_BYTES = 64 * 2**20
@@ -49,17 +61,26 @@ cross_entropy.defvjp(_forward, _backward)
 
 def _sum(x: Array, head: Array, targets: Array, weights: Array, *, gradient: bool) -> tuple[Array, tuple[Array, ...]]:
     """Return the sum and, if asked for, its derivatives by x, head and weights."""
+    derivatives = (EACH, COLUMNS, EACH) if gradient else ()
+    own = by_vocabulary(partial(_own_sum, gradient=gradient), (EACH, COLUMNS, EACH, EACH), (EACH, derivatives))
+    return own(x, head, targets, weights)
+
+
+def _own_sum(
+    x: Array, head: Array, targets: Array, weights: Array, *, gradient: bool
+) -> tuple[Array, tuple[Array, ...]]:
     length = x.shape[1]
-    matrix = head.astype(x.dtype)
+    matrix = own_rows(head, x.dtype)
 
     def part(d_head: Array, of_part: tuple[Array, ...]) -> tuple[Array, tuple[Array, ...]]:
         x, targets, weights = of_part
         logits = jnp.einsum("BTD,VD->BTV", x, matrix, preferred_element_type=jnp.float32)
-        log_sum = jax.nn.logsumexp(logits, axis=-1)
-        losses = log_sum - jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]
+        logits = own_logits(logits, len(head))
+        log_sum = log_sum_exp(logits)
+        losses = log_sum - logits_of(targets, logits)
         if not gradient:
             return d_head, (losses,)
-        right = jnp.arange(logits.shape[-1]) == targets[..., None]
+        right = is_target(targets, logits)
         d_logits = (jnp.exp(logits - log_sum[..., None]) - right) * weights[..., None]
         d_logits = d_logits.astype(x.dtype)
         d_x = jnp.einsum("BTV,VD->BTD", d_logits, matrix)
@@ -67,11 +88,15 @@ def _sum(x: Array, head: Array, targets: Array, weights: Array, *, gradient: boo
         d_head += jnp.einsum("BTD,BTV->DV", x, d_logits, preferred_element_type=jnp.float32)
         return d_head, (losses, d_x)
 
-    count = _parts(targets, head)
-    start = jnp.zeros(head.shape[::-1] if gradient else (), jnp.float32)
+    count = _parts(targets, matrix)
+    start = jnp.zeros(matrix.shape[::-1] if gradient else (), jnp.float32)
     d_head, results = jax.lax.scan(part, start, tuple(_cut(rows, count) for rows in (x, targets, weights)))
     losses, *d_x = (_join(rows, length) for rows in results)
-    return (losses * weights).sum(), (*d_x, d_head.T.astype(head.dtype), losses)
+    loss = (losses * weights).sum()
+    if not gradient:
+        return loss, ()
+    back = jax.linear_transpose(partial(own_rows, dtype=jnp.float32), jax.ShapeDtypeStruct(head.shape, jnp.float32))
+    return loss, (*total(d_x, TENSOR), *(d.astype(head.dtype) for d in back(d_head.T)), losses)
 
 
 def map_logits(
@@ -80,7 +105,8 @@ def map_logits(
     """Apply a function to logits, a part of them at a time; a backward pass computes them again.
 
     Args:
-        function: (logits (B, P, V) in f32, targets (B, P)) → a tree of arrays (B, P).
+        function: (logits (B, P, V) in f32, targets (B, P)) → a tree of arrays (B, P). On a mesh it has the logits of a
+            part of the vocabulary, and asks by the functions of `jaxgpt.objectives.vocabulary`.
         x: hidden states; in their dtype the products are computed, and accumulated in f32.
         head: the matrix that makes logits of them.
         targets: ids.
@@ -89,19 +115,25 @@ def map_logits(
         The function's arrays, (B, T).
     """
 
-    def part(x: Array, targets: Array) -> Any:
-        return function(wide_product("BTD,VD->BTV", x, head.astype(x.dtype)), targets)
+    return by_vocabulary(partial(_map_own_logits, function), (EACH, COLUMNS, EACH), EACH)(x, head, targets)
 
-    if (count := _parts(targets, head)) == 1:
+
+def _map_own_logits(function: Callable[..., Any], x: Array, head: Array, targets: Array) -> Any:
+    matrix = own_rows(head, x.dtype)
+
+    def part(x: Array, targets: Array) -> Any:
+        return function(own_logits(wide_product("BTD,VD->BTV", x, matrix), len(head)), targets)
+
+    if (count := _parts(targets, matrix)) == 1:
         return part(x, targets)
     cut = _cut(x, count), _cut(targets, count)
     found = jax.lax.map(jax.checkpoint(lambda rows: part(*rows)), cut)
     return jax.tree.map(lambda rows: _join(rows, x.shape[1]), found)
 
 
-def _parts(targets: Array, head: Array) -> int:
+def _parts(targets: Array, matrix: Array) -> int:
     """Return in how many parts to take the columns of rows, so that a part's logits are not large."""
-    return min(max(-(-4 * targets.size * head.shape[0] // PART_BYTES), 1), MOST_PARTS, targets.shape[1])
+    return min(max(-(-4 * targets.size * len(matrix) // PART_BYTES), 1), MOST_PARTS, targets.shape[1])
 
 
 def _cut(rows: Array, count: int) -> Array:

@@ -2,7 +2,6 @@
 
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
@@ -10,6 +9,7 @@ from jaxtyping import Float, Int
 
 from jaxgpt.model.gpt import GPT, applied
 from jaxgpt.objectives.cross_entropy import map_logits
+from jaxgpt.objectives.vocabulary import log_sum_exp, logits_of
 
 
 def last_scores(
@@ -51,8 +51,7 @@ def sequence_log_probs(
 def token_log_probs(logits: Float[Array, "B T V"], targets: Int[Array | np.ndarray, "B T"]) -> Float[Array, "B T"]:
     """Return each target's log-probability, in f32."""
     logits = logits.astype(jnp.float32)
-    chosen = jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]
-    return chosen - jax.nn.logsumexp(logits, axis=-1)
+    return logits_of(jnp.asarray(targets), logits) - log_sum_exp(logits)
 
 
 def dropout(key: Array | None) -> dict[str, Any]:

@@ -88,7 +88,7 @@ def memory(work: Work, mesh: Sizes) -> dict[str, float]:
     config, tensor = work.config, mesh.tensor
     parts = _parts(config, mesh)
     held = sum(part.local for part in parts)
-    table = config.vocab_size * config.n_embd
+    table = config.vocab_size * config.n_embd / tensor
     own = work.rows // mesh.own * work.length
     divided = (1 + 4 * work.head_padding) * config.n_embd + 2 * config.inner_dim
     block = own * work.width * (4 * config.n_embd + divided / tensor)
@@ -100,13 +100,14 @@ def memory(work: Work, mesh: Sizes) -> dict[str, float]:
     kept = own * work.width * config.n_embd
     share = work.kept_share(mesh)
     activations = config.n_layer * (kept + share * (block - kept)) + (1 - share) * block
-    logits = 4 * own * config.vocab_size
+    logits = 4 * own * config.vocab_size / tensor
     temporary = 2 * logits / min(max(-(-logits // PART_BYTES), 1), MOST_PARTS, work.length)
     if not work.kernel and config.attn_pdrop == 0:
         temporary += 3 * scores  # a quarter of the queries, in f32, three times
-    if mesh.fsdp > 1:
-        # Both ends of the model share the table, whose gradient is whole before it is scattered.
+    if mesh.fsdp > 1 or tensor > 1:
+        # Both ends of the model share the table, whose gradient is there before it is scattered or exchanged.
         temporary += 4 * table
+    if mesh.fsdp > 1:
         blocks = sum(part.size for part in parts if part.in_block and FSDP in part.axes)
         temporary += work.width * (table + (blocks if work.keeps_weights else blocks / config.n_layer))
     return {
@@ -138,8 +139,9 @@ def sent(work: Work, mesh: Sizes) -> list[Sent]:
 
     Gradients are summed over data in f32; with fsdp weights are gathered in the compute dtype, once more for the
     backward pass in the blocks, and gradients scattered in f32, both in each micro-batch; with tensor each layer sums
-    activations twice on the way there and twice on the way back, and remat repeats attention's. Parts of `c_attn`,
-    whose columns can't be divided, are exchanged.
+    activations twice on the way there and twice on the way back, and remat repeats attention's. Embeddings are
+    gathered, the gradient of the head's input is summed, and so are three numbers of each token's logits. Parts of
+    `c_attn` and of the head, which can't be divided as they are used, are exchanged.
     """
     config, times = work.config, work.accumulate
     gathered = scattered = summed = shared = exchanged = 0.0
@@ -151,16 +153,18 @@ def sent(work: Work, mesh: Sizes) -> list[Sent]:
             summed += 8 * part.local * _round(mesh.data)
         else:
             shared += 8 * part.local * _round(mesh.own)
-        if part.exchanged:
-            exchanged += (2 * work.width + 4) * part.local * _round(mesh.tensor) * times
-    sums = config.n_layer * (4 + work.remat) * 2 * _round(mesh.tensor)
-    activations = work.rows // mesh.own * work.length * config.n_embd * work.width
+        exchanged += ((2 if part.in_block else 1) * work.width + 4) * part.exchanged * _round(mesh.tensor) * times
+    own, around = work.rows // mesh.own * work.length, _round(mesh.tensor)
+    vector = config.n_embd * work.width
+    sums = own * (vector * (config.n_layer * (4 + work.remat) + 1) + 3 * 4) * 2 * around
+    places = work.length if config.position_embedding == "learned" else 0
     found = [
         Sent("all-gather", FSDP, gathered),
         Sent("reduce-scatter", FSDP, scattered),
         Sent("all-reduce", DATA, summed),
         Sent("all-reduce", DATA if mesh.data > 1 else FSDP, shared),
-        Sent("all-reduce", TENSOR, sums * activations * times),
+        Sent("all-gather", TENSOR, (own + places) * vector * around * times),
+        Sent("all-reduce", TENSOR, sums * times),
         Sent("all-to-all", TENSOR, exchanged),
     ]
     return [one for one in found if one.bytes]
@@ -184,9 +188,9 @@ def seconds(work: Work, mesh: Sizes, target: Target) -> dict[str, float]:
     forward = sum(product(own, *shape) for shape in shapes)
     attention = 4 * own * work.length * d / tensor / peak
     passes = 3 + work.remat
-    products = config.n_layer * passes * (forward + attention) + 3 * product(own, d, float(config.vocab_size))
+    products = config.n_layer * passes * (forward + attention) + 3 * product(own, d, config.vocab_size / tensor)
     # A block's layer norms, residual sums and activation; an f32 logit is written once and read twice.
-    moved = config.n_layer * passes * own * width * (10 * d + 2 * f / tensor) + 12 * own * config.vocab_size
+    moved = config.n_layer * passes * own * width * (10 * d + 2 * f / tensor) + 12 * own * config.vocab_size / tensor
     if not work.kernel:
         moved += config.n_layer * passes * 8 * own * config.n_head / tensor * work.length
     held = sum(part.local for part in _parts(config, mesh))
@@ -218,13 +222,13 @@ def _round(count: int) -> float:
 
 
 class _Part(NamedTuple):
-    """A parameter's numbers along one line of `fsdp`, those of one device, and what divides them."""
+    """A parameter's numbers along one line of `fsdp`, those of one device, what divides them, and those exchanged."""
 
     in_block: bool
     size: float
     local: float
     axes: frozenset[str]
-    exchanged: bool
+    exchanged: float
 
 
 @cache
@@ -232,12 +236,15 @@ def _parts(config: GPTConfig, mesh: Sizes) -> tuple[_Part, ...]:
     """Return how a mesh divides each parameter."""
     sizes, found = dict(zip(AXES, mesh, strict=True)), []
     abstract = AbstractMesh(tuple(mesh), AXES)
+    head = "wte" if config.tie_word_embeddings else "lm_head"
     for parameter in parameters(config):
         spec = parameter_spec(abstract, parameter)
         names = {name for axis in spec for name in (axis if isinstance(axis, tuple) else (axis,)) if name}
         axes = frozenset(name for name in names if sizes[name] > 1)
         size = math.prod(parameter.shape) / (mesh.tensor if TENSOR in axes else 1)
-        exchanged = any(isinstance(axis, tuple) for axis in spec) and mesh.tensor > 1
         local = size / (mesh.fsdp if FSDP in axes else 1)
-        found.append(_Part("{i}" in parameter.row.path, size, local, axes, exchanged))
+        in_block, is_head = "{i}" in parameter.row.path, parameter.path[0] == head
+        both = any(isinstance(axis, tuple) for axis in spec)
+        exchanged = local if both and in_block else size if both and is_head else 0.0
+        found.append(_Part(in_block, size, local, axes, exchanged))
     return tuple(found)

@@ -16,6 +16,7 @@ from jaxtyping import Float, Int
 from jaxgpt.model.gpt import GPT, applied
 from jaxgpt.objectives.base import Objective, Params, Sums
 from jaxgpt.objectives.cross_entropy import map_logits
+from jaxgpt.objectives.vocabulary import log_sum_exp, logits_of, sum_of
 from jaxgpt.rl.config import PPOConfig
 from jaxgpt.rl.experience import Experience
 from jaxgpt.rl.kl import estimate_kl
@@ -56,19 +57,17 @@ def view(
     apply = applied(model, params)
     hidden, _ = apply(tokens, method="hidden")
 
-    read = partial(_log_probs_and_entropy, temperature, vocab_size)
-    log_probs, entropy = map_logits(read, hidden, apply(method="head"), targets)
+    read, head = partial(_log_probs_and_entropy, temperature), apply(method="head")[:vocab_size]
+    log_probs, entropy = map_logits(read, hidden, head, targets)
     values = None if model.config.labels is None else apply(hidden, method="scores")[..., 0]
     return View(log_probs, entropy, values)
 
 
-def _log_probs_and_entropy(
-    temperature: float, vocab_size: int | None, logits: Array, targets: Array
-) -> tuple[Array, Array]:
-    logits = logits[..., :vocab_size] / temperature
-    total = jax.nn.logsumexp(logits, axis=-1)
-    chosen = jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]
-    return chosen - total, total - (jnp.exp(logits - total[..., None]) * logits).sum(-1)
+def _log_probs_and_entropy(temperature: float, logits: Array, targets: Array) -> tuple[Array, Array]:
+    logits /= temperature
+    total = log_sum_exp(logits)
+    log_probs = logits_of(targets, logits) - total
+    return log_probs, total - sum_of(jnp.exp(logits - total[..., None]) * logits)
 
 
 def ppo(model: GPT, config: PPOConfig, *, vocab_size: int | None = None) -> Objective:

@@ -37,9 +37,9 @@ def test_devices_send_hardly_more_than_they_have_to(steps, mesh: str):
 def test_no_logits_are_sent_and_no_activations_of_more_rows_than_a_devices_own(steps, mesh: str):
     tensor = MESHES[mesh].get("tensor", 1)
     shapes = [shape for one in steps[mesh]["collectives"] for _, shape in one["arrays"]]
-    assert not [shape for shape in shapes if len(shape) > 2 and VOCAB in shape]
+    assert not [shape for shape in shapes if len(shape) > 2 and {VOCAB, VOCAB // tensor} & set(shape)]
     activations = [shape for shape in shapes if len(shape) > 2 and LENGTH in shape]
-    assert all(shape[0] == ROWS * tensor // 8 for shape in activations)
+    assert all(shape[0] <= ROWS * tensor // 8 for shape in activations)
     assert bool(activations) == (tensor > 1)
 
 
@@ -47,6 +47,7 @@ def test_no_logits_are_sent_and_no_activations_of_more_rows_than_a_devices_own(s
 def test_a_device_holds_its_part_of_the_state(steps):
     whole = steps["data 8"]["state"]
     assert steps["fsdp 8"]["state"] <= 1.15 * whole / 8
+    assert steps["data 2, fsdp 2, tensor 2"]["state"] <= 1.1 * whole / 4
 
 
 @pytest.fixture(scope="module")
@@ -66,5 +67,5 @@ def test_in_each_micro_batch_gradients_are_scattered_and_only_then_summed(accumu
     """Over data once a step, a part of each; whole gradients would take the memory that fsdp saves."""
     found = accumulated["data 2, fsdp 2, tensor 2"]["collectives"]
     assert {one["times"] for one in found if one["kind"] == "reduce-scatter"} == {2}
-    summed = [one for one in found if one["kind"] == "all-reduce" and ["f32", [VOCAB, 32]] in one["arrays"]]
+    summed = [one for one in found if one["kind"] == "all-reduce" and ["f32", [VOCAB, 16]] in one["arrays"]]
     assert [(one["times"], one["group"]) for one in summed] == [(1, 2)]

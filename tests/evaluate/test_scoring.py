@@ -62,15 +62,17 @@ from jaxgpt.model.config import GPTConfig
 from jaxgpt.model.gpt import GPT
 from jaxgpt.tokenizers import CharTokenizer
 from jaxgpt.errors import UsageError
-config = GPTConfig(16, 16, 16, 2, 2)
+config = GPTConfig(17, 16, 16, 2, 2)  # an id more than the tokenizer's, which tensor doesn't divide
 params = GPT(config).init(jax.random.key(0), np.zeros((1, 1), np.int32))["params"]
 rows = [Row(np.random.default_rng(n).integers(16, size=n + 2)) for n in range(15)]
 def total(**axes):
     scorer = Scorer(config, params, CharTokenizer("abcdefghijklmnop"), mesh=make_mesh(**axes))
-    return np.concatenate([one.log_probs for one in scorer.score(rows)])
+    scored = list(scorer.score(rows))
+    return [np.concatenate([getattr(one, name) for one in scored]) for name in ("log_probs", "likeliest")]
 one = total()
 for axes in ({"fsdp": 2}, {"tensor": 2}, {"fsdp": 2, "tensor": 2}):
     np.testing.assert_allclose(total(**axes), one, atol=1e-5)
+assert 0 < one[1].sum() < len(one[1])
 from jaxgpt.model.quantized import quantize
 try:
     Scorer(config, quantize(params, "int8"), CharTokenizer("abcdefghijklmnop"), mesh=make_mesh(fsdp=2))

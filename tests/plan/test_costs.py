@@ -23,6 +23,7 @@ WORK = Work(GPT2, rows=64, length=1024)
 STEPS = {
     "tiny, fsdp 8": (GPTConfig(2048, 128, n_embd=128, n_layer=2, n_head=4, **RATES), 32, Sizes(1, 8, 1)),
     "medium, data 8": (GPTConfig(4096, 256, n_embd=256, n_layer=4, n_head=8, **RATES), 16, Sizes(8, 1, 1)),
+    "wide vocabulary, tensor 4": (GPTConfig(8191, 64, n_embd=128, n_layer=1, n_head=4, **RATES), 8, Sizes(2, 1, 4)),
     "narrow, mixed": (GPTConfig(1024, 128, n_embd=192, n_layer=3, n_head=6, **RATES), 16, Sizes(2, 2, 2)),
 }
 COMPILE = """
@@ -91,15 +92,34 @@ def test_fsdp_gathers_and_scatters_in_each_micro_batch():
     assert more["all-reduce"] == bytes_by_kind["all-reduce"]
 
 
-def test_tensor_sums_activations_four_times_a_layer_and_remat_attentions_again():
+def test_tensor_sums_activations_four_times_a_layer_and_the_heads_inputs_and_remat_attentions_again():
     def sums(work: Work) -> float:
         return sum(
             one.bytes for one in sent(work, Sizes(tensor=4)) if one.kind == "all-reduce" and one.axis == "tensor"
         )
 
-    activations = 64 * 1024 * 768 * 2
-    assert sums(WORK) == pytest.approx(12 * 4 * 2 * 3 / 4 * activations)
-    assert sums(replace(WORK, remat=True)) == pytest.approx(5 / 4 * sums(WORK))
+    activations, of_logits = 64 * 1024 * 768 * 2, 64 * 1024 * 3 * 4
+    assert sums(WORK) == pytest.approx(2 * 3 / 4 * ((12 * 4 + 1) * activations + of_logits))
+    assert sums(replace(WORK, remat=True)) == pytest.approx(sums(WORK) + 2 * 3 / 4 * 12 * activations)
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_tensor_divides_tables_and_logits_and_exchanges_the_head(tied: bool):
+    config = replace(GPT2, n_layer=1, tie_word_embeddings=tied)
+    work, four = Work(config, 8, 1024), Sizes(tensor=4)
+    table, vectors = config.vocab_size * config.n_embd, config.n_embd * (8 * 1024 + 1024)
+    bytes_by_kind = {one.kind: one.bytes for one in sent(work, four)}
+    # The head there in bf16 and back in f32; and c_attn, of which remat would send the first once more.
+    assert bytes_by_kind["all-to-all"] == pytest.approx(3 / 4 / 4 * (6 * table + 8 * 3 * 768**2))
+    assert bytes_by_kind["all-gather"] == pytest.approx(3 / 4 * 2 * vectors)
+    one, divided = memory(work, Sizes()), memory(work, four)
+    for name in ("parameters", "optimizer", "gradients"):
+        assert divided[name] == pytest.approx(one[name] / 4, rel=0.001)
+    logits = 12 * 3 / 4 * 8 * 1024 * config.vocab_size / read_target("v5e:2x2").chip.bandwidth
+    saved = (
+        seconds(work, Sizes(), read_target("v5e:2x2"))["memory"] - seconds(work, four, read_target("v5e:2x2"))["memory"]
+    )
+    assert saved > logits
 
 
 def test_devices_along_fsdp_divide_the_state_and_all_devices_the_rows():
