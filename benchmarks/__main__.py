@@ -26,6 +26,7 @@ from benchmarks import (
     shapes,
     speculative,
     startup,
+    tokenise,
     train,
     waits,
 )
@@ -42,6 +43,7 @@ MODULES = (
     speculative,
     evaluation,
     bpe,
+    tokenise,
     startup,
     overhead,
     finetune,
@@ -56,6 +58,7 @@ GROUPS = (
     "decode",
     "speculative",
     "evaluate",
+    "tokenise",
     "startup",
     "overhead",
     "layout",

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from jaxgpt.data.hub import columns_and_size, is_hub, read_hub
 from jaxgpt.data.record_files import import_parquet, read_records
-from jaxgpt.data.sources import Split, open_file, read_text
+from jaxgpt.data.sources import SPLITS, Documents, Split, open_file, read_text
 from jaxgpt.errors import UsageError
 
 TEXT_COLUMN = "text"
@@ -23,6 +23,7 @@ SUFFIXES = (".parquet", ".jsonl", ".json", ".csv", ".tsv")
 """Of files of records; all but parquet also as .gz."""
 
 _FOOTER_BYTES = 1 << 20
+_ROWS, _BUFFER = 1 << 6, 1 << 20  # of parquet, read at a time: a group of rows may be larger than memory, a page not
 
 
 class DocumentFiles:
@@ -90,14 +91,32 @@ class DocumentFiles:
         return digest.hexdigest()
 
     def documents(self, split: Split) -> Iterator[Iterator[str]]:
-        number, found = -1, 0
-        for number, pieces in enumerate(self.read(self._val_paths if split == "val" else self._train_paths)):
-            if self._val_paths != self._train_paths or (number % self._every == 0) == (split == "val"):
-                found += 1
-                yield pieces
-        if not found:
-            what = "train" if split == "train" else "validate"
-            raise UsageError(f"dataset {self.name}: {number + 1} documents in it, of which there is none to {what} on")
+        return (pieces for its_split, pieces in self._documents(split) if its_split == split)
+
+    def all_documents(self) -> Documents:
+        return self._documents(*SPLITS)
+
+    def _documents(self, *splits: Split) -> Documents:
+        """Yield documents, each with its split, of which those that are asked for must not be empty."""
+        each: Documents
+        if self._val_paths == self._train_paths:
+            numbered = enumerate(self.read(self._train_paths))
+            each = ((self._split_of(number), pieces) for number, pieces in numbered)
+        else:
+            paths: dict[Split, Sequence[Path | str]] = {"train": self._train_paths, "val": self._val_paths}
+            each = ((split, pieces) for split in splits for pieces in self.read(paths[split]))
+        count, found = 0, set[Split]()
+        for split, pieces in each:
+            count += 1
+            found.add(split)
+            yield split, pieces
+        for split in splits:
+            if split not in found:
+                what = "train" if split == "train" else "validate"
+                raise UsageError(f"dataset {self.name}: {count} documents in it, of which there is none to {what} on")
+
+    def _split_of(self, number: int) -> Split:
+        return "train" if number % self._every else "val"
 
     def read(self, paths: Iterable[Path | str]) -> Iterator[Iterator[str]]:
         """Yield the documents of some of the files that are not empty."""
@@ -129,12 +148,12 @@ class DocumentFiles:
 
     def _rows_of_parquet(self, path: Path) -> Iterator[str]:
         try:
-            file = self._parquet.ParquetFile(path)
+            file = self._parquet.ParquetFile(path, buffer_size=_BUFFER, pre_buffer=False)
             if self._column not in file.schema_arrow.names:
                 raise self._missing(str(path), file.schema_arrow.names)
             if (kind := str(file.schema_arrow.field(self._column).type)) not in ("string", "large_string"):
                 raise UsageError(f"{path}: column {self._column!r} is of type {kind}; it must be a text")
-            for rows in file.iter_batches(columns=[self._column]):
+            for rows in file.iter_batches(_ROWS, columns=[self._column]):
                 yield from (text or "" for text in rows.column(self._column).to_pylist())
         except (OSError, ValueError) as error:
             if isinstance(error, UsageError):

@@ -196,7 +196,7 @@ def _lone_surrogates(record: dict[str, Any]) -> int:
     while left:
         value = left.pop()
         if isinstance(value, str):
-            count += len(_SURROGATES.findall(value))
+            count += 0 if value.isascii() else len(_SURROGATES.findall(value))
         elif isinstance(value, dict | list):
             left.extend(value.values() if isinstance(value, dict) else value)
     return count

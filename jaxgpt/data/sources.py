@@ -10,7 +10,7 @@ from __future__ import annotations
 import codecs
 import hashlib
 import io
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Literal, Protocol, runtime_checkable
@@ -23,8 +23,8 @@ PLAYS_FOLDER = Path(__file__).parent / "plays"
 
 Split = Literal["train", "val"]
 SPLITS: tuple[Split, Split] = ("train", "val")
-Documents = Callable[[Split], Iterator[Iterator[str]]]
-"""Gives each document of a split as an iterator over its pieces, to be used up before the next."""
+Documents = Iterator[tuple[Split, Iterator[str]]]
+"""Documents of both splits, each with its own, as an iterator over its pieces, to be used up before the next."""
 _READ_BYTES = 1 << 20
 
 
@@ -48,6 +48,10 @@ class Source(Protocol):
 
     def documents(self, split: Split) -> Iterator[Iterator[str]]:
         """Yield each document of a split as an iterator over its pieces, to be used up before the next."""
+        ...
+
+    def all_documents(self) -> Documents:
+        """Yield the documents of both splits, each with its own, in the order in which that takes least reading."""
         ...
 
 
@@ -82,6 +86,9 @@ class TextFiles:
             begin += length
             if start < stop:
                 yield _characters(read_text(path, []), start, stop)
+
+    def all_documents(self) -> Documents:
+        return ((split, pieces) for split in SPLITS for pieces in self.documents(split))
 
     @cached_property
     def _lengths(self) -> list[int]:

@@ -43,24 +43,27 @@ class Task:
 
 
 def cut_into_tasks(documents: Documents, tokenizer: Tokenizer, allow_special: bool = False) -> Iterator[Task]:
-    """Yield all of a source's text, its documents divided, in the order of splits.
+    """Yield all of a text, its documents divided.
 
     Args:
-        documents: gives those of a split, each an iterator over its pieces.
+        documents: in the order in which they are read.
         tokenizer: will encode them.
         allow_special: a special token's text will be read as that token, so it must not be cut.
     """
-    for split in SPLITS:
-        texts: list[str | None] = []
-        size = 0
-        for text in _divide(documents(split), tokenizer, allow_special):
-            texts.append(text)
-            size += len(text or "")
-            if size >= _CHUNK:  # small documents go together, so that sending them to another process is worth it
-                yield Task(split, texts)
-                texts, size = [], 0
-        if texts:
-            yield Task(split, texts)
+    texts: dict[Split, list[str | None]] = {split: [] for split in SPLITS}
+    sizes: dict[Split, int] = {}
+    for split, pieces in documents:
+        if split in sizes:
+            texts[split].append(None)
+        for text in _cut(pieces, tokenizer, allow_special):
+            texts[split].append(text)
+            sizes[split] = sizes.get(split, 0) + len(text)
+            if (
+                sizes[split] >= _CHUNK
+            ):  # small documents go together, so that sending them to another process is worth it
+                yield Task(split, texts[split])
+                texts[split], sizes[split] = [], 0
+    yield from (Task(split, texts[split]) for split in SPLITS if texts[split])
 
 
 def cut_between_words(pieces: Iterable[str], added: AddedTokens | None = None) -> Iterator[str]:
@@ -92,17 +95,12 @@ def _last_cut(text: str, added: AddedTokens | None) -> int:
     return match.end() if match else 0
 
 
-def _divide(documents: Iterable[Iterator[str]], tokenizer: Tokenizer, allow_special: bool) -> Iterator[str | None]:
-    for number, pieces in enumerate(documents):
-        if number:
-            yield None
-        if isinstance(tokenizer, BPE):
-            found = tokenizer.added if allow_special or tokenizer.added.in_plain_text else None
-            yield from cut_between_words(pieces, found)
-        elif isinstance(tokenizer, HFTokenizer):
-            yield _whole(pieces)
-        else:
-            yield from pieces
+def _cut(pieces: Iterator[str], tokenizer: Tokenizer, allow_special: bool) -> Iterator[str]:
+    """Return a document's text in parts whose ids, one after another, are its own."""
+    if isinstance(tokenizer, BPE):
+        found = tokenizer.added if allow_special or tokenizer.added.in_plain_text else None
+        return cut_between_words(pieces, found)
+    return iter([_whole(pieces)]) if isinstance(tokenizer, HFTokenizer) else pieces
 
 
 def _whole(pieces: Iterable[str]) -> str:

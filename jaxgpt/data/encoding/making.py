@@ -12,7 +12,7 @@ from jaxgpt.data.encoding.cutting import cut_between_words, cut_into_tasks
 from jaxgpt.data.encoding.growing import GrowingCorpus, OtherTasksError, Progress
 from jaxgpt.data.encoding.workers import encode_tasks
 from jaxgpt.data.hub import columns_and_size
-from jaxgpt.data.sources import SPLITS, Source, Split
+from jaxgpt.data.sources import Documents, Source
 from jaxgpt.data.special_texts import SpecialTexts
 from jaxgpt.errors import UsageError
 from jaxgpt.notes import note
@@ -65,10 +65,8 @@ def _encode(
     special = {END_OF_TEXT, *tokenizer.special_tokens}
     seen = SpecialTexts(special.difference(tokenizer.special_tokens) if how.allow_special else special)
 
-    def documents(split: Split) -> Iterator[Iterator[str]]:
-        return map(seen.watch, source.documents(split))
-
-    tasks = corpus.left_of(cut_into_tasks(documents, tokenizer, how.allow_special))
+    watched: Documents = ((split, seen.watch(pieces)) for split, pieces in source.all_documents())
+    tasks = corpus.left_of(cut_into_tasks(watched, tokenizer, how.allow_special))
     if there := sum(corpus.begun.tokens.values()):
         note(f"{source.name}: {there:,} tokens are there already, encoded by an earlier run that was stopped")
     with bar(source.name, unit="tokens", show=how.progress, initial=there) as shown:
@@ -113,12 +111,12 @@ def _cores() -> int:
 
 
 def _alphabet(source: Source) -> set[str]:
-    characters: set[str] = set()
-    for split in SPLITS:
-        for number, document in enumerate(source.documents(split)):
-            characters.update("\n" if number else "")  # separates documents
-            for piece in document:
-                characters.update(piece)
+    characters, begun = set[str](), set[str]()
+    for split, document in source.all_documents():
+        characters.update("\n" if split in begun else "")  # separates documents
+        begun.add(split)
+        for piece in document:
+            characters.update(piece)
     return characters
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from jaxgpt.data.encoding.cutting import Task
+from jaxgpt.data.tokens.token_files import ids_dtype
 from jaxgpt.errors import RunError
 from jaxgpt.signals import shielded
 from jaxgpt.tokenizers.tokenizer import Tokenizer, load_tokenizer
@@ -67,7 +68,7 @@ def _encode(tokenizer: Tokenizer, texts: list[str | None], allow_special: bool) 
     ids: list[int] = []
     for text in texts:
         ids.extend(separator if text is None else tokenizer.encode_part(text, allow_special))
-    return np.array(ids, np.uint32)
+    return np.array(ids, ids_dtype(tokenizer.vocab_size))  # as they are stored: less is sent, and nothing is copied
 
 
 def _separator(tokenizer: Tokenizer) -> list[int]:

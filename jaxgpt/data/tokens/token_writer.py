@@ -36,10 +36,10 @@ class TokenWriter:
         self.tokens = self._file.tell() // self._dtype.itemsize
 
     def append(self, ids: np.ndarray) -> None:
-        encoded = ids.astype(self._dtype).tobytes()
-        self._digest.update(encoded)
+        stored = ids.astype(self._dtype, copy=False).tobytes()
+        self._digest.update(stored)
         self.tokens += len(ids)
-        self._file.write(encoded)
+        self._file.write(stored)
 
     @property
     def sha256(self) -> str:

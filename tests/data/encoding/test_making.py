@@ -237,3 +237,63 @@ def test_so_is_what_is_really_killed(tmp_path, processes):
     assert codes == [-signal.SIGKILL] * 3 + [0], errors
     assert errors.count("tokens are there already") == 3
     assert files_of(tmp_path / "cache") == files_of(tmp_path / "whole")
+
+
+# Prints by how many bytes each text's encoding raised the process's memory at most, and what it was before.
+PEAKS = """
+import sys
+from pathlib import Path
+from jaxgpt.data.corpus import load_corpus
+from jaxgpt.tokenizers.tokenizer import load_tokenizer
+def status(name):
+    return next(1024 * int(line.split()[1]) for line in open("/proc/self/status") if line.startswith(name))
+tokenizer = "char" if sys.argv[1] == "char" else load_tokenizer(sys.argv[1])
+for place in sys.argv[3:]:
+    Path("/proc/self/clear_refs").write_text("5")
+    load_corpus(place, tokenizer, cache_dir=sys.argv[2], block_size=8, workers=0)
+    print(status("VmHWM"))
+"""
+
+
+def write_large(path: Path, kind: str, size: int) -> Path:
+    """Write so many characters: in one line, in many files, in rows of all sizes, in one group of rows."""
+    text = (PLAYS_FOLDER / "tempest.txt").read_text()[:80_000]
+    path.mkdir()
+    texts = [f"{i} {text}" for i in range(size // len(text))]
+    match kind:
+        case "line":
+            (path / "a.txt").write_text(" ".join(texts).replace("\n", " "))
+        case "files":
+            for i, text in enumerate(texts):
+                (path / f"{i}.txt").write_text(text)
+        case "rows":
+            with (path / "a.jsonl").open("w") as file:
+                for i in range(0, len(texts), 25):
+                    rows = ["".join(texts[i : i + 20]), *texts[i + 20 : i + 25]]
+                    file.writelines(f"{json.dumps({'text': row})}\n" for row in rows)
+        case "group":
+            rows = [
+                f"{i} {text[begin : begin + 2_000]}"
+                for i, text in enumerate(texts)
+                for begin in range(0, 80_000, 2_000)
+            ]
+            pyarrow.parquet.write_table(pyarrow.table({"text": rows}), path / "a.parquet")
+    return path
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="the system does not tell the peak")
+@pytest.mark.parametrize(
+    ("kind", "tokenizer"),
+    [("line", "char"), ("line", "bpe"), ("files", "char"), ("rows", "bpe"), ("group", "char")],
+)
+def test_memory_does_not_grow_with_the_text(tmp_path, kind, tokenizer):
+    """24 MB more of text take not half as much memory, whatever they are in."""
+    GIVEN.save(tmp_path / "tokenizer")
+    places = [write_large(tmp_path / f"{kind}-{i}", kind, size << 20) for i, size in enumerate((10, 11, 35))]
+    opened = "char" if tokenizer == "char" else tmp_path / "tokenizer"
+    argv = [sys.executable, "-c", PEAKS, opened, tmp_path / "cache", *places]
+    done = subprocess.run(argv, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    _, small, large = map(int, done.stdout.split())
+    assert large - small < 12 << 20
