@@ -11,6 +11,7 @@ import optax
 from jax import Array
 from jaxtyping import Float, Int
 
+from jaxgpt.devices import platform
 from jaxgpt.mesh import OwnRows
 from jaxgpt.objectives.base import Objective, Params, Sums
 from jaxgpt.parallel import inside, total
@@ -84,9 +85,7 @@ def make_step(
             # While the window still holds infinities the comparison is False, and nothing is a spike.
             good &= ~(mean > state.losses.mean() + SPIKE_SIGMAS * state.losses.std())
         moving = state.params, state.opt_state, state.losses
-        # A branch, not a select: in it XLA writes moments over the old ones before it reads them for the parameters. Of
-        # a select it makes three fusions that all read the old moments, and so copies both first.
-        params, opt_state, losses = jax.lax.cond(good, move, lambda moving, *_: moving, moving, grads, mean, norm)
+        params, opt_state, losses = _move_if(good, move, moving, grads, mean, norm)
         bad = 1 - good.astype(jnp.int32)
         skipped, streak = state.skipped + bad, (state.streak + 1) * bad
         metrics = StepMetrics(mean, norm, state.step - state.skipped, skipped, streak, means(sums))
@@ -94,6 +93,18 @@ def make_step(
         return TrainState(state.step + 1, skipped, streak, losses, params, opt_state, *rest), metrics
 
     return step
+
+
+def _move_if(good: Array, move: Callable[..., Any], moving: Any, *known: Any) -> Any:
+    """Return what `move` makes of what moves and is known, or what moves as it is.
+
+    On a CPU by a branch: in it XLA writes moments over the old ones before it reads them for the parameters. Of a
+    select it makes three fusions that all read the old moments, and so copies both first. XLA for GPUs copies all
+    that moves before a branch, for which it also waits on the host, and fuses the select.
+    """
+    if platform() == "cpu":
+        return jax.lax.cond(good, move, lambda moving, *_: moving, moving, *known)
+    return jax.tree.map(lambda new, old: jnp.where(good, new, old), move(moving, *known), moving)
 
 
 def gradient(

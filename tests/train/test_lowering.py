@@ -23,6 +23,7 @@ from jaxgpt.objectives.base import Objective
 from jaxgpt.objectives.next_tokens import pretrain
 from jaxgpt.objectives.preferences import dpo, reward
 from jaxgpt.stages.pretrain import PretrainConfig
+from jaxgpt.train import step as training_step
 from jaxgpt.train.trainer import Trainer
 
 B, T = 2, 256  # twice the lanes in which a TPU keeps a row's sum
@@ -111,6 +112,16 @@ def test_the_step_calls_the_platforms_kernel_and_holds_no_scores(platform: str, 
     forwards = KERNELS[platform][:1]
     assert step.calls == forwards * remat + KERNELS[platform]
     assert f"tensor<{B}x{CONFIG.n_head}x{T}x{T}x" not in step.text
+
+
+def test_a_gpu_waits_for_no_branch_and_copies_no_state_for_one(monkeypatch: pytest.MonkeyPatch):
+    def branches() -> int:
+        step = Lowered("cuda", CONFIG, pretrain(GPT(CONFIG, jnp.bfloat16)), rows())
+        return len(re.findall(r"stablehlo\.(?:case|if)\b", step.text))
+
+    on_cpu = branches()
+    monkeypatch.setattr(training_step, "platform", lambda: "gpu")
+    assert branches() == on_cpu - 1  # the others are on the platform, and no longer there once compiled
 
 
 @pytest.mark.parametrize(("platform", "remat"), [("cuda", False), ("cuda", True), ("tpu", False)])

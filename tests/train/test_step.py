@@ -13,6 +13,7 @@ from jaxgpt.data.batches import Batch
 from jaxgpt.model.gpt import GPT
 from jaxgpt.objectives.base import Objective, Sums
 from jaxgpt.objectives.next_tokens import pretrain
+from jaxgpt.train import step as training_step
 from jaxgpt.train.state import SPIKE_WINDOW, TrainState
 from jaxgpt.train.step import Step, make_step
 
@@ -94,7 +95,9 @@ def test_a_batch_without_any_weight_is_skipped():
 @pytest.mark.parametrize(
     ("loss", "gradient"), [(np.nan, 1.0), (np.inf, 1.0), (-np.inf, 1.0), (1.0, np.nan), (1.0, np.inf)]
 )
-def test_what_is_not_finite_moves_nothing(loss: float, gradient: float):
+@pytest.mark.parametrize("backend", ["cpu", "gpu"])  # by a branch, by a select
+def test_what_is_not_finite_moves_nothing(loss: float, gradient: float, backend: str, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(training_step, "platform", lambda: backend)
     optimizer = optax.adam(0.1)
     state, _ = compile_step(squares, optimizer)(begin(optimizer), draw_batch(2))  # moments that are not zero
     bad, good = (compile_step(objective, optimizer) for objective in (always(loss, gradient), squares))
