@@ -82,8 +82,9 @@ def memory(work: Work, mesh: Sizes) -> dict[str, float]:
 
     A block keeps 17 arrays of a width of D for its backward pass: two inputs of layer norms and their two results; and
     divided by `tensor` q, k, v, attention's result as it comes and as it is multiplied, and the feed-forward layer
-    before and behind its activation. With remat it keeps its input, and one block at a time the rest. A TPU pads the
-    four that its kernel reads and writes to whole rows of its registers: heads of 64 take twice their bytes.
+    before and behind its activation. With remat it keeps its input, and one block at a time, behind the loss, the rest.
+    A TPU pads the four that its kernel reads and writes to whole rows of its registers: heads of 64 take twice their
+    bytes.
     """
     config, tensor = work.config, mesh.tensor
     parts = _parts(config, mesh)
@@ -99,17 +100,21 @@ def memory(work: Work, mesh: Sizes) -> dict[str, float]:
         block += scores * (5 + work.width)
     kept = own * work.width * config.n_embd
     share = work.kept_share(mesh)
-    activations = config.n_layer * (kept + share * (block - kept)) + (1 - share) * block
+    activations = config.n_layer * (kept + share * (block - kept))
     logits = 4 * own * config.vocab_size / tensor
-    temporary = 2 * logits / min(max(-(-logits // PART_BYTES), 1), MOST_PARTS, work.length)
+    loss = 2 * logits / min(max(-(-logits // PART_BYTES), 1), MOST_PARTS, work.length)
+    again, temporary = (1 - share) * block, 0.0
     if not work.kernel and config.attn_pdrop == 0:
         temporary += 3 * scores  # a quarter of the queries, in f32, three times
     if mesh.fsdp > 1 or tensor > 1:
         # Both ends of the model share the table, whose gradient is there before it is scattered or exchanged.
         temporary += 4 * table
     if mesh.fsdp > 1:
-        blocks = sum(part.size for part in parts if part.in_block and FSDP in part.axes)
-        temporary += work.width * (table + (blocks if work.keeps_weights else blocks / config.n_layer))
+        loss += work.width * table
+        blocks = work.width * sum(part.size for part in parts if part.in_block and FSDP in part.axes)
+        temporary += blocks if work.keeps_weights else 0
+        again += 0 if work.keeps_weights else blocks / config.n_layer
+    temporary += max(loss, again)  # the one is gone before the other comes
     return {
         "parameters": 4 * held,
         "optimizer": 8 * held,
