@@ -112,7 +112,7 @@ class DecodingMatrix:
         elif len(rows) == 1 and scale is None:  # a product of matrices would, with a bias added to it, transpose W
             out = (weights @ rows[0])[None]
         else:
-            out = _computed_once(rows) @ weights.T
+            out = (_computed_once(rows) if len(rows) == 1 else rows) @ weights.T
         return out if late is None else out * late
 
 
