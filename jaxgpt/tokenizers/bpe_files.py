@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, no_type_check
 
 from jaxgpt.errors import UsageError
 from jaxgpt.files import read_json, read_text, typed
@@ -168,6 +168,7 @@ def _read_merges(path: Path) -> list[tuple[int, tuple[str, str]]]:
     return [_split(line, path, i + 1) for i, line in enumerate(lines) if i >= skip and line]
 
 
+@no_type_check  # called for each of 50,000 merges
 def _split(merge: Any, path: Path, number: int) -> tuple[int, tuple[str, str]]:
     pair = merge.split(" ") if isinstance(merge, str) else merge
     if not (isinstance(pair, list) and len(pair) == 2 and all(isinstance(p, str) and p for p in pair)):
@@ -175,6 +176,7 @@ def _split(merge: Any, path: Path, number: int) -> tuple[int, tuple[str, str]]:
     return number, (pair[0], pair[1])
 
 
+@no_type_check
 def _to_bytes(spelled: str, path: Path) -> bytes:
     try:
         return bytes([_BYTE_OF[character] for character in spelled])
