@@ -205,8 +205,7 @@ COMPILE = RAISE.format(what="import time; print('compiling', flush=True); time.s
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("at_work", ["", COMPILE], ids=["waiting", "compiling"])
-@pytest.mark.parametrize("culprit", [0, 1])
+@pytest.mark.parametrize(("culprit", "at_work"), [(0, COMPILE), (1, "")], ids=["0-compiling", "1-waiting"])
 def test_an_error_of_any_kind_ends_the_others_with_its_reason_wherever_they_are(train_on_two, culprit, at_work):
     """Within 15 seconds, in which the one waits whether they all meet the same."""
     codes = (BUG, at_work) if culprit == 0 else (at_work, BUG)

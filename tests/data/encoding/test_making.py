@@ -256,16 +256,13 @@ for place in sys.argv[3:]:
 
 
 def write_large(path: Path, kind: str, size: int) -> Path:
-    """Write so many characters: in one line, in many files, in rows of all sizes, in one group of rows."""
+    """Write so many characters: in one line, in rows of all sizes, in one group of rows."""
     text = (PLAYS_FOLDER / "tempest.txt").read_text()[:80_000]
     path.mkdir()
     texts = [f"{i} {text}" for i in range(size // len(text))]
     match kind:
         case "line":
             (path / "a.txt").write_text(" ".join(texts).replace("\n", " "))
-        case "files":
-            for i, text in enumerate(texts):
-                (path / f"{i}.txt").write_text(text)
         case "rows":
             with (path / "a.jsonl").open("w") as file:
                 for i in range(0, len(texts), 25):
@@ -285,7 +282,7 @@ def write_large(path: Path, kind: str, size: int) -> Path:
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="the system does not tell the peak")
 @pytest.mark.parametrize(
     ("kind", "tokenizer"),
-    [("line", "bpe"), ("files", "char"), ("rows", "bpe"), ("group", "char")],
+    [("line", "bpe"), ("rows", "bpe"), ("group", "char")],
 )
 def test_memory_does_not_grow_with_the_text(tmp_path, kind, tokenizer):
     """24 MB more of text take not half as much memory, whatever they are in."""
