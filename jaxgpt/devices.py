@@ -83,10 +83,12 @@ def compiling_for(devices: Sequence[Any]) -> Iterator[None]:
         _targets.reset(before)
 
 
-def in_host_memory() -> contextlib.AbstractContextManager[Any]:
+def in_host_memory(*, shared: bool = True) -> contextlib.AbstractContextManager[Any]:
     """Let what is made in the block lie in the host's memory: whole models, on their way to devices that share them."""
     import jax
 
+    if not shared:
+        return contextlib.nullcontext()
     try:
         return jax.default_device(jax.local_devices(backend="cpu")[0])
     except RuntimeError:  # JAX_PLATFORMS leaves it out

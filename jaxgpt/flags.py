@@ -40,6 +40,8 @@ Count = Annotated[int, Whole(1, 2**31 - 1)]
 """Of what is done again and again."""
 CountOrZero = Annotated[int, Whole(0, 2**31 - 1)]
 MOST_ROWS = 2**20
+Quantize = Literal["int8", "int4", "w8a8"]
+"""How weights may be rounded: see `jaxgpt.model.quantized.quantize`."""
 Rows = Annotated[int, Whole(1, MOST_ROWS)]
 """Of what is held in memory together."""
 Seed = Annotated[int, Whole(0, 2**32 - 1)]

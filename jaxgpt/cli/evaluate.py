@@ -24,7 +24,7 @@ from jaxgpt.data.record_files import read_records
 from jaxgpt.data.tokens.token_folders import are_tokens, token_files
 from jaxgpt.errors import UsageError
 from jaxgpt.files import write_json
-from jaxgpt.flags import Count, Name, PathName, Rows, check_ranges, flag
+from jaxgpt.flags import Count, Name, PathName, Quantize, Rows, check_ranges, flag
 from jaxgpt.model.config import VALUE
 from jaxgpt.notes import note
 from jaxgpt.runs.folder import read_record
@@ -85,9 +85,7 @@ class Options:
         None, "where corpora and downloads are kept; none: ~/.cache/jaxgpt", per_host=True, group="data"
     )
     checkpoint: Which | None = flag(None, "of a run, the checkpoint of this step; none: the best", group="model")
-    quantize: Literal["int8", "int4", "w8a8"] | None = flag(
-        None, "bits of weights, w8a8 of activations too, as in decoding", group="model"
-    )
+    quantize: Quantize | None = flag(None, "bits of weights, w8a8 of activations too, as in decoding", group="model")
     allow_pickle: bool = flag(
         False, "also read pytorch_model.bin and ckpt.pt: tensors only, no code in them is run", group="model"
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import sys
 from collections.abc import Callable, Sequence
@@ -24,7 +23,7 @@ from jaxgpt.decode.sampling_config import Sampling
 from jaxgpt.decode.text import TextStream
 from jaxgpt.errors import UsageError
 from jaxgpt.files import regular
-from jaxgpt.flags import Count, CountOrZero, PathName, Rows, Seed, check_ranges, flag
+from jaxgpt.flags import Count, CountOrZero, PathName, Quantize, Rows, Seed, check_ranges, flag
 from jaxgpt.model.config import GPTConfig
 from jaxgpt.notes import note
 from jaxgpt.runs.manifest import Which
@@ -85,7 +84,7 @@ class Options:
     dtype: Literal["auto", "float32", "bfloat16"] = flag(
         "auto", "of activations; auto: bfloat16 on GPU and TPU", group="precision and devices"
     )
-    quantize: Literal["int8", "int4", "w8a8"] | None = flag(
+    quantize: Quantize | None = flag(
         None,
         "bits of weights; fewer need less memory; on a CPU int8 is faster than none, int4 slower; w8a8 rounds each "
         "layer's input to 8 bits, too: faster still with several rows",
@@ -232,7 +231,7 @@ def open_quantized(options: Options, source: str) -> tuple[GPTConfig, Any, Token
     from jaxgpt.model.quantized import quantize
     from jaxgpt.runs.weights import open_model
 
-    with in_host_memory() if options.fsdp * options.tensor > 1 else contextlib.nullcontext():
+    with in_host_memory(shared=options.fsdp * options.tensor > 1):
         config, params, tokenizer = open_model(
             source,
             checkpoint=options.checkpoint,

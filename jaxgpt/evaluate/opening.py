@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from typing import Any
 
 from jaxgpt.devices import in_host_memory
@@ -36,7 +35,7 @@ def open_scorer(
     Raises:
         UsageError: see `open_model`, `Scorer` and `make_mesh`.
     """
-    with in_host_memory() if fsdp * tensor > 1 else contextlib.nullcontext():
+    with in_host_memory(shared=fsdp * tensor > 1):
         config, params, tokenizer = open_model(
             source, checkpoint=checkpoint, allow_pickle=allow_pickle, ignore_config_change=ignore_config_change
         )

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import flax.linen as nn
 import flax.struct
@@ -22,11 +22,12 @@ from jaxtyping import Float, Int, Num
 from jaxgpt import checks
 from jaxgpt.devices import platform
 from jaxgpt.errors import UsageError
+from jaxgpt.flags import Quantize
 from jaxgpt.model.atlas import leaves_of, parameters, walk
 from jaxgpt.model.config import GPTConfig
 from jaxgpt.parallel import inside, whole
 
-Kind = Literal["int8", "int4", "w8a8"]
+Kind = Quantize
 
 # Inputs that share a scale at 4 bits, of which one large weight would else cost a whole row its digits.
 GROUP = 64
