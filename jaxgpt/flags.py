@@ -42,6 +42,10 @@ CountOrZero = Annotated[int, Whole(0, 2**31 - 1)]
 MOST_ROWS = 2**20
 Quantize = Literal["int8", "int4", "w8a8"]
 """How weights may be rounded: see `jaxgpt.model.quantized.quantize`."""
+ComputeType = Literal["auto", "float32", "bfloat16"]
+"""Of activations: see `jaxgpt.devices.compute_dtype`."""
+Device = Literal["auto", "cpu", "cuda", "tpu"]
+"""Where to run: see `jaxgpt.devices.start_devices`."""
 Rows = Annotated[int, Whole(1, MOST_ROWS)]
 """Of what is held in memory together."""
 Seed = Annotated[int, Whole(0, 2**32 - 1)]

@@ -10,16 +10,15 @@ from collections import Counter
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 from jaxgpt.chat import formats
-from jaxgpt.chat.records import Conversation, Preference, Prompt, Text
+from jaxgpt.chat.records import BadRecords, Conversation, Preference, Prompt, Text
 from jaxgpt.data.record_files import read_records
 from jaxgpt.errors import UsageError
 
 LISTS = (".jsonl", ".json", ".parquet")
 TABLES = (".csv", ".tsv")
-BadRecords = Literal["drop", "error"]
 SHOWN_BAD = 3
 _Any = TypeVar("_Any")
 

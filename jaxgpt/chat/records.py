@@ -13,6 +13,8 @@ import numpy as np
 
 from jaxgpt.errors import UsageError
 
+BadRecords = Literal["drop", "error"]
+"""What becomes of a record that can't be used."""
 TooLong = Literal["cut", "drop", "error"]
 """What becomes of an example with more tokens than there is room for."""
 ROLES = ("system", "user", "assistant")

@@ -24,7 +24,7 @@ from jaxgpt.data.record_files import read_records
 from jaxgpt.data.tokens.token_folders import are_tokens, token_files
 from jaxgpt.errors import UsageError
 from jaxgpt.files import write_json
-from jaxgpt.flags import Count, Name, PathName, Quantize, Rows, check_ranges, flag
+from jaxgpt.flags import ComputeType, Count, Device, Name, PathName, Quantize, Rows, check_ranges, flag
 from jaxgpt.model.config import VALUE
 from jaxgpt.notes import note
 from jaxgpt.runs.folder import read_record
@@ -95,14 +95,10 @@ class Options:
     batch_size: Rows | None = flag(
         None, "rows at a time, over all devices; none: 8 a device", group="precision and devices"
     )
-    dtype: Literal["auto", "float32", "bfloat16"] = flag(
-        "auto", "of activations; auto: bfloat16 on GPU and TPU", group="precision and devices"
-    )
+    dtype: ComputeType = flag("auto", "of activations; auto: bfloat16 on GPU and TPU", group="precision and devices")
     fsdp: Rows = flag(1, "devices that share one copy of the weights", group="precision and devices")
     tensor: Rows = flag(1, "devices that share each layer's heads", group="precision and devices")
-    device: Literal["auto", "cpu", "cuda", "tpu"] = flag(
-        "auto", "where to run", per_host=True, group="precision and devices"
-    )
+    device: Device = flag("auto", "where to run", per_host=True, group="precision and devices")
     distributed: bool = flag(
         False, "one of several processes with one model: join the others", group="precision and devices"
     )

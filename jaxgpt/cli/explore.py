@@ -6,12 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryFile
-from typing import Literal
 
 from jaxgpt.command_line import command, parse
 from jaxgpt.commands import called
 from jaxgpt.errors import UsageError, naming
-from jaxgpt.flags import PathName, flag
+from jaxgpt.flags import Device, PathName, flag
 from jaxgpt.runs.manifest import Which
 
 DESCRIPTION = "Write a page that shows a model at work on a text: one file, without a server or a network."
@@ -32,7 +31,7 @@ class Options:
     checkpoint: Which | None = flag(None, "of a run, the checkpoint of this step; none: the best")
     allow_pickle: bool = flag(False, "also read pytorch_model.bin and ckpt.pt: tensors only, no code in them is run")
     ignore_config_change: bool = flag(False, "take a run's config.json as it is, although it was changed by hand")
-    device: Literal["auto", "cpu", "cuda", "tpu"] = flag("auto", "where to run")
+    device: Device = flag("auto", "where to run")
 
     def __post_init__(self) -> None:
         if not self.text:

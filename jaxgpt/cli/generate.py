@@ -18,12 +18,12 @@ from jaxgpt.cli.processes import started
 from jaxgpt.cli.speed import Steps, TimedStream
 from jaxgpt.command_line import command, parse
 from jaxgpt.commands import called
-from jaxgpt.decode.rows import DEFAULT_COUNT, Overflow
+from jaxgpt.decode.rows import DEFAULT_COUNT, Overflow, Truncate
 from jaxgpt.decode.sampling_config import Sampling
 from jaxgpt.decode.text import TextStream
 from jaxgpt.errors import UsageError
 from jaxgpt.files import regular
-from jaxgpt.flags import Count, CountOrZero, PathName, Quantize, Rows, Seed, check_ranges, flag
+from jaxgpt.flags import ComputeType, Count, CountOrZero, Device, PathName, Quantize, Rows, Seed, check_ranges, flag
 from jaxgpt.model.config import GPTConfig
 from jaxgpt.notes import note
 from jaxgpt.runs.manifest import Which
@@ -80,10 +80,8 @@ class Options:
     overflow: Overflow = flag(
         "error", "beyond the model's context: an error, or slide: go on from its last half", group="sampling"
     )
-    truncate: Literal["none", "left"] = flag("none", "left: of a prompt that is too long, keep the end", group="prompt")
-    dtype: Literal["auto", "float32", "bfloat16"] = flag(
-        "auto", "of activations; auto: bfloat16 on GPU and TPU", group="precision and devices"
-    )
+    truncate: Truncate = flag("none", "left: of a prompt that is too long, keep the end", group="prompt")
+    dtype: ComputeType = flag("auto", "of activations; auto: bfloat16 on GPU and TPU", group="precision and devices")
     quantize: Quantize | None = flag(
         None,
         "bits of weights; fewer need less memory; on a CPU int8 is faster than none, int4 slower; w8a8 rounds each "
@@ -92,9 +90,7 @@ class Options:
     )
     fsdp: Rows = flag(1, "devices that share one copy of the weights", group="precision and devices")
     tensor: Rows = flag(1, "devices that share each layer's heads", group="precision and devices")
-    device: Literal["auto", "cpu", "cuda", "tpu"] = flag(
-        "auto", "where to run", per_host=True, group="precision and devices"
-    )
+    device: Device = flag("auto", "where to run", per_host=True, group="precision and devices")
     distributed: bool = flag(
         False, "one of several processes with one model: join the others", group="precision and devices"
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from functools import partial
-from typing import Any, Literal, SupportsIndex, Unpack
+from typing import Any, SupportsIndex, Unpack, get_args
 
 import jax.numpy as jnp
 from jax.typing import DTypeLike
@@ -15,7 +15,7 @@ from jaxgpt.chat.template import ChatTemplate
 from jaxgpt.chat.too_long import cut_messages
 from jaxgpt.decode.draft import Draft
 from jaxgpt.decode.engine import Stream, stream
-from jaxgpt.decode.rows import DEFAULT_COUNT, Overflow
+from jaxgpt.decode.rows import DEFAULT_COUNT, Overflow, Truncate
 from jaxgpt.decode.sampling_config import SamplingOptions
 from jaxgpt.decode.text import TextStream
 from jaxgpt.errors import UsageError
@@ -46,7 +46,7 @@ class Chat:
         template: ChatTemplate | None = None,
         max_new_tokens: SupportsIndex | None = None,
         stop: Sequence[str] = (),
-        truncate: Literal["none", "left"] = "none",
+        truncate: Truncate = "none",
         seed: SupportsIndex = 0,
         dtype: DTypeLike = jnp.float32,
         overflow: Overflow = "error",
@@ -83,7 +83,7 @@ class Chat:
                 f"max_new_tokens is {self._count}; it must be below the model's context, {context}, to leave room for "
                 "a question, unless the context slides (overflow 'slide')"
             )
-        self._slides, self._truncate = overflow == "slide", checks.choice("truncate", truncate, ("none", "left"))
+        self._slides, self._truncate = overflow == "slide", checks.choice("truncate", truncate, get_args(Truncate))
         self._seed = checks.whole("seed", seed, 0, 2**32 - 1, "from 0 to 2^32 - 1, and a whole number")
         self._stop = stop
         self._stream = partial(

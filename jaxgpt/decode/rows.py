@@ -14,6 +14,7 @@ from jaxgpt.errors import UsageError
 from jaxgpt.model.config import GPTConfig
 
 Overflow = Literal["error", "slide"]
+Truncate = Literal["none", "left"]
 StopIds = SupportsIndex | checks.Ids | Literal["config"] | None
 """An id or several that end a row; "config" for the model's own, None for none."""
 

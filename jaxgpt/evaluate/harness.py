@@ -6,7 +6,7 @@ Tokens, truncation on the left, windows and stop strings are as of the harness's
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, get_args
 
 import lm_eval.models  # noqa: F401 - it registers its own models, and must come before the class below
 import numpy as np
@@ -15,6 +15,7 @@ from lm_eval.api.registry import register_model
 from lm_eval.models.utils import handle_stop_sequences, normalize_gen_kwargs, postprocess_generated_text
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 
+from jaxgpt import checks
 from jaxgpt.chat.records import Message
 from jaxgpt.chat.template import ChatTemplate
 from jaxgpt.commands import called
@@ -24,6 +25,7 @@ from jaxgpt.devices import compute_dtype, start_devices
 from jaxgpt.errors import UsageError, did_you_mean
 from jaxgpt.evaluate.opening import open_scorer
 from jaxgpt.evaluate.scoring import Row
+from jaxgpt.flags import ComputeType, Device, Quantize
 from jaxgpt.progress import bar
 
 MAX_GEN_TOKS = 256
@@ -70,15 +72,15 @@ class HarnessModel(TemplateLM):
             raise UsageError(
                 f"--model_args: there is no {name!r}; valid are {', '.join(known)}{did_you_mean(name, known)}"
             )
-        if quantize not in (None, "int8", "int4", "w8a8"):
-            raise UsageError(f"--model_args: quantize is {quantize!r}; it must be int8, int4 or w8a8")
-        if dtype not in ("auto", "float32", "bfloat16"):
-            raise UsageError(f"--model_args: dtype is {dtype!r}; it must be auto, float32 or bfloat16")
+        if quantize is not None:
+            checks.choice("--model_args: quantize", quantize, get_args(Quantize))
+        checks.choice("--model_args: dtype", dtype, get_args(ComputeType))
         rows = None if batch_size is None or str(batch_size).startswith("auto") else int(batch_size)
         if rows is None and max_batch_size is not None:
             rows = int(max_batch_size)
         # Without --device the harness says cuda:0, wherever it is.
-        start_devices("auto" if device in (None, DEVICE) else device.partition(":")[0])
+        kind = "auto" if device in (None, DEVICE) else device.partition(":")[0]
+        start_devices(checks.choice("--device", kind, get_args(Device)))
         self.scorer = open_scorer(
             path,
             checkpoint=checkpoint,

@@ -8,10 +8,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 from jaxgpt import chat, decode, hf, model, objectives, runs, tokenizers, train
-from jaxgpt.chat.records import TooLong
+from jaxgpt.chat.records import BadRecords, TooLong
 from jaxgpt.commands import next_command
 from jaxgpt.data.sources import VAL_FRACTION
 from jaxgpt.devices import is_first
@@ -62,7 +62,7 @@ class FineTuneConfig(RunConfig):
         on_resume="fixed",
         group="data",
     )
-    bad_records: Literal["drop", "error"] = flag(
+    bad_records: BadRecords = flag(
         "drop",
         "what becomes of a record that can't be used: left out and counted, unless most are bad, or an error",
         group="data",

@@ -6,13 +6,15 @@ import dataclasses
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from jaxgpt.errors import UsageError
 from jaxgpt.flags import (
     MOST_ROWS,
+    ComputeType,
     Count,
     CountOrZero,
+    Device,
     Name,
     NotNegative,
     PathName,
@@ -118,9 +120,7 @@ class RunConfig(OptimizerConfig):
     batch_size: Rows = flag(12, "rows of a micro-batch, over all devices", group="data")
     gradient_accumulation_steps: Rows = flag(1, "micro-batches in an update", group="optimizer")
     seed: Seed = flag(1337, "of initial weights, batches and dropout")
-    dtype: Literal["auto", "float32", "bfloat16"] = flag(
-        "auto", "of activations; auto: bfloat16 on GPU and TPU", group="precision and devices"
-    )
+    dtype: ComputeType = flag("auto", "of activations; auto: bfloat16 on GPU and TPU", group="precision and devices")
     remat: bool = flag(
         False, "recompute activations in the backward pass: less memory, more time", group="precision and devices"
     )
@@ -141,9 +141,7 @@ class RunConfig(OptimizerConfig):
     tensor: Rows | None = flag(
         None, "devices that share each layer's heads; none: likewise", group="precision and devices"
     )
-    device: Literal["auto", "cpu", "cuda", "tpu"] = flag(
-        "auto", "where to run", per_host=True, group="precision and devices"
-    )
+    device: Device = flag("auto", "where to run", per_host=True, group="precision and devices")
     distributed: bool = flag(False, "one of several processes of a run: join the others", group="precision and devices")
 
     eval_interval: Count = flag(250, "updates between evaluations", group="logging")

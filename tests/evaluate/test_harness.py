@@ -181,8 +181,9 @@ def test_what_cannot_be_done_is_refused(place):
     for args, message in (
         ({"lenght": 3}, "there is no 'lenght'; valid are path, checkpoint"),
         ({"max_length": 600}, "max_length is 600; the model's context is 48"),
-        ({"quantize": "int5"}, "quantize is 'int5'; it must be int8, int4 or w8a8"),
-        ({"dtype": "float16"}, "dtype is 'float16'; it must be auto, float32 or bfloat16"),
+        ({"quantize": "int5"}, "quantize is 'int5'; it must be one of int8, int4, w8a8"),
+        ({"dtype": "float16"}, "dtype is 'float16'; it must be one of auto, float32, bfloat16"),
+        ({"device": "mps:0"}, "--device is 'mps'; it must be one of auto, cpu, cuda, tpu"),
     ):
         with pytest.raises(UsageError, match=message):
             HarnessModel(run, **args)
