@@ -10,7 +10,7 @@ import json
 import os
 import re
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,9 @@ JSON_LIMIT, JSON_DEPTH = 1 << 28, 64  # bytes, far beyond any vocabulary in use;
 # JSON may spell halves of a character beyond U+FFFF. Read, a pair of them is that character, and one alone is nothing.
 _SURROGATE_ESCAPE = re.compile(r"\\u[dD][89a-fA-F]")
 _WITH_SURROGATE = re.compile('"[^"]*[\ud800-\udfff][^"]*"')
+
+ReadJSON = Callable[[Path], dict[str, Any]]
+"""`read_json`, or `functools.cache` of it, which reads each file of a folder once."""
 
 
 def regular(path: str | os.PathLike[str]) -> Path:

@@ -16,7 +16,7 @@ from typing import Any
 import regex
 
 from jaxgpt.errors import UsageError
-from jaxgpt.files import read_json, typed
+from jaxgpt.files import ReadJSON, typed
 from jaxgpt.tokenizers.roles import special_texts
 
 _WORD, _SPACE, _SPACES = (regex.compile(pattern) for pattern in (r"\w", r"\s", r"\s*"))
@@ -123,21 +123,21 @@ class AddedTokens:
         return 0
 
 
-def read_added_tokens(directory: Path) -> dict[str, AddedToken]:
+def read_added_tokens(directory: Path, read: ReadJSON) -> dict[str, AddedToken]:
     """Return the tokens which the folder's files declare beside the merges, by their texts."""
-    special = special_texts(directory)
+    special = special_texts(directory, read)
     found: list[tuple[Path, Any, dict[str, Any]]] = []
     if (path := directory / "tokenizer.json").exists():
-        for entry in typed(read_json(path).get("added_tokens", []), list, "added_tokens", path):
+        for entry in typed(read(path).get("added_tokens", []), list, "added_tokens", path):
             entry = typed(entry, dict, "entry of added_tokens", path)
             found.append((path, entry.get("id"), entry))
     if (path := directory / "tokenizer_config.json").exists():
-        entries = typed(read_json(path).get("added_tokens_decoder", {}), dict, "added_tokens_decoder", path)
+        entries = typed(read(path).get("added_tokens_decoder", {}), dict, "added_tokens_decoder", path)
         for i, entry in entries.items():
             entry = typed(entry, dict, "entry of added_tokens_decoder", path)
             found.append((path, int(i) if i.isdecimal() and len(i) < 10 else i, entry))
     if (path := directory / "added_tokens.json").exists():
-        found.extend((path, i, {"content": text}) for text, i in read_json(path).items())
+        found.extend((path, i, {"content": text}) for text, i in read(path).items())
     added: dict[str, AddedToken] = {}
     for path, i, entry in found:
         check_id(text := typed(entry.get("content"), str, "added token", path), i, path)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from heapq import heapify, heappop, heappush
 from itertools import chain, pairwise
 from pathlib import Path
@@ -19,6 +20,7 @@ import regex
 
 from jaxgpt import checks
 from jaxgpt.errors import UsageError
+from jaxgpt.files import ReadJSON, read_json
 from jaxgpt.tokenizers.added_tokens import AddedToken, AddedTokens, Part
 from jaxgpt.tokenizers.bpe_files import BYTES_IN_ORDER, printable, read_vocabulary, write_vocabulary
 from jaxgpt.tokenizers.bpe_training import learn_merges
@@ -120,13 +122,17 @@ class BPE:
         return cls(merges, vocab, {token: len(vocab) + i for i, token in enumerate(special_tokens)})
 
     @classmethod
-    def load(cls: type[AnyBPE], directory: str | Path) -> AnyBPE:
+    def load(cls: type[AnyBPE], directory: str | Path, *, read: ReadJSON | None = None) -> AnyBPE:
         """Read a folder's `vocab.json` + `merges.txt`, or `tokenizer.json`, or OpenAI's `vocab.bpe`.
+
+        Args:
+            directory: the folder.
+            read: reads its JSON files; None: each once.
 
         Raises:
             UsageError: naming the file, and the line or piece, where they do not make a byte-level BPE.
         """
-        merges, vocab, added_tokens = read_vocabulary(Path(directory))
+        merges, vocab, added_tokens = read_vocabulary(Path(directory), read or cache(read_json))
         return cls.from_merges(merges) if vocab is None else cls(merges, vocab, {}, added_tokens)
 
     def save(self, directory: str | Path) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, no_type_check
 
 from jaxgpt.errors import UsageError
-from jaxgpt.files import read_json, read_text, typed
+from jaxgpt.files import ReadJSON, read_json, read_text, typed
 from jaxgpt.tokenizers.added_tokens import AddedToken, check_id, read_added_tokens
 
 Merges = list[tuple[bytes, bytes]]
@@ -32,7 +32,7 @@ def printable(piece: bytes) -> str:
     return "".join([_CHARACTER_OF[byte] for byte in piece])
 
 
-def read_vocabulary(directory: Path) -> tuple[Merges, dict[bytes, int] | None, list[AddedToken]]:
+def read_vocabulary(directory: Path, read: ReadJSON) -> tuple[Merges, dict[bytes, int] | None, list[AddedToken]]:
     """Return merges by rank, piece to id, and added tokens.
 
     The vocabulary is None where the file leaves ids to GPT-2's layout (`vocab.bpe`). Added tokens are those declared,
@@ -43,11 +43,11 @@ def read_vocabulary(directory: Path) -> tuple[Merges, dict[bytes, int] | None, l
     """
     vocab_path, merges_path = directory / "vocab.json", directory / "merges.txt"
     hf_path = directory / "tokenizer.json"
-    added = read_added_tokens(directory)
+    added = read_added_tokens(directory, read)
     if vocab_path.exists() and merges_path.exists():
-        return _check(_read_merges(merges_path), merges_path, read_json(vocab_path), vocab_path, added)
+        return _check(_read_merges(merges_path), merges_path, read(vocab_path), vocab_path, added)
     if hf_path.exists():
-        if (why := other_kind(contents := read_json(hf_path), hf_path)) is not None:
+        if (why := other_kind(contents := read(hf_path), hf_path)) is not None:
             raise UsageError(why)
         model = contents["model"]
         pairs = enumerate(typed(model.get("merges"), list, "merges", hf_path), start=1)
@@ -94,7 +94,7 @@ def write_vocabulary(
     (directory / "merges.txt").write_text("\n".join(lines) + "\n", encoding="utf-8", newline="\n")
 
 
-def read_chat_template(directory: Path) -> tuple[str, Path] | None:
+def read_chat_template(directory: Path, read: ReadJSON = read_json) -> tuple[str, Path] | None:
     """Return the chat template that a folder has, and its file; None where it has none.
 
     Transformers writes `chat_template.jinja`; before version 5 it stood in `tokenizer_config.json`, alone or in a list
@@ -103,7 +103,7 @@ def read_chat_template(directory: Path) -> tuple[str, Path] | None:
     if (path := directory / _TEMPLATE_FILE).exists():
         return read_text(path), path
     path = directory / "tokenizer_config.json"
-    template = read_json(path).get("chat_template") if path.exists() else None
+    template = read(path).get("chat_template") if path.exists() else None
     if isinstance(template, list):
         entries = [typed(entry, dict, "entry of chat_template", path) for entry in template]
         template = {str(entry.get("name")): entry.get("template") for entry in entries}.get("default")

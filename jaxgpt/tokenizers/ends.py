@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxgpt.errors import UsageError
-from jaxgpt.files import read_json, typed
+from jaxgpt.files import ReadJSON, typed
 
 _FILE = "tokenizer.json"
 
@@ -26,19 +26,20 @@ class Ends:
     end: tuple[int, ...] = ()
 
     @classmethod
-    def read(cls, directory: Path, config: Mapping[str, Any], bos: int | None, eos: int | None) -> Ends:
+    def read(cls, directory: Path, config: Mapping[str, Any], bos: int | None, eos: int | None, read: ReadJSON) -> Ends:
         """Read a folder's.
 
         Args:
             directory: the folder.
             config: its `tokenizer_config.json`.
             bos, eos: ids of the tokens that begin and end a text; where there is none, none is put there.
+            read: reads its JSON files.
 
         Raises:
             UsageError: the post-processor is of another kind.
         """
         if (path := directory / _FILE).exists():
-            return _of_processor(read_json(path).get("post_processor"), path)
+            return _of_processor(read(path).get("post_processor"), path)
         path = directory / "tokenizer_config.json"
         begins, ends = (typed(config.get(f"add_{role}_token") or False, bool, role, path) for role in ("bos", "eos"))
         return cls((bos,) if begins and bos is not None else (), (eos,) if ends and eos is not None else ())

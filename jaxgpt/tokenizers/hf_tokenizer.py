@@ -16,7 +16,7 @@ import numpy as np
 
 from jaxgpt import checks
 from jaxgpt.errors import UsageError
-from jaxgpt.files import digest, read_json, read_text, typed
+from jaxgpt.files import ReadJSON, digest, read_text, typed
 from jaxgpt.notes import note
 from jaxgpt.tokenizers.added_tokens import read_added_tokens
 from jaxgpt.tokenizers.bpe import replace_surrogates
@@ -39,24 +39,25 @@ class HFTokenizer:
 
     name = "hf"
 
-    def __init__(self, directory: str | Path, why: str) -> None:
+    def __init__(self, directory: str | Path, why: str, read: ReadJSON) -> None:
         """Open a folder that has a `tokenizer.json`.
 
         Args:
             directory: the folder.
             why: what makes it another kind than GPT-2's, for messages.
+            read: reads its JSON files.
 
         Raises:
             UsageError: the package is missing, or can't open the file.
         """
         directory = Path(directory)
         path = directory / _FILE
-        contents, config = read_json(path), read_config(directory)
+        contents, config = read(path), read_config(directory, read)
         if typed(contents.get("model"), dict, "model", path).get("dropout"):
             raise UsageError(f"{path}: dropout is set, with which a text has other ids each time")
         self._tokenizer = _open(path, why)
-        ids, special = self._tokenizer.get_vocab(with_added_tokens=True), special_texts(directory)
-        for token in read_added_tokens(directory).values():
+        ids, special = self._tokenizer.get_vocab(with_added_tokens=True), special_texts(directory, read)
+        for token in read_added_tokens(directory, read).values():
             if ids.get(token.text) != token.id:
                 raise UsageError(f"{path}: has no id {token.id} for the added token {token.text!r}")
         given = sorted(text for text in special if text in ids)
@@ -68,7 +69,7 @@ class HFTokenizer:
         bos, eos = (ids.get(str(roles[role])) for role in ("bos_token", "eos_token"))
         self.vocab_size = 1 + max(ids.values(), default=0)
         self.eos_token_id: int | None = eos
-        self.ends = Ends.read(directory, config, bos, eos)
+        self.ends = Ends.read(directory, config, bos, eos, read)
         self.fingerprint = digest([contents, given, eos])
         self._files = {name: read_text(file) for name in _FILES if (file := directory / name).is_file()}
 

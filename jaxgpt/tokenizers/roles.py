@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxgpt.errors import UsageError
-from jaxgpt.files import read_json
+from jaxgpt.files import ReadJSON
 
 END_OF_TEXT = "<|endoftext|>"
 ROLES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
@@ -18,7 +18,7 @@ _MORE_SPECIAL = ("additional_special_tokens", "extra_special_tokens")
 _CONFIG_FILES = ("special_tokens_map.json", "tokenizer_config.json")
 
 
-def read_config(directory: Path) -> dict[str, Any]:
+def read_config(directory: Path, read: ReadJSON) -> dict[str, Any]:
     """Return `tokenizer_config.json` over `special_tokens_map.json`.
 
     Raises:
@@ -27,7 +27,7 @@ def read_config(directory: Path) -> dict[str, Any]:
     config: dict[str, Any] = {}
     for file in _CONFIG_FILES:
         if (path := directory / file).exists():
-            config |= read_json(path)
+            config |= read(path)
     if "auto_map" in config:
         raise UsageError(
             f"{directory / _CONFIG_FILES[1]}: auto_map asks to run code that comes with the folder, which is never done"
@@ -41,9 +41,9 @@ def read_roles(config: Mapping[str, Any]) -> dict[str, Any]:
     return {role: content(config.get(role, END_OF_TEXT if role in silent else None)) for role in ROLES}
 
 
-def special_texts(directory: Path) -> set[str]:
+def special_texts(directory: Path, read: ReadJSON) -> set[str]:
     """Return the texts that a folder's files give a role, or list as special."""
-    configs = [read_json(path) for file in _CONFIG_FILES if (path := directory / file).exists()]
+    configs = [read(path) for file in _CONFIG_FILES if (path := directory / file).exists()]
     together = {key: value for config in configs for key, value in config.items()}
     values = [*read_roles(together).values(), *(content(config.get(role)) for config in configs for role in ROLES)]
     for more in (config.get(key) for config in configs for key in _MORE_SPECIAL):

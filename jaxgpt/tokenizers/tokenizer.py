@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import astuple
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any, Protocol, SupportsIndex, runtime_checkable
 
@@ -18,7 +18,7 @@ import tiktoken
 
 from jaxgpt import checks
 from jaxgpt.errors import UsageError, did_you_mean
-from jaxgpt.files import digest, read_json
+from jaxgpt.files import ReadJSON, digest, read_json
 from jaxgpt.tokenizers.added_tokens import FLAGS, AddedToken, read_added_tokens
 from jaxgpt.tokenizers.bpe import BPE, PATTERN, replace_surrogates
 from jaxgpt.tokenizers.bpe_files import other_kind, printable, read_chat_template, write_chat_template
@@ -85,36 +85,39 @@ def load_tokenizer(name_or_dir: str | Path) -> Tokenizer:
         return CharTokenizer.load(directory)
     if (directory / META_FILE).exists() and not any((directory / file).exists() for file in TOKENIZER_FILES[:-1]):
         return CharTokenizer.load_meta(directory)
-    if (why := _other_kind(directory)) is not None:
-        return HFTokenizer(directory, why)
-    return BPETokenizer.load(directory)
+    read = cache(read_json)
+    if (why := _other_kind(directory, read)) is not None:
+        return HFTokenizer(directory, why, read)
+    return BPETokenizer.load(directory, read=read)
 
 
-def _other_kind(directory: Path) -> str | None:
+def _other_kind(directory: Path, read: ReadJSON) -> str | None:
     """Return what tells a folder's `tokenizer.json` from one of GPT-2's kind; None where nothing does, or is none."""
     if not (path := directory / "tokenizer.json").exists():
         return None
-    if (kind := read_config(directory).get("tokenizer_class")) not in _CLASSES:
+    if (kind := read_config(directory, read).get("tokenizer_class")) not in _CLASSES:
         return f"{directory / 'tokenizer_config.json'}: tokenizer_class {kind!r} is no GPT-2's"
-    return other_kind(read_json(path), path)
+    return other_kind(read(path), path)
 
 
 def count_ids(directory: Path) -> int | None:
     """Return the `vocab_size` of a folder's tokenizer, without building it; None if it has none that can be read."""
+    read = cache(read_json)
     try:
         if (directory / CHARS_FILE).exists():
             return CharTokenizer.load(directory).vocab_size
         if (directory / "vocab.json").exists():
-            vocab = read_json(directory / "vocab.json")
+            vocab = read(directory / "vocab.json")
         elif (directory / "tokenizer.json").exists():
-            vocab = read_json(directory / "tokenizer.json")["model"]["vocab"]
+            vocab = read(directory / "tokenizer.json")["model"]["vocab"]
             if isinstance(vocab, list):  # of pieces and their scores, in the order of ids
                 vocab = {piece: i for i, (piece, _) in enumerate(vocab)}
         else:
             return None
         return checks.whole(
             "the last id",
-            1 + max({**vocab, **{text: token.id for text, token in read_added_tokens(directory).items()}}.values()),
+            1
+            + max({**vocab, **{text: token.id for text, token in read_added_tokens(directory, read).items()}}.values()),
             1,
         )
     except (UsageError, KeyError, TypeError, ValueError):  # whoever opens it is told
@@ -149,12 +152,12 @@ class BPETokenizer(BPE):
         self._kept: dict[str, Any] = {}
 
     @classmethod
-    def load(cls, directory: str | Path, name: str = "bpe") -> BPETokenizer:
+    def load(cls, directory: str | Path, name: str = "bpe", *, read: ReadJSON | None = None) -> BPETokenizer:
         """Read a folder as `BPE.load` does, and what its config says."""
-        directory = Path(directory)
-        config = read_config(directory)
+        directory, read = Path(directory), read or cache(read_json)
+        config = read_config(directory, read)
         _refuse_other_ids(directory / "tokenizer_config.json", config)
-        tokenizer = super().load(directory)
+        tokenizer = super().load(directory, read=read)
         tokenizer.name = name
         given = {
             role: text if role in config or text in tokenizer.added_tokens else None
@@ -169,12 +172,12 @@ class BPETokenizer(BPE):
                 raise UsageError(f"{directory}: {role} is {str(text)[:80]}; it must be the text of a token")
         tokenizer.roles = {role: text for role, text in given.items() if text is not None or role in GPT2_ROLES}
         ids = [tokenizer.role_id(role) for role in ("bos_token", "eos_token")]
-        tokenizer.ends = Ends.read(directory, config, *ids)
+        tokenizer.ends = Ends.read(directory, config, *ids, read=read)
         for i in (*tokenizer.ends.begin, *tokenizer.ends.end):
             if i not in tokenizer._pieces:
                 raise UsageError(f"{directory}: each text is to begin or end with id {i}, which the vocabulary has not")
         tokenizer._kept = {key: config[key] for key in _KEPT if key in config}
-        if (template := read_chat_template(directory)) is not None:
+        if (template := read_chat_template(directory, read)) is not None:
             tokenizer.chat_template, _ = template
         return tokenizer
 

@@ -5,6 +5,7 @@ import subprocess
 import sys
 import sysconfig
 from pathlib import Path
+from typing import Any
 
 import pytest
 import tiktoken
@@ -14,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jaxgpt.errors import UsageError
+from jaxgpt.files import read_json
 from jaxgpt.tokenizers.bpe import BPE, PATTERN
 from jaxgpt.tokenizers.char import CharTokenizer
 from jaxgpt.tokenizers.tokenizer import BPETokenizer, Tokenizer, load_tokenizer
@@ -214,3 +216,29 @@ def test_a_token_that_has_a_role_by_default_is_special(tmp_path: Path, special: 
 def test_text_needs_no_jax():
     code = "import sys, jaxgpt.tokenizers; jaxgpt.tokenizers.load_tokenizer('gpt2'); sys.exit('jax' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=PLAYS.parents[2]).returncode == 0
+
+
+@pytest.mark.parametrize("kind", ["bpe", "bpe.json", "other"])
+def test_each_json_file_is_read_once(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """They are of megabytes, and many ask for them."""
+    if kind == "bpe":
+        BPETokenizer.train(["to be or not to be"], 260).save(tmp_path)
+    else:
+        other = tokenizers.Tokenizer(tokenizers.models.BPE())
+        other.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=kind == "other")
+        alphabet = tokenizers.pre_tokenizers.ByteLevel.alphabet()
+        trained = tokenizers.trainers.BpeTrainer(special_tokens=["<|endoftext|>"], initial_alphabet=alphabet)
+        other.train_from_iterator(["to be or not to be"], trained)
+        other.save(str(tmp_path / "tokenizer.json"))
+        (tmp_path / "tokenizer_config.json").write_text('{"eos_token": "<|endoftext|>"}')
+        (tmp_path / "special_tokens_map.json").write_text('{"eos_token": "<|endoftext|>"}')
+    read: list[str] = []
+
+    def counted(path: Path) -> dict[str, Any]:
+        read.append(path.name)
+        return read_json(path)
+
+    monkeypatch.setattr("jaxgpt.tokenizers.tokenizer.read_json", counted)
+    monkeypatch.setattr("jaxgpt.tokenizers.bpe.read_json", counted)
+    assert load_tokenizer(tmp_path).eos_token_id is not None
+    assert sorted(read) == sorted(path.name for path in tmp_path.glob("*.json"))
