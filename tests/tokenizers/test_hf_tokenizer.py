@@ -4,6 +4,7 @@ import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 import tokenizers
@@ -156,6 +157,50 @@ def test_streamed_text_is_that_of_all_ids(opened: Pair, text: str):
     assert ours.decode(before) + "".join(pieces) == ours.decode([*before, *ids])
     alone = TextStream(ours)
     assert "".join([*map(alone.push, ids), alone.flush()]) == ours.decode(ids)
+
+
+def streamed(ours: HFTokenizer, before: list[int], ids: list[int]) -> str:
+    stream = StreamDecoder(ours, after=before)
+    return "".join([*map(stream.push, ids), stream.flush()])
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=40)
+@given(texts=st.lists(st.text(max_size=12) | st.sampled_from([*NASTY, " the king", "<eos>"]), max_size=12))
+def test_any_streamed_text_is_that_of_all_ids(opened: Pair, texts: list[str]):
+    ours = opened[0]
+    before, ids = ours.encode_part("the king"), [i for text in texts for i in ours.encode(text, allow_special=True)]
+    whole = ours.decode([*before, *ids])
+    if ours.decode(before) != whole[: len(ours.decode(before))]:  # what was shown has changed
+        return
+    assert ours.decode(before) + streamed(ours, before, ids) == whole
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=40)
+@given(data=st.data())
+def test_streamed_text_of_any_ids_is_theirs_or_a_note_says_so(opened: Pair, data: st.DataObject):
+    ours = opened[0]
+    ids = data.draw(st.lists(st.integers(0, ours.vocab_size - 1), max_size=120))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("jaxgpt.tokenizers.stream.note", notes := Mock())
+        text = streamed(ours, [], ids)
+    assert text == ours.decode(ids) or notes.called
+
+
+def test_an_id_takes_no_longer_than_the_first(opened: Pair, monkeypatch: pytest.MonkeyPatch):
+    ours, longest = opened[0], 0
+    decode = ours.decode
+
+    def counted(ids: list[int]) -> str:
+        nonlocal longest
+        longest = max(longest, len(ids))
+        return decode(ids)
+
+    ids = ours.encode_part(HAMLET[:4000] + "漢字かな" * 40 + HAMLET[4000:6000])
+    stream = StreamDecoder(ours, after=ids[:10])
+    monkeypatch.setattr(ours, "decode", counted)
+    pieces = [*map(stream.push, ids[10:]), stream.flush()]
+    assert decode(ids[:10]) + "".join(pieces) == decode(ids)
+    assert longest < 64 < len(ids)
 
 
 def test_text_that_changes_behind_what_was_shown_is_noted(tmp_path: Path, capfd: pytest.CaptureFixture[str]):
