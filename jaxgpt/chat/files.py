@@ -6,7 +6,7 @@ import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
-from jaxgpt.data.folders import find_splits
+from jaxgpt.data.folders import find_splits, refuse_trained_on
 from jaxgpt.data.hub import is_hub, read_hub
 from jaxgpt.errors import UsageError
 from jaxgpt.files import sha256
@@ -31,7 +31,7 @@ def find_files(dataset: str, val_dataset: str | None = None, val_fraction: float
 
     Args:
         dataset: what `jaxgpt.data.folders.find_splits` takes.
-        val_dataset: the same, to validate on.
+        val_dataset: the same, to validate on; nothing that is trained on.
         val_fraction: what is asked for in the place of files to validate on.
 
     Raises:
@@ -40,6 +40,7 @@ def find_files(dataset: str, val_dataset: str | None = None, val_fraction: float
     train, val = _splits(dataset)
     if val_dataset is not None:
         own, beside = _splits(val_dataset)
+        refuse_trained_on(dataset, train, val_dataset, beside or own)
         return ExampleFiles(train, beside or own)
     if val and val_fraction is not None:
         raise UsageError(f"val_fraction {val_fraction}: {dataset} has {val[0]} and so on to validate on")

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 from jaxgpt.data.documents import SUFFIXES, suffix_of
-from jaxgpt.data.hub import is_hub, validation_split
+from jaxgpt.data.hub import is_hub, read_hub, validation_split
 from jaxgpt.errors import UsageError
 
 _NO_DATA = re.compile(r"(readme|license|licence|dataset_infos?|state)\b.*", re.IGNORECASE)
@@ -32,6 +33,23 @@ def find_splits(dataset: str | Path) -> tuple[list[Path | str], list[Path | str]
     path = Path(dataset)
     train, val, notes = split_files(path) if path.is_dir() else ([path], [], [])
     return [*train], [*val], notes
+
+
+def refuse_trained_on(
+    dataset: str | Path, train: Sequence[Path | str], val_dataset: str | Path, val: Sequence[Path | str]
+) -> None:
+    """Refuse files, or data sets of the hub, to validate on that are trained on, too, however they are spelt.
+
+    Raises:
+        UsageError: there are such.
+    """
+    trained = set(map(_identity, train))
+    if found := next((path for path in val if _identity(path) in trained), None):
+        own = f"dataset {dataset}" + ("" if str(found) == str(dataset) else f" has {found}, which")
+        raise UsageError(
+            f"val_dataset {val_dataset}: {own} is trained on, so it says nothing of other texts; leave val_dataset "
+            "out to hold a part back, or name another"
+        )
 
 
 def split_files(folder: Path) -> tuple[list[Path], list[Path], list[str]]:
@@ -86,6 +104,11 @@ def _split_of(path: Path) -> str:
     """Return the split that a file's name says, or else its nearest folder's; empty if none does."""
     words = re.split(r"[^a-z]+", str(path).lower())
     return next((_SPLITS[word] for word in reversed(words) if word in _SPLITS), "")
+
+
+def _identity(path: Path | str) -> str:
+    """Return what is the same for all spellings of a file or data set."""
+    return os.path.realpath(path) if isinstance(path, Path) or not is_hub(path) else read_hub(path)[1]
 
 
 def _is_no_data(path: Path) -> bool:

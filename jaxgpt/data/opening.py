@@ -8,7 +8,7 @@ from pathlib import Path
 
 from jaxgpt.data.documents import TEXT_COLUMN, DocumentFiles, are_records
 from jaxgpt.data.download import DOWNLOADS, download
-from jaxgpt.data.folders import find_splits
+from jaxgpt.data.folders import find_splits, refuse_trained_on
 from jaxgpt.data.hub import is_hub
 from jaxgpt.data.sources import PLAYS_FOLDER, VAL_FRACTION, Source, TextFiles
 from jaxgpt.errors import UsageError, did_you_mean
@@ -32,7 +32,7 @@ def open_source(
     Args:
         dataset: one of `NAMES`, or what `find_splits` takes.
         val_fraction: for validation; None is the corpus's own, else 0.1.
-        val_dataset: likewise, to validate on: its own part for that, or else all of it.
+        val_dataset: likewise, to validate on: its own part for that, or else all of it; nothing that is trained on.
         text_column: of records, the column with the text; None is "text".
         separator: what separates documents in text files; None where each file is one.
         cache_dir: downloads go to `downloads/` in it; None for `default_cache_dir()`.
@@ -47,6 +47,7 @@ def open_source(
     if val_dataset is not None:
         own, beside, more = find_parts("val_dataset", val_dataset, cache)
         val, notes = beside or own, [*notes, *more]
+        refuse_trained_on(dataset, train, val_dataset, val)
         rows = {**_rows(dataset, train), **_rows(val_dataset, val)}
     if val and val_fraction is not None:
         where = dataset if val_dataset is None else val_dataset

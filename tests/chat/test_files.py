@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import datasets
 import pytest
 
 from jaxgpt.chat.files import ExampleFiles, find_files, fingerprint
@@ -43,3 +44,18 @@ def test_a_change_of_any_file_is_noticed(tmp_path: Path):
     before = fingerprint(files)
     (data / "b.jsonl").write_text("other")
     assert fingerprint(files) != before
+
+
+def test_what_is_trained_on_is_not_validated_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    data = folder(tmp_path / "data", "a.jsonl", "b.jsonl")
+    (tmp_path / "link").symlink_to(data)
+    monkeypatch.chdir(tmp_path)
+    for val in (data, "data", f"{data}/b.jsonl", "./data/../data/b.jsonl", "link/b.jsonl"):
+        with pytest.raises(UsageError, match=f"val_dataset {val}: dataset {data}.* is trained on") as caught:
+            find_files(data, val)
+        assert "leave val_dataset out" in str(caught.value)
+    datasets.Dataset.from_dict({"a": [1]}).save_to_disk("saved")
+    with pytest.raises(UsageError, match="is trained on"):
+        find_files("hub:saved", "hub:./saved:train")
+    split = folder(tmp_path / "split", "train.jsonl", "val.jsonl")
+    assert find_files(split, split) == find_files(split)

@@ -11,7 +11,7 @@ import pytest
 from jaxgpt.data import download
 from jaxgpt.data.corpus import load_corpus
 from jaxgpt.data.opening import open_source
-from jaxgpt.data.sources import Source
+from jaxgpt.data.sources import PLAYS_FOLDER, Source
 from jaxgpt.errors import UsageError
 
 ROWS = [f"row {i} " * 9 for i in range(30)]
@@ -49,6 +49,25 @@ def test_of_tokens_it_is_a_file_or_folder_of_tokens(files: Path):
     assert load_corpus(files / "other.bin", val_dataset=files, block_size=4).val.path.name == "val.bin"
     with pytest.raises(UsageError, match=r"val_dataset .*a.txt: must be tokens too, a .bin file or a folder, as "):
         load_corpus(files, val_dataset=files / "a.txt", block_size=4)
+
+
+def test_what_is_trained_on_is_not_validated_on(files: Path, monkeypatch: pytest.MonkeyPatch):
+    np.arange(9, dtype=np.uint16).tofile(files / "c.bin")
+    (files / "link.bin").symlink_to(files / "c.bin")
+    (files / "link.txt").symlink_to(files / "a.txt")
+    monkeypatch.chdir(files)
+    for train, val in (
+        ("a.txt", "a.txt"),
+        ("a.txt", "link.txt"),
+        ("a.txt", "split/../a.txt"),
+        ("b.jsonl", "b.jsonl"),
+        ("b.jsonl", files / "b.jsonl"),
+        ("c.bin", "link.bin"),
+        ("plays", PLAYS_FOLDER / "hamlet.txt"),
+        (["split", "a.txt"], "link.txt"),
+    ):
+        with pytest.raises(UsageError, match=f"val_dataset {val}: dataset .*is trained on.*; leave val_dataset out"):
+            load_corpus(train, val_dataset=val, cache_dir=files / "cache", block_size=4)
 
 
 def test_what_contradicts_itself_is_refused(files: Path):

@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 from jaxgpt.data.documents import SUFFIXES, suffix_of
-from jaxgpt.data.folders import files_below, splits_by_name
+from jaxgpt.data.folders import files_below, refuse_trained_on, splits_by_name
 from jaxgpt.data.sources import VAL_FRACTION
 from jaxgpt.data.tokens.shards import Tokens, open_files
 from jaxgpt.errors import UsageError
@@ -47,6 +47,7 @@ def open_tokens(
             raise UsageError(f"val_dataset {val_dataset}: must be tokens too, a .bin file or a folder, as {path} is")
         all_of_it, val, more = token_files(other)
         val, notes = val or all_of_it, [*notes, *more]
+        refuse_trained_on(path, train, val_dataset, val)
     elif val and val_fraction is not None:
         raise UsageError(f"val_fraction {val_fraction}: {path} has tokens to validate on, in a file of their own")
     parts = [open_files(files, tokenizer.vocab_size) for files in (train, val) if files]
