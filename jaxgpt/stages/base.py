@@ -183,7 +183,6 @@ class Stage(Generic[FlagsT]):
         from jaxgpt.hosts import one_for_all
         from jaxgpt.mesh import make_mesh
         from jaxgpt.runs.checkpoint import quiet_traces
-        from jaxgpt.stages.page import write_page
         from jaxgpt.train.profile import check_profile
 
         if out_dir is not None:
@@ -226,6 +225,8 @@ class Stage(Generic[FlagsT]):
                     if progress.step == flags.max_iters:
                         self.show(folder, state.whole)
                         if flags.explore and is_first():
+                            from jaxgpt.stages.page import write_page  # imports matplotlib, for half a second
+
                             write_page(self, folder)
                     elif is_first():
                         print(f"curve: {train.plot(folder)}")
