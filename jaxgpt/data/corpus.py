@@ -15,11 +15,11 @@ from typing import Any
 
 from jaxgpt import checks
 from jaxgpt.data.documents import suffix_of
-from jaxgpt.data.encoding.making import Encoding, encode_corpus
+from jaxgpt.data.encoding.making import Encoding, encode_corpus, make_tokenizer
 from jaxgpt.data.encoding.unfinished import unfinished
 from jaxgpt.data.opening import default_cache_dir, open_source
 from jaxgpt.data.sources import SPLITS, Source
-from jaxgpt.data.tokens.mixing import check_weights, open_mixture
+from jaxgpt.data.tokens.mixing import MADE, check_weights, open_mixture
 from jaxgpt.data.tokens.mixture import Mixture
 from jaxgpt.data.tokens.shards import Tokens
 from jaxgpt.data.tokens.token_files import TokenFile
@@ -85,15 +85,16 @@ def load_corpus(
             files whose names say train and val, as `fineweb_train_000001.bin`; or a .bin file, or several whose names
             say nothing, whose last ids are for validation. Several of these are mixed, see `open_mixture`; what says
             how texts are read is for those that are texts.
-        tokenizer: "char", "bpe" (both made from the text), what `load_tokenizer` takes, or a tokenizer. None is the
-            folder's own for token files (GPT-2's if it has none; nanoGPT's `meta.pkl` is one), "gpt2" for downloads
-            from the hub, else "char".
+        tokenizer: "char", "bpe" (both made from the text, of several data sets from that of all), what
+            `load_tokenizer` takes, or a tokenizer. None is the folder's own for token files (GPT-2's if it has none;
+            nanoGPT's `meta.pkl` is one), "gpt2" for downloads from the hub, else "char".
         dataset_weights: the shares of rows of several data sets, of any sum; None for those of their tokens.
         val_dataset: as one `dataset`, to validate on: its own part for that, or else all of it; tokens where that is.
         cache_dir: default_cache_dir() by default.
         block_size: T; both splits must be longer.
         val_fraction: for validation; None is 0.1, and 0.0005 of openwebtext and fineweb.
-        bpe_vocab_size: of the vocabulary that "bpe" learns, from at most the first 268 million characters to train on.
+        bpe_vocab_size: of the vocabulary that "bpe" learns, from at most the first 268 million characters to train on,
+            of several data sets from an equal share of each.
         text_column: of records, the column with the text; None is "text".
         document_separator: a text that separates documents in text files, such as "<|endoftext|>".
         allow_special: read a special token's text as that token.
@@ -104,22 +105,6 @@ def load_corpus(
         UsageError: naming the dataset, file or argument, and what would be valid.
     """
     several: list[Any] = list(dataset) if isinstance(dataset, Sequence) and checks.several(dataset) else [dataset]
-    if len(several) > 1:
-        how: dict[str, Any] = {
-            "val_dataset": val_dataset, "cache_dir": cache_dir, "block_size": block_size, "val_fraction": val_fraction,
-            "bpe_vocab_size": bpe_vocab_size, "allow_special": allow_special, "workers": workers, "progress": progress,
-        }  # fmt: skip
-        of_texts: dict[str, Any] = {"text_column": text_column, "document_separator": document_separator}
-
-        def load(one: str | Path, tokenizer: str | Path | Tokenizer | None) -> Corpus:
-            return load_corpus(one, tokenizer, **how, **({} if are_tokens(Path(one)) else of_texts))
-
-        return Corpus(*open_mixture(several, dataset_weights, tokenizer, load, shared_val=val_dataset is not None))
-    if dataset_weights is not None:
-        check_weights(dataset_weights, 1)
-        raise UsageError(f"dataset_weights {checks.shown(dataset_weights)}: only with several datasets")
-    dataset = several[0] if several else ""
-    place = checks.path("dataset", dataset, "a name, or the path of a file or folder")
     if val_fraction is not None and not 0 < checks.real("val_fraction", val_fraction, FRACTION) < 1:
         raise UsageError(f"val_fraction {val_fraction}: must be {FRACTION}")
     if tokenizer is not None and not isinstance(tokenizer, Tokenizer):
@@ -140,23 +125,39 @@ def load_corpus(
     workers = None if workers is None else checks.whole("workers", workers, 0, MOST_WORKERS)
     cache = default_cache_dir() if cache_dir is None else checks.path("cache_dir", cache_dir)
     bars = sys.stderr.isatty() if progress is None else checks.flag("progress", progress)
+    encoding = Encoding(bpe_vocab_size, allow_special, workers, bars)
+    reading: dict[str, Any] = {
+        "val_dataset": val_dataset, "text_column": text_column, "separator": document_separator, "cache_dir": cache,
+    }  # fmt: skip
+    if len(several) > 1:
+        how: dict[str, Any] = {
+            "val_dataset": val_dataset, "cache_dir": cache_dir, "block_size": block_size, "val_fraction": val_fraction,
+            "bpe_vocab_size": bpe_vocab_size, "allow_special": allow_special, "workers": workers, "progress": progress,
+        }  # fmt: skip
+        of_texts: dict[str, Any] = {"text_column": text_column, "document_separator": document_separator}
+
+        def load(one: str | Path, tokenizer: str | Path | Tokenizer | None) -> Corpus:
+            return load_corpus(one, tokenizer, **how, **({} if are_tokens(Path(one)) else of_texts))
+
+        def make(datasets: Sequence[str | Path], kind: str | None) -> str | Tokenizer:
+            sources = [open_source(one, val_fraction, **reading) for one in datasets]
+            kind = kind or _kind(sources[0])
+            return _tokenizer_of(sources, kind, cache, encoding) if kind in MADE else kind
+
+        return Corpus(
+            *open_mixture(several, dataset_weights, tokenizer, load, make, shared_val=val_dataset is not None)
+        )
+    if dataset_weights is not None:
+        check_weights(dataset_weights, 1)
+        raise UsageError(f"dataset_weights {checks.shown(dataset_weights)}: only with several datasets")
+    dataset = several[0] if several else ""
+    place = checks.path("dataset", dataset, "a name, or the path of a file or folder")
     if are_tokens(place):
         _refuse(place, "holds tokens", text_column, document_separator)
         corpus = Corpus(str(place), *open_tokens(place, tokenizer, val_fraction, val_dataset))
     else:
-        source = open_source(
-            dataset if isinstance(dataset, str) else place,
-            val_fraction,
-            val_dataset=val_dataset,
-            text_column=text_column,
-            separator=document_separator,
-            cache_dir=cache,
-        )
-        if tokenizer is None:
-            first = source.paths[0]
-            tokenizer = "gpt2" if isinstance(first, str) or suffix_of(first) == ".parquet" else "char"
-        encoding = Encoding(bpe_vocab_size, allow_special, workers, bars)
-        corpus = _open_cached(source, tokenizer, cache, encoding)
+        source = open_source(dataset if isinstance(dataset, str) else place, val_fraction, **reading)
+        corpus = _open_cached(source, _kind(source) if tokenizer is None else tokenizer, cache, encoding)
     for ids in (corpus.train, corpus.val):
         if len(ids) <= block_size:
             raise UsageError(
@@ -173,14 +174,38 @@ def _refuse(dataset: str | Path, why: str, text_column: str | None, document_sep
             raise UsageError(f"{name} {value!r}: of no use, as {dataset} {why}")
 
 
+def _kind(source: Source) -> str:
+    """Return the tokenizer of a source for which none is asked for."""
+    first = source.paths[0]
+    return "gpt2" if isinstance(first, str) or suffix_of(first) == ".parquet" else "char"
+
+
+def _tokenizer_of(sources: Sequence[Source], kind: str, cache: Path, how: Encoding) -> Tokenizer:
+    """Return the tokenizer that is made from several sources, from the cache, where it is put first if need be."""
+    identity = [_FORMAT, [source.fingerprint() for source in sources], kind]
+    key = _key([*identity, how.bpe_vocab_size if kind == "bpe" else None])
+    folder = cache / "tokenizers" / f"{kind}-{key}"
+    if not folder.exists():
+        with unfinished(folder, key) as place:
+            if not folder.exists():
+                make_tokenizer(sources, kind, how).save(made := place / "new")
+                sync(made)
+                made.rename(folder)
+    return load_tokenizer(folder)
+
+
+def _key(identity: list[Any]) -> str:
+    return hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:16]
+
+
 def _open_cached(source: Source, tokenizer: str | Path | Tokenizer, cache: Path, how: Encoding) -> Corpus:
     """Return the corpus from the cache, where it is put first if need be, all of it or nothing."""
-    if isinstance(tokenizer, str | Path) and tokenizer not in ("char", "bpe"):
+    if isinstance(tokenizer, str | Path) and tokenizer not in MADE:
         tokenizer = load_tokenizer(tokenizer)
     kind = tokenizer if isinstance(tokenizer, str | Path) else tokenizer.fingerprint
     identity: list[Any] = [_FORMAT, source.fingerprint(), str(kind), how.bpe_vocab_size if kind == "bpe" else None]
     identity += ["special"] if how.allow_special else []
-    key = hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:16]
+    key = _key(identity)
     folder = cache / "corpora" / f"{Path(source.name).name.replace(':', '-')}-{key}"
     opening = list(source.notes)  # those of reading come later, or from the cache
     if not folder.exists():

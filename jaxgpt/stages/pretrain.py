@@ -117,8 +117,9 @@ class Pretrain(Stage[PretrainConfig]):
         """Open the corpus of a run that goes on; its parameters are in its checkpoints."""
         refuse_changed_flags(self.flags, folder, record)
         self.config, self.new, self.tokenizer = record["model"], record["new"], tokenizers.load_tokenizer(folder)
-        # As when the run began, so that its token files are found again; the hashes say whether all is the same.
-        as_begun = self.new and not self.flags.ignore_data_change
+        # As when the run began, so that its token files are found again; the hashes say whether all is the same. Those
+        # of several data sets are found by their tokenizer, of which an earlier version may have made another.
+        as_begun = self.new and not self.flags.ignore_data_change and not self.flags.datasets[1:]
         self.corpus = self._open_corpus(self.flags.tokenizer if as_begun else self.tokenizer, self.config)
 
     def _open_corpus(self, tokenizer: str | tokenizers.Tokenizer | None, config: GPTConfig) -> data.Corpus:

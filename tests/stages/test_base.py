@@ -1,18 +1,23 @@
 """A stage from Python: what is handed over takes the place of its own, and a run is what train.py makes of it."""
 
+import shutil
+
 import jax
 import numpy as np
 import optax
 import pytest
 
 from jaxgpt.cli import train as command
+from jaxgpt.data import corpus
 from jaxgpt.data.batches import eval_batch
+from jaxgpt.data.encoding import making
 from jaxgpt.data.tokens.shuffle import shuffled_starts, windows_in_epoch
 from jaxgpt.model.gpt import GPT
 from jaxgpt.objectives.base import Objective, Sums
 from jaxgpt.objectives.next_tokens import pretrain
 from jaxgpt.runs.weights import load_params
 from jaxgpt.stages import Pretrain
+from jaxgpt.tokenizers import load_tokenizer
 from jaxgpt.train.loop import make_evaluate
 from jaxgpt.train.metrics import read_rows
 
@@ -84,6 +89,20 @@ def test_a_mixture_is_evaluated_source_by_source_and_its_loss_is_their_weighted_
     with pytest.raises(SystemExit):
         command.main([*again, "--dataset", str(tmp_path / "more.txt"), str(given["dataset"])])
     command.main([*again, "--dataset_weights", "0.75", "0.25"])
+
+
+def test_a_mixture_goes_on_in_the_tokens_that_it_began_with(given, tmp_path, monkeypatch):
+    (tmp_path / "more.txt").write_text("Zounds! A buzzing fuzz, a dizzy quiz. " * 50)
+    flags = {**given, "cache_dir": str(tmp_path / "cache"), "tokenizer": "bpe", "bpe_vocab_size": 262}
+    stage = Pretrain(**{**flags, "dataset": (given["dataset"], str(tmp_path / "more.txt"))})
+    with monkeypatch.context() as patch:  # as earlier versions did
+        patch.setattr(corpus, "make_tokenizer", lambda sources, *how: making.make_tokenizer(sources[:1], *how))
+        stage.run(tmp_path / "run")
+    shutil.rmtree(tmp_path / "cache")
+    command.main(["--init_from", "resume", "--out_dir", str(tmp_path / "run"), "--max_iters", "5"])
+    assert load_tokenizer(tmp_path / "run").fingerprint == stage.corpus.tokenizer.fingerprint
+    anew = corpus.load_corpus(stage.flags.datasets, "bpe", bpe_vocab_size=262, cache_dir=tmp_path / "c", block_size=16)
+    assert anew.tokenizer.fingerprint != stage.corpus.tokenizer.fingerprint
 
 
 def test_a_shuffled_run_reads_every_window_once_and_stays_shuffled(given, tmp_path):

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 from jaxgpt.data.encoding.cutting import cut_between_words, cut_into_tasks
@@ -44,8 +45,12 @@ def encode_corpus(place: Path, source: Source, tokenizer: str | Path | Tokenizer
     folder, workers = place / "new", how.workers
     if isinstance(tokenizer, Tokenizer):
         tokenizer.save(folder)
+    elif (made := _made_before(place, folder)) is not None:
+        tokenizer = made
     else:
-        tokenizer = _made_before(place, folder) or _make(place, folder, source, str(tokenizer), how)
+        tokenizer = make_tokenizer([source], str(tokenizer), how)
+        tokenizer.save(folder)
+        Progress(tokenizer.fingerprint).write(place)
     if workers is None:
         small = sum(map(_size, source.paths)) < _PARALLEL_FROM
         workers = 0 if small else _cores()
@@ -90,14 +95,12 @@ def _made_before(place: Path, folder: Path) -> Tokenizer | None:
     return tokenizer if tokenizer.fingerprint == fingerprint else None
 
 
-def _make(place: Path, folder: Path, source: Source, kind: str, how: Encoding) -> Tokenizer:
+def make_tokenizer(sources: Sequence[Source], kind: str, how: Encoding) -> Tokenizer:
+    """Return the tokenizer "char" or "bpe" of the texts of several sources, each of which counts as much as another."""
     if kind == "char":
-        tokenizer = CharTokenizer("".join(_alphabet(source)))
-    else:
-        tokenizer = BPETokenizer.train(_sample(source), how.bpe_vocab_size, progress=how.progress)
-    tokenizer.save(folder)
-    Progress(tokenizer.fingerprint).write(place)
-    return tokenizer
+        return CharTokenizer("".join(sorted(set[str]().union(*map(_alphabet, sources)))))
+    texts = chain.from_iterable(_sample(source, _LEARN_FROM // len(sources)) for source in sources)
+    return BPETokenizer.train(texts, how.bpe_vocab_size, progress=how.progress)
 
 
 def _size(path: Path | str) -> int:
@@ -120,11 +123,11 @@ def _alphabet(source: Source) -> set[str]:
     return characters
 
 
-def _sample(source: Source) -> Iterator[str]:
+def _sample(source: Source, characters: int) -> Iterator[str]:
     size = 0
     for document in source.documents("train"):
         for text in cut_between_words(document):
             yield text
             size += len(text)
-            if size > _LEARN_FROM:
+            if size > characters:
                 return

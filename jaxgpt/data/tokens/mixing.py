@@ -17,6 +17,8 @@ from jaxgpt.errors import UsageError
 from jaxgpt.tokenizers.tokenizer import Tokenizer
 
 WEIGHT = "a positive number"
+MADE = ("char", "bpe")
+"""Tokenizers that are made from text."""
 
 
 def open_mixture(
@@ -24,19 +26,21 @@ def open_mixture(
     weights: Sequence[float | int] | None,
     tokenizer: str | Path | Tokenizer | None,
     load: Callable[[str | Path, str | Path | Tokenizer | None], Any],
+    make: Callable[[Sequence[str | Path], str | None], str | Tokenizer],
     *,
     shared_val: bool,
 ) -> tuple[str, Mixture, Mixture | Tokens, Tokenizer, tuple[str, ...]]:
     """Open data sets as one corpus, whose fields are returned.
 
     Their tokenizer is the one asked for; or that of the data sets that are tokens, which must agree; or else the first
-    data set's. One that is made from text is made from the first data set's.
+    data set's. One that is made from text is made from all of theirs.
 
     Args:
         datasets: at least two.
         weights: of each, positive; None for those of their tokens to train on.
         tokenizer: see `load_corpus`.
         load: data set and tokenizer → its corpus.
+        make: data sets that are texts, and the kind of tokenizer that is asked for, if any → their tokenizer.
         shared_val: whether all have the same ids to validate on.
 
     Raises:
@@ -44,6 +48,8 @@ def open_mixture(
     """
     found = [checks.path("dataset", one, "a name, or the path of a file or folder") for one in datasets]
     weights = None if weights is None else check_weights(weights, len(datasets))
+    if tokenizer in (None, *MADE) and not any(map(are_tokens, found)):
+        tokenizer = make(datasets, None if tokenizer is None else str(tokenizer))
     # The one that decides on the tokenizer comes first.
     order = sorted(range(len(datasets)), key=lambda i: (not are_tokens(found[i]), i))
     corpora: dict[int, Any] = {}

@@ -134,9 +134,9 @@ def test_what_was_kept_is_not_encoded_again(uninterrupted, tmp_path, monkeypatch
     kind, made = uninterrupted
     dataset, whole = made[0]
     encoded, trained = [], []
-    encode, learn = workers._encode, making._make
+    encode, learn = workers._encode, making.make_tokenizer
     monkeypatch.setattr(workers, "_encode", lambda *args: encoded.append(args[1]) or encode(*args))
-    monkeypatch.setattr(making, "_make", lambda *args: trained.append(args[3]) or learn(*args))
+    monkeypatch.setattr(making, "make_tokenizer", lambda *args: trained.append(args[1]) or learn(*args))
     kills = sum(killed_at(event, lambda: make(dataset, tmp_path, kind)) for event in (40, 20, 20, 200))
     assert files_of(tmp_path) == whole and kills == 3
     assert len(encoded) - len({json.dumps(texts) for texts in encoded}) <= kills, "but what was at work when it ended"

@@ -1,14 +1,17 @@
 """Several data sets are one corpus: in one tokenizer's ids, with the shares that are asked for."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from jaxgpt.data.corpus import Corpus, load_corpus
+from jaxgpt.data.encoding import making
 from jaxgpt.data.tokens.mixture import Mixture
 from jaxgpt.errors import UsageError
 from jaxgpt.tokenizers.char import CharTokenizer
+from jaxgpt.tokenizers.tokenizer import BPETokenizer
 
 
 @pytest.fixture
@@ -92,8 +95,28 @@ def test_what_can_not_be_mixed_is_one_line(files: Path, names: tuple[str, ...], 
     assert message in str(caught.value) and "\n" not in str(caught.value)
 
 
-def test_a_character_that_the_first_has_not_is_named(files: Path):
-    (files / "c.txt").write_text("abcx " * 30)
-    with pytest.raises(UsageError, match="'x'"):
-        load(files, "a.txt", "c.txt")
-    assert load(files, "a.txt", "c.txt", tokenizer="bpe", bpe_vocab_size=260).tokenizer.name == "bpe"
+@pytest.mark.parametrize("val", [None, "v.txt"])
+def test_characters_are_those_of_all(files: Path, val: str | None, monkeypatch: pytest.MonkeyPatch):
+    (files / "c.txt").write_text(text := "abcx\n" * 30)
+    (files / "v.txt").write_text("yes yes")
+    named: dict[str, Any] = {} if val is None else {"val_dataset": files / val}
+    corpus = load(files, "a.txt", "c.txt", **named)
+    assert corpus.tokenizer.fingerprint == CharTokenizer(" abcdx\n" + ("" if val is None else "yes")).fingerprint
+    assert isinstance(corpus.train, Mixture)
+    assert text.startswith(corpus.tokenizer.decode(corpus.train.sources[1][:]))
+    monkeypatch.setattr("jaxgpt.data.corpus.make_tokenizer", None)  # it is in the cache
+    assert load(files, "a.txt", "c.txt", **named).train.fingerprint == corpus.train.fingerprint
+
+
+def test_a_bpe_is_learnt_from_all(files: Path, monkeypatch: pytest.MonkeyPatch):
+    (files / "c.txt").write_text("xyxy zz " * 30)
+    how: dict[str, Any] = {"tokenizer": "bpe", "bpe_vocab_size": 262}
+    monkeypatch.setattr(making, "_LEARN_FROM", 200)
+    texts = ["abcd " * 36, "xyxy zz " * 27]  # to train on; of each, what is read in one go
+    learnt = BPETokenizer.train(texts, 262)
+    found = load(files, "a.txt", "c.txt", **how).tokenizer
+    assert found.fingerprint == learnt.fingerprint
+    assert found.fingerprint not in [
+        load_corpus(files / name, cache_dir=files / "cache", block_size=4, **how).tokenizer.fingerprint
+        for name in ("a.txt", "c.txt")
+    ]
