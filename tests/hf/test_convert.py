@@ -37,12 +37,8 @@ SCORING = replace(CONFIG, labels=("ham", "spam", "other"), pad_token_id=0)
 
 def init(config, dtype=jnp.float32):
     """Return random parameters in which no two leaves, biases included, are the same."""
-    shapes = jax.eval_shape(GPT(config).init, jax.random.key(0), jnp.zeros((1, 1), jnp.int32))["params"]
-    leaves, tree = jax.tree.flatten(shapes)
-    keys = jax.random.split(jax.random.key(0), len(leaves))
-    return jax.tree.unflatten(
-        tree, [jax.random.normal(key, leaf.shape, dtype) for key, leaf in zip(keys, leaves, strict=True)]
-    )
+    draw = np.random.default_rng(0).standard_normal
+    return map_parameters(config, lambda parameter: jnp.asarray(draw(parameter.shape).astype(dtype)))
 
 
 def assert_equal(a, b):
