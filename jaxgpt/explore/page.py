@@ -14,7 +14,7 @@ from jaxgpt.decode import generate
 from jaxgpt.errors import UsageError
 from jaxgpt.explore import collect, tables, training
 from jaxgpt.explore.data import as_json, shown
-from jaxgpt.explore.pictures import pictures
+from jaxgpt.explore.pictures import ABSENT, pictures
 from jaxgpt.inspect.record import inspect
 from jaxgpt.model.config import GPTConfig
 from jaxgpt.runs.folder import read_record
@@ -91,6 +91,7 @@ def explore(
         "stream": collect.stream_data(found),
         "predictions": collect.prediction_data(config, params, found, known),
         "through": through,
+        "absent": ABSENT,
         "architecture": tables.architecture_data(config, params),
         "training": {} if run is None else training.training_data(run, record),
         "scaling": training.scaling_data(run, record, config, ladder),

@@ -16,6 +16,12 @@ from jaxgpt.inspect.record import Inspection
 from jaxgpt.model.config import GPTConfig
 from jaxgpt.train.metrics import Row, plot_training
 
+ABSENT = {
+    "training": "A run's curves and samples stand here, of a folder that train.py wrote; these are weights alone.",
+    "scaling": "A run from new weights stands here among the best for its compute, by the tokens that it has read; of "
+    "these weights they are not known.",
+}
+"""What is said in the place of a view that a model has nothing for."""
 VIEWS = ("embeddings", "positions", "attention", "stream", "predictions", "architecture", "training", "scaling")
 # Of a long text and a large model, what a small picture has room for.
 MOST_PLACES, MOST_HEADS, MOST_TOKENS = 48, 12, 60
@@ -58,7 +64,9 @@ def pictures(
     if runs:
         sizes, read, losses = (list(column) for column in zip(*runs, strict=True))
         drawn["scaling"] = plot_scaling(sizes, read, losses if len(runs) > 1 and None not in losses else None)
-    return {view: _element(view, drawn[view]) if view in drawn else "" for view in VIEWS}
+    return {
+        view: _element(view, drawn[view]) if view in drawn else f'<p class="note">{ABSENT[view]}</p>' for view in VIEWS
+    }
 
 
 def _element(view: str, figure: Any) -> str:

@@ -11,6 +11,7 @@ import pytest
 from jaxgpt.cli.explore import main
 from jaxgpt.errors import UsageError
 from jaxgpt.explore import explore
+from jaxgpt.explore.pictures import ABSENT
 from jaxgpt.inspect import inspect
 from jaxgpt.model.config import GPTConfig
 from jaxgpt.runs.weights import save_params
@@ -72,6 +73,8 @@ def test_no_view_has_an_error_and_nothing_is_fetched(opened):
         "return [...document.querySelectorAll('.view')].filter((v) => !v.children.length).length"
     )
     assert empty == 0
+    for view, said in ABSENT.items():  # as there is no run
+        assert said in opened.find_element("id", view).text
     assert opened.get_log("browser") == []
 
 
@@ -175,6 +178,7 @@ def test_without_scripts_the_tokens_can_be_read(model):
     assert parser.tags.count("tr") == len(model.tokenizer.encode(model.text)) + 1
     assert parser.tags.count("script") == 2 and parser.tags.count("img") == 6
     assert not re.search(r'(src|href)="(?!#|data:)', page)
+    assert all(f'<noscript><p class="note">{said}</p></noscript>' in page for said in ABSENT.values())
 
 
 @pytest.fixture(scope="module")

@@ -36,6 +36,6 @@ function scatter(title, points, curves, log) {
   }
   view("scaling").append(make("div", { class: "row" }, make("table", {}, ...cells.map(([name, value]) => make("tr", {}, make("th", {}, name), make("td", { class: "number" }, value)))), ...drawing),
     ...(tokens ? [make("p", { id: "scaling-says" }, tokens < 20 * n ? `The model has read ${significant(tokens / n, 2)} tokens a parameter, fewer than 20: for this compute a smaller model and more text would have been better.` : `The model has read ${significant(tokens / n, 2)} tokens a parameter, 20 or more: for this compute a larger model and less text would have been better, though a smaller one is cheaper to use.`)]
-      : [make("p", { class: "note" }, "How many tokens these weights were trained on from the first is not written in their folder.")]));
+      : [make("p", { class: "note" }, data.absent.scaling)]));
 }
 document.documentElement.dataset.ready = "yes";

@@ -44,4 +44,4 @@ if (data.training.curves && Object.keys(data.training.curves).length) {
     ...(says.length ? [make("h3", {}, "What the curves say"), make("ul", { id: "diagnoses" }, ...says.map((text) => make("li", {}, text)))] : []),
     ...(data.through.length > 1 ? [make("h3", {}, "What it writes after these steps"), make("table", { class: "fixed" }, ...data.through.map(({ step, sample }) => make("tr", {}, make("th", {}, step), make("td", {}, make("code", {}, make("bdi", {}, sample))))))] : []),
     ...samples.map(([name, text]) => make("details", {}, make("summary", {}, `Sample ${name}`), make("code", {}, make("bdi", {}, text)))));
-} else view("training").append(make("p", { class: "note" }, "These are weights without a run: a folder that train.py wrote has curves and samples."));
+} else view("training").append(make("p", { class: "note" }, data.absent.training));
