@@ -19,6 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.experimental.layout import Layout, with_layout_constraint
 from jax.extend.random import define_prng_impl, threefry2x32_p, threefry_prng_impl
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jax.typing import DTypeLike
@@ -124,16 +125,17 @@ _gathered.defvjp(_gathered_forward, _gathered_backward)
 def _scattered(x: Array) -> Array:
     """Return this device's part of the rows of a sum over `fsdp`.
 
-    Of a sum over all chips of a square slice the TPU's compiler makes one that every chip gets whole, and it puts these
-    off to the end of the backward pass; not of one over rows of chips and then over columns. The same it makes of a
-    table's, where not its first axis is divided.
+    The TPU's compiler makes a sum that every chip gets whole, twice the bytes, of one whose rows don't lie one after
+    another, as a table's columns don't, and of one over all chips of a square slice. These it also puts off to the end
+    of the backward pass; not sums over rows of chips and then over columns.
     """
-    count = size(FSDP)
-    columns = max((n for n in range(4, math.isqrt(count) + 1) if count % n == 0), default=1)
-    if platform() != "tpu" or columns == 1:
+    if platform() != "tpu":
         return jax.lax.psum_scatter(x, FSDP, scatter_dimension=0, tiled=True)
+    count = size(FSDP)
+    columns = max((n for n in range(4, math.isqrt(count) + 1) if count % n == 0), default=count)
     chips = np.arange(count).reshape(-1, columns)
-    for groups in (chips.T, chips):
+    x = with_layout_constraint(x, Layout(tuple(range(x.ndim))))
+    for groups in (chips.T, chips) if columns < count else (chips,):
         x = jax.lax.psum_scatter(x, FSDP, scatter_dimension=0, axis_index_groups=groups.tolist(), tiled=True)
     return x
 

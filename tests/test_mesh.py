@@ -46,8 +46,10 @@ MESHES = {
     "data 2, fsdp 2, tensor 2": {"fsdp": 2, "tensor": 2},
     "fsdp 2, tensor 4": {"fsdp": 2, "tensor": 4},
     "tensor 4, untied": {"tensor": 4, "devices": 4, "tied": False},  # of eight
+    # The tables' columns are divided by fsdp alone.
+    "fsdp 2, tensor 4, narrow": {"fsdp": 2, "tensor": 4, "width": 12},
 }
-TIED = {name: mesh.get("tied", True) for name, mesh in MESHES.items()}
+MODELS = {name: (mesh.get("tied", True), mesh.get("width", 16)) for name, mesh in MESHES.items()}
 STEPS, LAST = 3, 20
 
 
@@ -58,9 +60,11 @@ def batches(step: int) -> Batch:
 class Run(Trainer):
     """A run on all devices of this process."""
 
-    def __init__(self, *, fsdp: int = 1, tensor: int = 1, devices: int | None = None, tied: bool = True) -> None:
+    def __init__(
+        self, *, fsdp: int = 1, tensor: int = 1, devices: int | None = None, tied: bool = True, width: int = 16
+    ) -> None:
         flags = PretrainConfig(max_iters=LAST, warmup_iters=2, batch_size=8, gradient_accumulation_steps=2, seed=0)
-        config = replace(CONFIG, tie_word_embeddings=tied)
+        config = replace(CONFIG, tie_word_embeddings=tied, n_embd=width)
         model = GPT(config)
         self.init_params = lambda shardings: init_params(model, seed=0, shardings=shardings)
         objective, rows = pretrain(model), tuple(parameters(config))
@@ -98,7 +102,7 @@ def main(folder: Path) -> None:
         beside = {key: leaf.addressable_shards[0].data.shape for key, leaf in flat(placed).items()}
         end, rest = run.train(state, range(STEPS, LAST))
         np.savez(folder / f"{name}, at the end.npz", **flat(end.params))
-        checkpoints = Checkpoints(folder / f"one, tied {TIED[name]}")
+        checkpoints = Checkpoints(folder / f"one, {MODELS[name]}")
         _, later = run.train(checkpoints.restore(run.abstract, STEPS), range(STEPS, STEPS + 1))
         result = {"losses": losses, "rest": rest, "later": later, "parts": parts, "beside": beside}
         result["divisor"] = batch_divisor(run.mesh)
@@ -113,19 +117,19 @@ def main(folder: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def one() -> dict[bool, Run]:
-    """A run on one device, whose model's tables are tied or not."""
-    return {tied: Run(tied=tied) for tied in (True, False)}
+def one() -> dict[tuple[bool, int], Run]:
+    """A run of each model on one device."""
+    return {(tied, width): Run(tied=tied, width=width) for tied, width in sorted(set(MODELS.values()))}
 
 
 @pytest.fixture(scope="module")
-def trained(one: dict[bool, Run], tmp_path_factory):
-    """The folder with all results; and by whether tables are tied, those of one device, after STEPS and at the end."""
+def trained(one: dict[tuple[bool, int], Run], tmp_path_factory):
+    """The folder with all results; and by model, those of one device, after STEPS and at the end."""
     folder, begun, results = tmp_path_factory.mktemp("meshes"), {}, {}
-    for tied, run in one.items():
-        begun[tied] = run.train(run.start(run.init_params), range(STEPS))
-        checkpoints = Checkpoints(folder / f"one, tied {tied}")
-        checkpoints.save(begun[tied][0], Progress(STEPS))
+    for model, run in one.items():
+        begun[model] = run.train(run.start(run.init_params), range(STEPS))
+        checkpoints = Checkpoints(folder / f"one, {model}")
+        checkpoints.save(begun[model][0], Progress(STEPS))
         checkpoints.wait()
     subprocess.run(
         [sys.executable, "-m", "tests.test_mesh", folder],
@@ -133,17 +137,17 @@ def trained(one: dict[bool, Run], tmp_path_factory):
         env={**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": f"{os.environ['XLA_FLAGS']} {DEVICES}"},
         check=True,
     )
-    for tied, (state, losses) in begun.items():
+    for model, (state, losses) in begun.items():
         before = flat(jax.device_get(state))
-        end, rest = one[tied].train(state, range(STEPS, LAST))
-        results[tied] = before, losses, rest, flat(end.params)
+        end, rest = one[model].train(state, range(STEPS, LAST))
+        results[model] = before, losses, rest, flat(end.params)
     return folder, results
 
 
 @pytest.mark.parametrize("name", MESHES)
 def test_eight_devices_are_one(trained, name: str):
     folder, results = trained
-    state, losses, *_ = results[TIED[name]]
+    state, losses, *_ = results[MODELS[name]]
     result, states = json.loads((folder / f"{name}.json").read_text()), np.load(folder / f"{name}.npz")
     # f32 sums in another order.
     np.testing.assert_allclose(result["losses"], losses, rtol=1e-6)
@@ -155,7 +159,7 @@ def test_eight_devices_are_one(trained, name: str):
 @pytest.mark.parametrize("name", MESHES)
 def test_eight_devices_are_one_after_many_steps(trained, name: str):
     folder, results = trained
-    *_, losses, params = results[TIED[name]]
+    *_, losses, params = results[MODELS[name]]
     result, ours = json.loads((folder / f"{name}.json").read_text()), np.load(folder / f"{name}, at the end.npz")
     np.testing.assert_allclose(result["rest"], losses, rtol=0, atol=1e-5)
     assert set(ours) == set(params)
@@ -181,6 +185,11 @@ KERNELS = {
         ("tensor 4, untied", {"wte": (31, 4), "c_attn": (4, 48), "c_proj": (4, 16), "c_fc": (16, 16)}, 1),
         ("fsdp 2, tensor 4", {"wte": (31, 2), "c_attn": (2, 48), "c_proj": (4, 8), "c_fc": (8, 16)}, 2),
         ("data 2, fsdp 2, tensor 2", {"wte": (31, 4), "c_attn": (4, 48), "c_proj": (8, 8), "c_fc": (8, 32)}, 4),
+        (
+            "fsdp 2, tensor 4, narrow",
+            {"wte": (31, 6), "c_attn": (6, 9), "c_proj": (3, 6), "c_fc": (6, 12), "ln_1": (12,)},
+            2,
+        ),
     ],
 )
 def test_each_device_holds_its_part_of_weights_and_moments(trained, name: str, parts: dict, divisor: int):
@@ -194,8 +203,8 @@ def test_each_device_holds_its_part_of_weights_and_moments(trained, name: str, p
 
 
 @pytest.mark.parametrize("name", MESHES)
-def test_a_checkpoint_of_one_mesh_is_read_on_another(trained, one: dict[bool, Run], name: str):
-    folder, run = trained[0], one[TIED[name]]
+def test_a_checkpoint_of_one_mesh_is_read_on_another(trained, one: dict[tuple[bool, int], Run], name: str):
+    folder, run = trained[0], one[MODELS[name]]
     restored = Checkpoints(folder / name).restore(run.abstract, STEPS)
     states = np.load(folder / f"{name}.npz")
     for key, leaf in flat(restored).items():
@@ -245,7 +254,7 @@ def test_weights_of_blocks_are_gathered_for_each_pass_and_not_kept(remat: bool):
 
 
 def test_sums_over_rows_and_columns_of_chips_are_the_sums_over_all():
-    """As on a TPU of sixteen chips; each device has its part."""
+    """As on a TPU of eight chips and of sixteen; each device has its part."""
     code = """
 import jax, jax.numpy as jnp
 from jax.sharding import PartitionSpec as P
@@ -253,13 +262,15 @@ from types import SimpleNamespace
 from jaxgpt.devices import compiling_for
 from jaxgpt.mesh import make_mesh
 from jaxgpt.parallel import FSDP, _scattered
-mesh, x = make_mesh(fsdp=16), jnp.arange(16 * 48 * 3.0).reshape(-1, 3) % 97
-def scattered():
+x = jnp.arange(16 * 48 * 3.0).reshape(-1, 3) % 97
+def scattered(count):
+    mesh = make_mesh(fsdp=count, devices=jax.devices()[:count])
     return jax.jit(jax.shard_map(lambda x: _scattered(x), mesh=mesh, in_specs=P(FSDP), out_specs=P(FSDP)))(x)
-with compiling_for((SimpleNamespace(platform="tpu"),)):
-    there = jax.make_jaxpr(scattered)(), scattered()
-assert str(there[0]).count("reduce_scatter[") == 2
-assert (there[1] == scattered()).all() and (there[1] == x.reshape(16, 48, 3).sum(0)).all()
+for count, sums in ((8, 1), (16, 2)):
+    with compiling_for((SimpleNamespace(platform="tpu"),)):
+        there = jax.make_jaxpr(lambda: scattered(count))(), scattered(count)
+    assert str(there[0]).count("reduce_scatter[") == sums
+    assert (there[1] == scattered(count)).all() and (there[1] == x.reshape(count, -1, 3).sum(0)).all()
 """
     flags = {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": "--xla_force_host_platform_device_count=16"}
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, env={**os.environ, **flags}, check=True)
