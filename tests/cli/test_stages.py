@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,8 +18,9 @@ import numpy as np
 import optax
 import pytest
 
+import jaxgpt
 from benchmarks.soak import ENVIRONMENT, ROOT, differences
-from jaxgpt import save_pretrained
+from jaxgpt import load_pretrained, save_pretrained
 from jaxgpt.chat.template import DEFAULT_TEMPLATE, add_special_tokens
 from jaxgpt.cli import convert, evaluate, generate, train
 from jaxgpt.model.gpt import GPT
@@ -29,9 +31,10 @@ from jaxgpt.signals import Stop
 from jaxgpt.stages.classify import Classify
 from jaxgpt.tokenizers import load_tokenizer
 from jaxgpt.train.metrics import read_rows
+from tests import processes
 
 TEXT = "Who is there? It is the king. What does he want? He wants bread and wine.\n" * 200
-SMALL = "--n_layer 2 --n_head 2 --n_embd 16 --block_size 48 --batch_size 4 --eval_iters 2".split()
+SMALL = "--n_layer 1 --n_head 2 --n_embd 16 --block_size 48 --batch_size 4 --eval_iters 2".split()
 SHORT = "--max_iters 4 --warmup_iters 1 --log_interval 1 --tensorboard=false --learning_rate 1e-3".split()
 ASKED = [("Who is there?", "It is the king."), ("What does he want?", "He wants bread."), ("Who wants?", "The king.")]
 GRPO = ["--algorithm", "grpo", "--group_size", "4"]
@@ -41,13 +44,13 @@ LORA = ["--lora_rank", "2", "--lora_dropout", "0.1"]
 # Name of a case → stage, the model that it begins with, flags.
 CASES: dict[str, tuple[str, str, list[str]]] = {
     "classify": ("classify", "pretrained", ["--dropout", "0.1", "--gradient_accumulation_steps", "2"]),
-    "classify the last layer": ("classify", "pretrained", ["--train_layers", "last_1"]),
+    "classify the last layer": ("classify", "deep", ["--train_layers", "last_1"]),
     "sft": ("sft", "pretrained", []),
     "sft with adapters": ("sft", "pretrained", [*LORA, "--packing=false", "--sample_interval", "1"]),
     "reward": ("reward", "sft", ["--centring", "0.01"]),
     "dpo": ("dpo", "sft", ["--sample_interval", "2"]),
     "dpo with adapters": ("dpo", "sft", [*LORA, "--reference", "live"]),
-    "dpo of the last layer": ("dpo", "sft", ["--train_layers", "last_1", "--loss", "ipo"]),
+    "dpo of the last layer": ("dpo", "deep", ["--train_layers", "last_1", "--loss", "ipo"]),
     "ppo": ("ppo", "sft", [*PPO, "--kl_target", "0.1", "--reward_model", "reward"]),
     "ppo with adapters": ("ppo", "sft", [*PPO, *LORA[:2], *FUNCTION, "--kl_target", "0.1", "--sample_interval", "2"]),
     "grpo": (
@@ -100,15 +103,25 @@ class Workshop:
         words = [*begin_with, "--dataset", f"{stage}.jsonl", "--val_fraction", "0.25", "--out_dir", out]
         return [stage, *last_of_equal([*words, *SHORT, "--save_interval", "2", *flags, *more])]
 
-    def run(self, name: str, out: str, *more: str) -> None:
-        train.main(Workshop.argv(name, out, *more))
+    def run(self, name: str, out: str, *more: str, drawn: bool = False) -> None:
+        """Run a case in the folder `out`; its curve, which takes long to draw, is drawn by `whole` alone."""
+        with pytest.MonkeyPatch.context() as patch:
+            if not drawn:
+                patch.setattr(jaxgpt.train, "plot", lambda folder: folder / "curve.png")
+            train.main(Workshop.argv(name, out, *more))
 
     def whole(self, name: str) -> Path:
         """Return the folder of a case's run that nothing disturbed, which is made once for all tests."""
         out = Path(name.replace(" ", "-"))
         if not out.exists():
-            self.run(name, str(out))
+            self.run(name, str(out), drawn=True)
         return out
+
+    def deepen(self) -> None:
+        """Write a model of two layers, those of the model in `sft`: most cases say as much with one, and sooner."""
+        config, params = load_params("sft")
+        save_pretrained("deep", replace(config, n_layer=2), {**params, "h_1": params["h_0"]})
+        load_tokenizer("sft").save("deep")
 
 
 @pytest.fixture(scope="module")
@@ -123,6 +136,7 @@ def here(workshop, monkeypatch) -> Workshop:
     if not Path("pretrained").exists():
         workshop.pretrain()
         workshop.whole("sft")
+        workshop.deepen()
         workshop.whole("reward")
         shutil.copytree("reward", "laid-out-otherwise")
         (Path("laid-out-otherwise") / "chat_template.jinja").write_text(
@@ -166,7 +180,7 @@ def test_resumed_is_uninterrupted_bit_for_bit(here, monkeypatch, name: str):
 
 def test_what_is_frozen_stays_and_what_is_not_moves(here):
     whole = here.whole("classify the last layer")
-    _, before = load_params("pretrained")
+    _, before = load_pretrained("deep")
     config, after = load_params(whole, "last")
     assert config.labels == ("what", "who")
     for part in ("wte", "wpe", "h_0"):
@@ -284,7 +298,7 @@ def test_stages_and_decoding_on_eight_devices_are_those_on_one(here, capsys):
     wholes = [here.whole(name) for name in ON_A_MESH]
     flags = f"{ENVIRONMENT['XLA_FLAGS']} --xla_force_host_platform_device_count=8"
     env = {**os.environ, "XLA_FLAGS": flags, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}
-    eight = subprocess.run([sys.executable, "-c", ON_EIGHT], check=True, env=env, stdout=subprocess.PIPE)
+    eight = processes.run([sys.executable, "-c", ON_EIGHT], check=True, env=env, stdout=subprocess.PIPE)
     for whole in wholes:
         assert_close(whole, f"{whole}-on-eight")
     one, other = (np.load(f"dpo{where}/reference.npz") for where in ("", "-on-eight"))
@@ -321,16 +335,20 @@ def on_two(here) -> list[bytes]:
         free.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{free.getsockname()[1]}"
     env = {**os.environ, **ENVIRONMENT, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu", "JAX_NUM_PROCESSES": "2"}
-    processes = [
-        subprocess.Popen(
-            [sys.executable, "-c", IN_EACH],
-            env={**env, "JAX_COORDINATOR_ADDRESS": address, "JAX_PROCESS_ID": str(number)},
-            stdout=subprocess.PIPE,
-        )
-        for number in range(2)
-    ]
-    outputs = [process.communicate(timeout=300)[0] for process in processes]
-    assert [process.returncode for process in processes] == [0, 0]
+    env["JAX_COORDINATOR_ADDRESS"] = address
+    with ExitStack() as stack:
+        both = [
+            stack.enter_context(
+                processes.started(
+                    [sys.executable, "-c", IN_EACH],
+                    env={**env, "JAX_PROCESS_ID": str(number)},
+                    stdout=subprocess.PIPE,
+                )  # fmt: skip
+            )
+            for number in range(2)
+        ]
+        outputs = [process.communicate(timeout=300)[0] for process in both]
+    assert [process.returncode for process in both] == [0, 0]
     return outputs
 
 
@@ -350,8 +368,12 @@ def test_stages_evaluation_and_decoding_in_two_processes_are_those_in_one(on_two
 
 
 @pytest.mark.parametrize("name", ["classify", "sft with adapters", "reward", "dpo", "ppo"])
-def test_a_page_is_written_at_the_end(here, capsys, name: str):
-    """From runs that are there already, to which one more update is added."""
+def test_a_page_is_written_at_the_end(here, capsys, monkeypatch, name: str):
+    """From runs that are there already, to which one more update is added; its still pictures are drawn for one."""
+    if name != "classify":
+        from jaxgpt.explore.pictures import VIEWS  # and matplotlib, which other processes of this file don't need
+
+        monkeypatch.setattr("jaxgpt.explore.page.pictures", lambda *_, **__: dict.fromkeys(VIEWS, ""))
     out = Path(f"page-of-{CASES[name][0]}")
     shutil.copytree(here.whole(name), out)
     capsys.readouterr()
@@ -464,7 +486,7 @@ def test_a_dataset_is_asked_for(capsys):
         (["dpo", "--reference", "live"], "--reference live: only with --lora_rank"),
         (["sft", "--lora_alpha", "3"], "--lora_alpha 3.0: only with --lora_rank"),
         (["sft", "--train_layers", "head"], "no head that scores"),
-        (["classify", "--train_layers", "last_3"], "from 1 to n_layer, 2"),
+        (["classify", "--train_layers", "last_3"], "from 1 to n_layer, 1"),
         (["ppo"], "one of --reward_model and --reward_function"),
         (["ppo", *PPO, "--init_from", "sft", "--reward_model", "sft"], "--reward_model sft: no reward model"),
         (["ppo", *PPO, "--init_from", "sft", "--reward_function", "none.py:f"], "no file none.py"),
