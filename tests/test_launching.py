@@ -5,15 +5,16 @@ import os
 import re
 import shlex
 import socket
-import subprocess
 import sys
 from pathlib import Path
+from subprocess import PIPE
 
 import pytest
 
 from benchmarks.soak import ENVIRONMENT, ROOT
 from jaxgpt.command_line import parse
 from jaxgpt.stages.pretrain import PretrainConfig
+from tests import processes
 
 PAGE = (ROOT / "docs" / "scaling.md").read_text(encoding="utf-8")
 RECIPES = PAGE.partition("\n## Starting on several devices\n")[2].partition("\n## ")[0]
@@ -75,7 +76,7 @@ def cluster(tmp_path: Path) -> Path:
 def run(cluster: Path, script: str) -> str:
     env = {**os.environ, **ENVIRONMENT, "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)}
     env["PATH"] = f"{cluster / 'bin'}:{env['PATH']}"
-    done = subprocess.run(["bash", "-c", script], cwd=cluster, env=env, capture_output=True, text=True, timeout=120)
+    done = processes.run(["bash", "-c", script], cwd=cluster, env=env, stdout=PIPE, stderr=PIPE, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     rows = [json.loads(line) for line in (cluster / "out" / "metrics.jsonl").read_text().splitlines()]
     assert rows[-1]["step"] == 2

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from benchmarks.soak import ENVIRONMENT, ROOT, differences, read_rows
+from tests.processes import end
 
 TEXT = ROOT / "jaxgpt" / "data" / "plays" / "hamlet.txt"
 # With dropout, accumulation, evaluation between checkpoints, and the best one kept.
@@ -46,10 +47,11 @@ class Workshop:
         return list({word.partition("=")[0]: word for word in words}.values())
 
     def start(self, out: str | Path, *flags: str, before: str = "", **environment: str) -> subprocess.Popen[str]:
-        """Begin a process of train.py, or one that runs the code `before` and then train.py's main."""
+        """Begin a process of train.py, or one that runs the code `before` and then train.py's main; `end` ends it."""
         code = ["-c", f"{before}\nfrom jaxgpt.cli.entry import train; train()"] if before else [str(ROOT / "train.py")]
         argv, env = [sys.executable, *code, *self.argv(out, *flags)], {**os.environ, **ENVIRONMENT, **environment}
-        return subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT, env=env)
+        pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+        return subprocess.Popen(argv, cwd=ROOT, env=env, start_new_session=True, **pipes)
 
     def train(self, out: str | Path, *flags: str, before: str = "", **environment: str) -> tuple[int, str, str]:
         """Run such a process to its end; return its exit code, output and errors.
@@ -58,7 +60,10 @@ class Workshop:
         """
         kept = {} if before else {"JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
         with self.start(out, *flags, before=before, **kept, **environment) as process:
-            output, errors = process.communicate(timeout=120)
+            try:
+                output, errors = process.communicate(timeout=120)
+            finally:
+                end(process)
         return process.returncode, output, errors
 
     def rows(self, out: str | Path) -> list[dict[str, Any]]:

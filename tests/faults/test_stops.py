@@ -5,10 +5,13 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import AbstractContextManager
 from pathlib import Path
 from signal import SIGINT, SIGKILL, SIGTERM
 
 import pytest
+
+from tests.processes import started
 
 ROOT = Path(__file__).parents[2]
 # Kills this process when a checkpoint's arrays are written and its manifest is not, so it is not renamed either.
@@ -143,12 +146,12 @@ with interruptible():
 
 def encode(
     tmp_path: Path, *, seconds: float, words: str = "some words\n", tokenizer: str = "gpt2"
-) -> subprocess.Popen[str]:
+) -> AbstractContextManager[subprocess.Popen[str]]:
     path = tmp_path / f"{words.split()[0]}.txt"
     path.write_text(words * 100)
     code = ENCODE.format(seconds=seconds, tokenizer=tokenizer)
     argv = [sys.executable, "-c", code, str(path), str(tmp_path / "cache")]
-    return subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT)
+    return started(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT)
 
 
 def unfinished(tmp_path: Path) -> list[Path]:

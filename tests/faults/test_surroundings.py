@@ -11,6 +11,7 @@ import pytest
 from benchmarks.soak import QUICK
 from jaxgpt.cli import train
 from jaxgpt.runs.manifest import read_manifest
+from tests.processes import end
 
 AT_STEP_6 = """
 import os, sys
@@ -55,12 +56,14 @@ def busy(workshop, tmp_path_factory):
     long = (f"--{name}=100000000" for name in ("max_iters", "eval_interval", "save_interval"))
     process = workshop.start("busy ✓", "--log_interval=100", *long)
     lines = []
-    while "step 100/" not in (lines or [""])[-1]:
-        lines.append(process.stdout.readline())
-        assert process.poll() is None, process.stderr.read()
-    yield process
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
+    try:
+        while "step 100/" not in (lines or [""])[-1]:
+            lines.append(process.stdout.readline())
+            assert process.poll() is None, process.stderr.read()
+        yield process
+    finally:
+        end(process)
+        process.communicate()
 
 
 def test_a_second_process_is_refused_by_the_first_ones_name(workshop, busy, capsys):

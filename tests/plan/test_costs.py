@@ -3,10 +3,10 @@
 import json
 import math
 import os
-import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from subprocess import PIPE
 
 import pytest
 
@@ -15,6 +15,7 @@ from jaxgpt.model.config import GPTConfig
 from jaxgpt.plan.costs import Sizes, Work, memory, seconds, sent, step_seconds
 from jaxgpt.plan.targets import read_target
 from jaxgpt.train.budget import flops_per_token
+from tests import processes
 
 RATES = dict.fromkeys(("resid_pdrop", "embd_pdrop", "attn_pdrop"), 0.0)
 GPT2 = replace(GPTConfig(), **RATES)
@@ -22,9 +23,9 @@ WORK = Work(GPT2, rows=64, length=1024)
 # Models and meshes of eight devices, in f32.
 STEPS = {
     "tiny, fsdp 8": (GPTConfig(2048, 128, n_embd=128, n_layer=2, n_head=4, **RATES), 32, Sizes(1, 8, 1)),
-    "medium, data 8": (GPTConfig(4096, 256, n_embd=256, n_layer=4, n_head=8, **RATES), 16, Sizes(8, 1, 1)),
+    "medium, data 8": (GPTConfig(4096, 256, n_embd=256, n_layer=2, n_head=8, **RATES), 16, Sizes(8, 1, 1)),
     "wide vocabulary, tensor 4": (GPTConfig(8191, 64, n_embd=128, n_layer=1, n_head=4, **RATES), 8, Sizes(2, 1, 4)),
-    "narrow, mixed": (GPTConfig(1024, 128, n_embd=192, n_layer=3, n_head=6, **RATES), 16, Sizes(2, 2, 2)),
+    "narrow, mixed": (GPTConfig(1024, 128, n_embd=192, n_layer=2, n_head=6, **RATES), 16, Sizes(2, 2, 2)),
 }
 COMPILE = """
 import json, os, sys
@@ -44,7 +45,7 @@ def compiled() -> dict[str, tuple[int, int]]:
     flags = {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": "--xla_force_host_platform_device_count=8"}
     root = Path(__file__).parents[2]
     command = [sys.executable, "-c", COMPILE]
-    done = subprocess.run(command, cwd=root, env={**os.environ, **flags}, capture_output=True, text=True, check=True)
+    done = processes.run(command, cwd=root, env={**os.environ, **flags}, stdout=PIPE, text=True, check=True)
     return dict(zip(STEPS, map(json.loads, done.stdout.splitlines()), strict=True))
 
 
