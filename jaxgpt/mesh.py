@@ -8,11 +8,10 @@ else changes.
 import math
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import numpy as np
-import optax
 from flax.traverse_util import flatten_dict, unflatten_dict
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 from jax.typing import DTypeLike
@@ -23,6 +22,9 @@ from jaxgpt.model.atlas import Parameter, axes, tree_of
 from jaxgpt.model.config import GPTConfig
 from jaxgpt.model.lora import is_adapter
 from jaxgpt.parallel import AXES, DATA, FSDP, ROWS, TENSOR, own_key, total, whole
+
+if TYPE_CHECKING:
+    import optax
 
 _MESH_AXIS = {"D": FSDP, "F": TENSOR, "(H K)": TENSOR, "(3 H K)": TENSOR}
 # Where `tensor` can't divide the other axis as it is used: whole heads of q, k and v; and GPT-2's V, 50257, is odd.
@@ -91,7 +93,7 @@ def parameter_spec(mesh: Mesh | AbstractMesh, parameter: Parameter) -> Partition
     return PartitionSpec(*(name if name and size % mesh.shape[name] == 0 else None for name, size in sizes))
 
 
-def optimizer_shardings(mesh: Mesh, optimizer: optax.GradientTransformation, shapes: Any, shardings: Any) -> Any:
+def optimizer_shardings(mesh: Mesh, optimizer: "optax.GradientTransformation", shapes: Any, shardings: Any) -> Any:
     """Return a tree of shardings for the optimizer's state: moments lie where their parameters lie.
 
     Args:
@@ -100,6 +102,8 @@ def optimizer_shardings(mesh: Mesh, optimizer: optax.GradientTransformation, sha
         shapes: tree of the parameters' shapes.
         shardings: tree of the parameters' shardings.
     """
+    import optax  # who only decodes needs none
+
     state = jax.eval_shape(optimizer.init, shapes)
     return optax.tree_utils.tree_map_params(
         optimizer, lambda _, sharding: sharding, state, shardings, transform_non_params=lambda _: replicated(mesh)

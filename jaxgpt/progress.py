@@ -101,10 +101,22 @@ class Compiled:
     def __init__(self, what: str, jitted: Any) -> None:
         """Say of `jitted` that it is `what`."""
         self.jitted, self._what, self._called = jitted, what, False
+        self._begun: threading.Thread | None = None
+
+    def begin(self, *args: Any) -> None:
+        """Compile for arguments of these shapes in a thread, beside what the caller does next; a call waits for it."""
+        self._begun = threading.Thread(target=self._compile, args=args)
+        self._begun.start()
 
     def __call__(self, *args: Any) -> Any:
         if self._called:
             return self.jitted(*args)
         self._called = True
         with compiling(self._what):
+            if self._begun is not None:
+                self._begun.join()
             return self.jitted(*args)
+
+    def _compile(self, *args: Any) -> None:
+        with contextlib.suppress(Exception):  # the call meets it again
+            self.jitted.lower(*args).compile()

@@ -1,6 +1,11 @@
 import io
 import re
+import threading
 import time
+
+import jax
+import jax.numpy as jnp
+import pytest
 
 from jaxgpt.progress import Compiled, bar, compiling, say
 from jaxgpt.train.progress_line import ProgressLine
@@ -32,6 +37,25 @@ def test_what_takes_long_to_compile_is_said_before_and_after_and_only_once(capsy
     assert capsys.readouterr().out.count("compil") == 2
     step(1.1)
     assert capsys.readouterr().out == ""
+
+
+def test_a_call_waits_for_what_was_begun_and_says_itself_why_that_failed():
+    def slow(x: jax.Array) -> jax.Array:
+        traced.append(threading.current_thread())
+        time.sleep(0.1)
+        if x.ndim:
+            raise ValueError("of no axis only")
+        return 2 * x
+
+    for good in (True, False):
+        step, traced = Compiled("the step", jax.jit(slow)), []
+        x = jnp.ones(() if good else 3)
+        step.begin(x)
+        if good:
+            assert step(x) == 2 and len(traced) == 1 and traced != [threading.current_thread()]
+        else:
+            with pytest.raises(ValueError, match="of no axis only"):
+                step(x)
 
 
 def test_the_line_of_a_run_is_live_in_a_terminal_and_plain_elsewhere(monkeypatch, capsys):

@@ -26,7 +26,6 @@ from jaxgpt.model.atlas import Parameter, parameters, tree_of
 from jaxgpt.model.config import GPTConfig
 from jaxgpt.model.lora import adapter_parameters, merge
 from jaxgpt.model.lora_config import LoRA
-from jaxgpt.runs.checkpoint import Checkpoints, read_items, stored_paths
 from jaxgpt.runs.folder import BASE, read_record, write_record
 from jaxgpt.runs.manifest import WEIGHTS, Progress, Which, read_manifest, steps, undamaged
 from jaxgpt.tokenizers.tokenizer import TOKENIZER_FILES, Tokenizer, load_tokenizer
@@ -122,6 +121,8 @@ def load_trained(
     run: str | Path, which: Which = "best", *, dtype: Any = None, ignore_config_change: bool = False
 ) -> tuple[GPTConfig, dict[str, Any], LoRA | None]:
     """Read a model as `load_params` does, but with its adapters in the tree; and what they are, None if it has none."""
+    from jaxgpt.runs.checkpoint import stored_paths
+
     run = checks.path("run", run, "the path of a run's folder")
     dtype = None if dtype is None else checks.floating("dtype", dtype)
     record = read_record(run, ignore_change=ignore_config_change)
@@ -149,6 +150,8 @@ def save_params(run: str | Path, config: GPTConfig, params: Any, **record: Any) 
         config, params: the model.
         record: more entries of config.json, such as where the weights come from.
     """
+    from jaxgpt.runs.checkpoint import Checkpoints
+
     run = Path(run)
     with together():
         if is_first():
@@ -181,6 +184,8 @@ def find_checkpoint(run: Path, which: Which) -> Path:
 
 
 def _read(folder: Path, rows: list[Parameter], dtype: Any) -> dict[str, Any]:
+    from jaxgpt.runs.checkpoint import read_items
+
     device = jax.numpy.zeros(()).sharding  # where arrays are made; see `in_host_memory`
     like = tree_of(rows, lambda p: jax.ShapeDtypeStruct(p.shape, dtype or jax.numpy.float32, sharding=device))
     return read_items(folder, params=like)["params"]

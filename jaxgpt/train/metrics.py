@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import json
 import math
 import secrets
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from jaxgpt.errors import naming
 from jaxgpt.files import regular, replacing
@@ -178,9 +179,21 @@ def _line(row: Row) -> str:
     return json.dumps(clean, allow_nan=False) + "\n"
 
 
+@contextlib.contextmanager
+def _without(module: str) -> Iterator[None]:
+    """Let a module that nobody has imported be one that is not installed."""
+    known = sys.modules.setdefault(module, cast(Any, None))
+    try:
+        yield
+    finally:
+        if known is None:
+            del sys.modules[module]
+
+
 class _TensorBoard:
     def __init__(self, folder: Path, step: int) -> None:
-        from tensorboardX import SummaryWriter
+        with _without("torch"):  # it is imported where it is installed, for two seconds, and nothing here needs it
+            from tensorboardX import SummaryWriter
 
         # Hides what a process that died wrote of this step and later ones; a run at step 0 writes that one again, too.
         self._writer = SummaryWriter(str(folder), purge_step=step + 1 if step else 0)

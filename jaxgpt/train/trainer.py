@@ -11,7 +11,7 @@ import optax
 from jax.sharding import Mesh
 
 from jaxgpt.data.batches import Batch
-from jaxgpt.devices import compute_dtype
+from jaxgpt.devices import compute_dtype, platform
 from jaxgpt.errors import RunError, out_of_memory
 from jaxgpt.mesh import OwnRows, check_heads, check_rows, host_shard, place, put_batch
 from jaxgpt.model.atlas import Parameter, parameters
@@ -97,6 +97,14 @@ class Trainer:
     def feed(self, batch: Callable[..., Any], step: int) -> Any:
         """Make this process's rows of a step's batch, and place them on its devices."""
         return put_batch(self.mesh, batch(step, **self.shard))
+
+    def begin(self, batch: Any) -> None:
+        """Begin to compile the step for batches like this one, beside all that comes before the first update.
+
+        Only on a CPU: compilers for GPUs choose by what they measure on the device.
+        """
+        if platform() == "cpu":
+            self.step.begin(self.abstract, self.put(batch))
 
     def budget(self, batch: Any, *, counted: bool) -> str:
         """Return the table of parameters, memory and arithmetic; compiles the step to learn its memory.

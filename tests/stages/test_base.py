@@ -40,6 +40,21 @@ def test_a_run_from_python_is_that_of_the_command_bit_for_bit(given, tmp_path):
     jax.tree.map(np.testing.assert_array_equal, here, there)
 
 
+def test_the_step_that_is_compiled_beside_the_evaluation_is_the_one_that_runs(given, tmp_path):
+    compiled = []
+
+    def hear(event: str, duration_secs: float, **kwargs: str | int) -> None:
+        if event.endswith("backend_compile_duration"):
+            compiled.append(kwargs["fun_name"])
+
+    jax.monitoring.register_event_duration_secs_listener(hear)
+    try:
+        Pretrain(**given).run(tmp_path)
+    finally:
+        jax.monitoring.unregister_event_duration_listener(hear)
+    assert compiled.count("jit(step)") == 1
+
+
 def test_an_optimizer_and_an_objective_that_are_handed_over_are_the_runs(given, tmp_path):
     def twice(model: GPT) -> Objective:
         plain = pretrain(model)

@@ -1,6 +1,7 @@
 """Metrics: always valid JSON, cut at the step a run goes on from, and never brought down by a dashboard."""
 
 import json
+import subprocess
 import sys
 from types import SimpleNamespace
 
@@ -31,6 +32,17 @@ def test_rows_are_read_as_they_were_written(tmp_path):
         {"step": 1, "split": "val", "loss": 2.25},
     ]
     log.close()
+
+
+def test_event_files_do_not_wait_for_pytorch(tmp_path):
+    code = (
+        "import pathlib, sys\n"
+        "from jaxgpt.train.metrics import MetricsLog\n"
+        f"MetricsLog(pathlib.Path({str(tmp_path)!r}), step=0, tensorboard=True).close()\n"
+        "assert 'tensorboardX' in sys.modules and 'torch' not in sys.modules\n"
+        "import torch"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_what_is_not_finite_is_null(tmp_path):
