@@ -8,27 +8,27 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from jaxgpt.chat.encoded import begun
-from jaxgpt.chat.records import Message
-from jaxgpt.chat.template import ChatTemplate
 from jaxgpt.cli.dialects import translate
 from jaxgpt.cli.processes import started
 from jaxgpt.cli.speed import Steps, TimedStream
 from jaxgpt.command_line import command, parse
 from jaxgpt.commands import called
-from jaxgpt.decode.rows import DEFAULT_COUNT, Overflow, Truncate
-from jaxgpt.decode.sampling_config import Sampling
-from jaxgpt.decode.text import TextStream
+from jaxgpt.decode.sampling_config import DEFAULT_COUNT, Overflow, Sampling, Truncate
 from jaxgpt.errors import UsageError
 from jaxgpt.files import regular
 from jaxgpt.flags import ComputeType, Count, CountOrZero, Device, PathName, Quantize, Rows, Seed, check_ranges, flag
 from jaxgpt.model.config import GPTConfig
 from jaxgpt.notes import note
 from jaxgpt.runs.manifest import Which
-from jaxgpt.tokenizers import Tokenizer
 from jaxgpt.visible import visible
+
+if TYPE_CHECKING:
+    from jaxgpt.chat.records import Message
+    from jaxgpt.chat.template import ChatTemplate
+    from jaxgpt.decode.text import TextStream
+    from jaxgpt.tokenizers import Tokenizer
 
 DESCRIPTION = "Continue a prompt with a trained or pretrained model."
 EXAMPLES = """examples:
@@ -184,6 +184,7 @@ class Opened:
 def respond(options: Options, model: Opened, prompt: str, watched: Callable[[Steps], Steps] = iter) -> None:
     """Print samples of a model; `watched` may end their steps early."""
     from jaxgpt.decode.engine import stream
+    from jaxgpt.decode.text import TextStream
 
     config, params, tokenizer, template = model.config, model.params, model.tokenizer, model.template
     ids = prompt_ids(tokenizer, template, prompt, options.allow_special, options.system)
@@ -286,6 +287,8 @@ def read_prompt(start: str) -> str:
 
 def chat_template(options: Options, tokenizer: Tokenizer, model: str) -> ChatTemplate | None:
     """Return the template by which a prompt becomes a message to answer; None to continue it as a text."""
+    from jaxgpt.chat.template import ChatTemplate
+
     found = None if options.chat == "off" else ChatTemplate.of(tokenizer)
     if found is None and options.chat == "on":
         raise UsageError(f"--chat on: {model} has no chat template; {called('train')} sft gives it one")
@@ -300,6 +303,9 @@ def prompt_ids(
     system: str | None = None,
 ) -> list[int]:
     """Return what the model reads: a text, or messages laid out up to where the answer begins."""
+    from jaxgpt.chat.encoded import begun
+    from jaxgpt.chat.records import Message
+
     text = prompt if isinstance(prompt, str) else "\n".join(message.content for message in prompt)
     if template is None:
         if not allow_special:

@@ -23,8 +23,8 @@ from jaxtyping import Int
 
 from jaxgpt import checks
 from jaxgpt.decode.engine import decoder, row_keys
-from jaxgpt.decode.rows import Overflow, Rows, StopIds, bucket
-from jaxgpt.decode.sampling_config import Sampling, SamplingOptions, fitted
+from jaxgpt.decode.rows import Rows, StopIds, bucket
+from jaxgpt.decode.sampling_config import Overflow, Sampling, SamplingOptions, fitted
 from jaxgpt.decode.step import DecodeState, decode_step, prefill
 from jaxgpt.errors import UsageError
 from jaxgpt.hosts import fetch

@@ -15,8 +15,7 @@ from jaxgpt.chat.template import ChatTemplate
 from jaxgpt.chat.too_long import cut_messages
 from jaxgpt.decode.draft import Draft
 from jaxgpt.decode.engine import Stream, stream
-from jaxgpt.decode.rows import DEFAULT_COUNT, Overflow, Truncate
-from jaxgpt.decode.sampling_config import SamplingOptions
+from jaxgpt.decode.sampling_config import DEFAULT_COUNT, Overflow, SamplingOptions, Truncate
 from jaxgpt.decode.text import TextStream
 from jaxgpt.errors import UsageError
 from jaxgpt.model.config import GPTConfig

@@ -14,8 +14,8 @@ from jax.typing import DTypeLike
 
 from jaxgpt import checks
 from jaxgpt.decode.draft import Draft, DraftModel, check_draft
-from jaxgpt.decode.rows import Overflow, Rows, StopIds
-from jaxgpt.decode.sampling_config import Sampling, SamplingOptions, fitted
+from jaxgpt.decode.rows import Rows, StopIds
+from jaxgpt.decode.sampling_config import Overflow, Sampling, SamplingOptions, fitted
 from jaxgpt.decode.speculative import speculate
 from jaxgpt.decode.step import DecodeState, decode, prefill
 from jaxgpt.hosts import fetch

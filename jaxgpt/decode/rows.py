@@ -10,16 +10,12 @@ from typing import Literal, SupportsIndex, get_args
 import numpy as np
 
 from jaxgpt import checks
+from jaxgpt.decode.sampling_config import Overflow
 from jaxgpt.errors import UsageError
 from jaxgpt.model.config import GPTConfig
 
-Overflow = Literal["error", "slide"]
-Truncate = Literal["none", "left"]
 StopIds = SupportsIndex | checks.Ids | Literal["config"] | None
 """An id or several that end a row; "config" for the model's own, None for none."""
-
-DEFAULT_COUNT = 200
-"""Tokens of a text where nobody says how many."""
 
 # Counters on the device have 32 bits.
 MOST_TOKENS = 2**31 - 1

@@ -8,10 +8,15 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, TypedDict
+from typing import Any, Literal, TypedDict
 
 from jaxgpt import checks
 from jaxgpt.model.config import GPTConfig
+
+Overflow = Literal["error", "slide"]
+Truncate = Literal["none", "left"]
+DEFAULT_COUNT = 200
+"""Tokens of a text where nobody says how many."""
 
 # Logits divided by what is below would leave f32, as what is above does; tokens are certain, or all alike, long before.
 COLDEST = 1e-30

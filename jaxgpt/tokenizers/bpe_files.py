@@ -23,6 +23,8 @@ BYTES_IN_ORDER = _PRINTABLE + [byte for byte in range(256) if byte not in _PRINT
 _CHARACTERS = [chr(byte) for byte in _PRINTABLE] + [chr(0x100 + i) for i in range(256 - len(_PRINTABLE))]
 _CHARACTER_OF = dict(zip(BYTES_IN_ORDER, _CHARACTERS, strict=True))
 _BYTE_OF = dict(zip(_CHARACTERS, BYTES_IN_ORDER, strict=True))
+# For `str.translate`: to the character with the byte's number, or beyond all of them where there is no byte.
+_TO_LATIN_1 = dict.fromkeys(range(0x100), 0xFFFF) | {ord(c): byte for c, byte in _BYTE_OF.items()}
 
 _TEMPLATE_FILE = "chat_template.jinja"
 
@@ -140,7 +142,6 @@ def _check(
 
     made = set(_CHARACTERS)
     seen: set[tuple[str, str]] = set()
-    pairs: Merges = []
     for line, (a, b) in merges:
         for piece in (a, b, a + b):
             if piece not in vocab:
@@ -149,11 +150,12 @@ def _check(
             raise UsageError(f"{merges_path}: merge {line}, {a!r} {b!r}, stands there twice")
         seen.add((a, b))
         made.add(a + b)
-        pairs.append((_to_bytes(a, merges_path), _to_bytes(b, merges_path)))
     for line, (a, b) in merges:
         if not {a, b} <= made:
             raise UsageError(f"{merges_path}: merge {line}, {a!r} {b!r}: a part that no merge makes")
-    pieces = {_to_bytes(token, vocab_path): i for token, i in vocab.items() if token in made}
+    piece_of = {token: _to_bytes(token, vocab_path) for token in vocab if token in made}
+    pairs = [(piece_of[a], piece_of[b]) for _, (a, b) in merges]
+    pieces = {piece_of[token]: i for token, i in vocab.items() if token in made}
     for text in made & added.keys():
         if _to_bytes(text, vocab_path) != text.encode():
             raise UsageError(f"{vocab_path}: added token {text!r} is the spelling of a piece that is another text")
@@ -179,6 +181,6 @@ def _split(merge: Any, path: Path, number: int) -> tuple[int, tuple[str, str]]:
 @no_type_check
 def _to_bytes(spelled: str, path: Path) -> bytes:
     try:
-        return bytes([_BYTE_OF[character] for character in spelled])
-    except KeyError as error:
-        raise UsageError(f"{path}: piece {spelled!r} has {error}, which stands for no byte") from None
+        return spelled.translate(_TO_LATIN_1).encode("latin-1")
+    except UnicodeEncodeError as error:
+        raise UsageError(f"{path}: piece {spelled!r} has {spelled[error.start]!r}, which stands for no byte") from None
