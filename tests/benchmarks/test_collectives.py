@@ -1,14 +1,14 @@
 """What eight devices send each other in a step: about what they have to, and neither logits nor others' activations."""
 
 import json
-import os
-import subprocess
 import sys
 from pathlib import Path
+from subprocess import PIPE
 
 import pytest
 
 from benchmarks.collectives import MESHES
+from tests import processes
 
 ROOT = Path(__file__).parents[2]
 ROWS, LENGTH, VOCAB = 16, 48, 512  # no other axis is as long
@@ -17,7 +17,7 @@ ROWS, LENGTH, VOCAB = 16, 48, 512  # no other axis is as long
 def measured(*words: str) -> dict[str, dict]:
     argv = ["--json", "--model=tiny", f"--rows={ROWS}", f"--length={LENGTH}", "--dtype=float32", *words]
     command = [sys.executable, "-m", "benchmarks.collectives", *argv]
-    result = subprocess.run(command, cwd=ROOT, env=dict(os.environ), capture_output=True, text=True, check=True)
+    result = processes.run(command, cwd=ROOT, stdout=PIPE, text=True, check=True)
     return {one["mesh"]: one for one in map(json.loads, result.stdout.splitlines())}
 
 
