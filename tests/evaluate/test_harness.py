@@ -1,5 +1,6 @@
 """lm-evaluation-harness itself, its own `hf` model on the same weights beside ours: no stub of either."""
 
+import functools
 import importlib.util
 import json
 import os
@@ -86,10 +87,13 @@ def place(tmp_path_factory, draw) -> Path:
     return folder
 
 
-# Importing the harness takes ten seconds, so that one process calls the command several times.
+# Importing the harness takes ten seconds, so that one process calls the command several times; and reading its own
+# thousands of tasks eight more each time, so that it knows only those of `--include_path`.
 CALLS = """
-import json, sys
+import functools, json, sys
+from lm_eval.tasks import TaskManager
 from jaxgpt.cli.entry import harness
+TaskManager.__init__ = functools.partialmethod(TaskManager.__init__, include_defaults=False)
 for words in json.loads(sys.argv[1]):
     sys.argv[1:] = words
     harness()
@@ -170,6 +174,10 @@ def test_a_chat_template_is_rendered_as_by_transformers(measured):
     ],
 )
 def test_a_bad_argument_is_one_line_and_exit_code_2(place, capsys, monkeypatch, path, task, message):
+    from lm_eval.tasks import TaskManager
+
+    few = functools.partialmethod(TaskManager.__init__, include_defaults=False)
+    monkeypatch.setattr(TaskManager, "__init__", few)
     monkeypatch.setattr(sys, "argv", ["jaxgpt-eval"])
     words = ["--include_path", str(place), "--model", "jaxgpt", "--model_args", f"path={path}", "--tasks", task]
     with pytest.raises(SystemExit) as end:
