@@ -95,13 +95,13 @@ def prediction_data(config: GPTConfig, params: Any, found: Inspection, known: in
         if logits.size <= MOST_LOGITS or t == length - 1 or vocab <= KEPT:
             rows.append({"logits": packed(logits[t])})
             continue
-        order = np.argsort(-logits[t], kind="stable")
-        counts, edges = np.histogram(logits[t][order[KEPT:]], BINS)
+        best = _likeliest(logits[t], KEPT)
+        counts, edges = np.histogram(np.delete(logits[t], best), BINS)
         centres = (edges[1:] + edges[:-1]) / 2
         rows.append(
             {
-                "ids": order[:KEPT].tolist(),
-                "logits": packed(np.concatenate([logits[t][order[:KEPT]], centres[counts > 0]])),
+                "ids": best.tolist(),
+                "logits": packed(np.concatenate([logits[t][best], centres[counts > 0]])),
                 "counts": counts[counts > 0].tolist(),
             }
         )
@@ -122,10 +122,14 @@ def compared_data(found: Inspection, known: int, top: int = COMPARED) -> dict[st
 def _best(logits: np.ndarray, top: int) -> dict[str, Any]:
     """Return at each place the likeliest ids with their probabilities."""
     logits = np.asarray(logits, np.float32)
-    top = min(top, logits.shape[-1])
-    few = np.argpartition(-logits, top - 1, axis=-1)[:, :top]
-    best = np.take_along_axis(few, np.argsort(-np.take_along_axis(logits, few, -1), axis=-1, kind="stable"), -1)
+    best = _likeliest(logits, min(top, logits.shape[-1]))
     return {"best": best.tolist(), "probs": packed(np.exp(np.take_along_axis(logits - _logsumexp(logits), best, -1)))}
+
+
+def _likeliest(logits: np.ndarray, top: int) -> np.ndarray:
+    """Return the `top` ids (..., top) of the greatest logits (..., V), the greatest first."""
+    few = np.argpartition(-logits, top - 1, axis=-1)[..., :top]
+    return np.take_along_axis(few, np.argsort(-np.take_along_axis(logits, few, -1), axis=-1, kind="stable"), -1)
 
 
 def _losses(found: Inspection, known: int) -> list[float]:

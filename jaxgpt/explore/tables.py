@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from jaxgpt.explore.data import packed
-from jaxgpt.inspect.embeddings import bag_of_words, cosines, principal_components
+from jaxgpt.inspect.embeddings import bag_of_words, cosines, nearest_to_each, principal_components
 from jaxgpt.model.atlas import PARTS, parameters
 from jaxgpt.model.config import GPTConfig
 from jaxgpt.model.gpt import sinusoids
@@ -42,11 +42,8 @@ def embedding_data(steps: Mapping[int | None, np.ndarray], shown: int | None, id
 
 
 def _neighbours(table: np.ndarray, own: list[int]) -> list[list[tuple[int, float]]]:
-    """Return what is nearest to each row of `own`, as (index, cosine); all at once, where `nearest` finds one's."""
-    found = cosines(table, own)
-    found[np.arange(len(own)), own] = -np.inf
-    best = np.argsort(-found, axis=-1)[:, : min(NEIGHBOURS, len(table) - 1)]
-    return [[(int(j), round(float(row[j]), 3)) for j in columns] for row, columns in zip(found, best, strict=True)]
+    found = nearest_to_each(table, own, min(NEIGHBOURS, len(table) - 1))
+    return [[(j, round(cosine, 3)) for j, cosine in row] for row in found]
 
 
 def position_data(config: GPTConfig, params: Any, ids: list[int]) -> dict[str, Any]:

@@ -18,11 +18,19 @@ def nearest(table: Float[np.ndarray, "V D"], token: int, count: int = 10) -> lis
     Raises:
         UsageError: there is no such row.
     """
-    table = np.asarray(table, np.float32)
     token = checks.whole("token", token, 0, len(table) - 1)
-    cosines = _units(table) @ _units(table[token])
-    order = np.argsort(-cosines, kind="stable")
-    return [(int(i), float(cosines[i])) for i in order if i != token][: checks.whole("count", count, 1)]
+    return nearest_to_each(table, [token], checks.whole("count", count, 1))[0]
+
+
+def nearest_to_each(
+    table: Float[np.ndarray, "V D"], tokens: Sequence[int], count: int
+) -> list[list[tuple[int, float]]]:
+    """Return for each of several rows what `nearest` finds for one, but measure the table once."""
+    found = []
+    for token, row in zip(tokens, cosines(table, tokens), strict=True):
+        order = np.argsort(-row, kind="stable")[: count + 1]
+        found.append([(int(i), float(row[i])) for i in order if i != token][:count])
+    return found
 
 
 def principal_components(table: Float[np.ndarray, "N D"], count: int = 2) -> Float[np.ndarray, "N M"]:

@@ -19,7 +19,7 @@ from matplotlib.patches import Rectangle
 from jaxgpt import checks
 from jaxgpt.errors import UsageError
 from jaxgpt.inspect.drawing import AMOUNTS, BLUE, GREEN, ORANGE, draw_image, name_places, own_places, printable
-from jaxgpt.inspect.embeddings import bag_of_words, cosines, nearest, principal_components
+from jaxgpt.inspect.embeddings import bag_of_words, cosines, nearest_to_each, principal_components
 from jaxgpt.inspect.record import Inspection
 from jaxgpt.model.attention import NEVER, AttentionStages
 from jaxgpt.model.gpt import sinusoids
@@ -72,7 +72,7 @@ def plot_embeddings(
     """
     table = np.asarray(table, np.float32)
     own = list(dict.fromkeys(tokens))
-    near = {j for i in own for j, _ in nearest(table, i, neighbours)} - set(own)
+    near = {j for row in nearest_to_each(table, own, neighbours) for j, _ in row} - set(own)
     every = [*own, *sorted(near)]
     places = principal_components(table[every])
     figure = Figure(figsize=(7, 6), layout="constrained")
