@@ -58,7 +58,7 @@ def _first_update(folder: str) -> Iterator[str]:
     yield "text read and encoded"
     state = trainer.start(stage.init_params)
     yield "weights drawn"
-    trainer.begin(stage.batch(0))  # as `Stage.fit` does
+    trainer.begin(stage.batch, 0)  # as `Stage.fit` does
     stage.evaluate(trainer, state.whole)
     yield "first evaluation, its program compiled, and the step's beside it"
     updates = run(trainer.step, state, partial(trainer.feed, stage.batch), until=2)

@@ -19,11 +19,11 @@ from jaxgpt.data.encoding.making import Encoding, encode_corpus, make_tokenizer
 from jaxgpt.data.encoding.unfinished import unfinished
 from jaxgpt.data.opening import default_cache_dir, open_source
 from jaxgpt.data.sources import SPLITS, Source
-from jaxgpt.data.tokens.mixing import MADE, check_weights, open_mixture
+from jaxgpt.data.tokens.mixing import check_weights, open_mixture
 from jaxgpt.data.tokens.mixture import Mixture
 from jaxgpt.data.tokens.shards import Tokens
 from jaxgpt.data.tokens.token_files import TokenFile
-from jaxgpt.data.tokens.token_folders import are_tokens, open_tokens
+from jaxgpt.data.tokens.token_folders import MADE, are_tokens, open_tokens
 from jaxgpt.errors import UsageError
 from jaxgpt.files import regular, sync
 from jaxgpt.tokenizers.tokenizer import Tokenizer, load_tokenizer

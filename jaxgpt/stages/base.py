@@ -254,7 +254,7 @@ class Stage(Generic[FlagsT]):
         Raises:
             RunError: see `jaxgpt.train.recorder.recording`.
         """
-        trainer.begin(self.batch(progress.step, **trainer.shard))
+        trainer.begin(self.batch, progress.step)
         self.before_loop(trainer)
         recording = train.recording(
             self.flags, folder, progress, checkpoints,

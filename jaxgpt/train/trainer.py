@@ -98,13 +98,13 @@ class Trainer:
         """Make this process's rows of a step's batch, and place them on its devices."""
         return put_batch(self.mesh, batch(step, **self.shard))
 
-    def begin(self, batch: Any) -> None:
-        """Begin to compile the step for batches like this one, beside all that comes before the first update.
+    def begin(self, batch: Callable[..., Any], step: int) -> None:
+        """Begin to compile the step for batches like a step's, beside all that comes before the first update.
 
         Only on a CPU: compilers for GPUs choose by what they measure on the device.
         """
         if platform() == "cpu":
-            self.step.begin(self.abstract, self.put(batch))
+            self.step.begin(self.abstract, self.feed(batch, step))
 
     def budget(self, batch: Any, *, counted: bool) -> str:
         """Return the table of parameters, memory and arithmetic; compiles the step to learn its memory.

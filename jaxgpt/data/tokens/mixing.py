@@ -12,13 +12,11 @@ from jaxgpt import checks
 from jaxgpt.data.hub import is_hub
 from jaxgpt.data.tokens.mixture import Mixture, proportions
 from jaxgpt.data.tokens.shards import Tokens
-from jaxgpt.data.tokens.token_folders import are_tokens
+from jaxgpt.data.tokens.token_folders import MADE, are_tokens
 from jaxgpt.errors import UsageError
 from jaxgpt.tokenizers.tokenizer import Tokenizer
 
 WEIGHT = "a positive number"
-MADE = ("char", "bpe")
-"""Tokenizers that are made from text."""
 
 
 def open_mixture(

@@ -12,6 +12,8 @@ from jaxgpt.data.tokens.shards import Tokens, open_files
 from jaxgpt.errors import UsageError
 from jaxgpt.tokenizers.tokenizer import TOKENIZER_FILES, Tokenizer, load_tokenizer
 
+MADE = ("char", "bpe")
+"""Tokenizers that are made from text."""
 _VAL_BINS = ("val.bin", "valid.bin", "validation.bin")
 _TEXTS = {".txt", *SUFFIXES} - {".json"}
 _NO_TEXTS = re.compile(r"(merges|vocab|notes|readme|license|licence|requirements)\b.*", re.IGNORECASE)
@@ -35,10 +37,10 @@ def open_tokens(
     folder = path if path.is_dir() else path.parent
     has_own = any((folder / file).exists() for file in TOKENIZER_FILES)
     own = load_tokenizer(folder if has_own else "gpt2")
-    if tokenizer in ("char", "bpe") and tokenizer != own.name:
+    if tokenizer in MADE and tokenizer != own.name:
         raise UsageError(f"tokenizer {tokenizer!r}: made from text, but {path} holds tokens, made by {own.name!r}")
     if isinstance(tokenizer, str | Path):
-        tokenizer = own if tokenizer in ("char", "bpe") else load_tokenizer(tokenizer)
+        tokenizer = own if tokenizer in MADE else load_tokenizer(tokenizer)
     tokenizer = own if tokenizer is None else tokenizer
     train, val, notes = token_files(path)
     if val_dataset is not None:
