@@ -32,7 +32,7 @@ settings.register_profile("jaxgpt", deadline=None, suppress_health_check=[Health
 settings.load_profile("jaxgpt")
 
 
-# Imports leave 800,000 objects that stay: collecting garbage among them, again and again, took a twelfth of the time.
+# Imports leave 800,000 objects that stay: collecting garbage among them was a twelfth of what a worker did.
 gc.disable()
 
 

@@ -5,7 +5,6 @@ Eight host devices need a process of their own, which runs this file.
 
 import json
 import os
-import subprocess
 import sys
 from dataclasses import replace
 from functools import partial
@@ -31,6 +30,7 @@ from jaxgpt.stages.pretrain import PretrainConfig
 from jaxgpt.train.state import TrainState, init_params
 from jaxgpt.train.step import gradient
 from jaxgpt.train.trainer import Trainer
+from tests import processes
 
 ROOT = Path(__file__).parents[1]
 # Without biases: those of the keys have no gradient but rounding, which AdamW would blow up to whole steps. With one
@@ -131,7 +131,7 @@ def trained(one: dict[tuple[bool, int], Run], tmp_path_factory):
         checkpoints = Checkpoints(folder / f"one, {model}")
         checkpoints.save(begun[model][0], Progress(STEPS))
         checkpoints.wait()
-    subprocess.run(
+    processes.run(
         [sys.executable, "-m", "tests.test_mesh", folder],
         cwd=ROOT,
         env={**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": f"{os.environ['XLA_FLAGS']} {DEVICES}"},
@@ -273,7 +273,7 @@ for count, sums in ((8, 1), (16, 2)):
     assert (there[1] == scattered(count)).all() and (there[1] == x.reshape(count, -1, 3).sum(0)).all()
 """
     flags = {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": "--xla_force_host_platform_device_count=16"}
-    subprocess.run([sys.executable, "-c", code], cwd=ROOT, env={**os.environ, **flags}, check=True)
+    processes.run([sys.executable, "-c", code], cwd=ROOT, env={**os.environ, **flags}, check=True)
 
 
 if __name__ == "__main__":
