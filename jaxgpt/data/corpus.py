@@ -30,6 +30,7 @@ from jaxgpt.tokenizers.tokenizer import Tokenizer, load_tokenizer
 
 _FORMAT = 1  # part of the cache's key, to be raised when equal text gets other ids
 _NOTES = "notes.txt"
+DATASET = "a name, or the path of a file or folder"
 FRACTION = "above 0 and below 1"
 MOST_BPE_IDS = 1 << 24
 MOST_WORKERS = 1 << 10
@@ -104,7 +105,10 @@ def load_corpus(
     Raises:
         UsageError: naming the dataset, file or argument, and what would be valid.
     """
-    several: list[Any] = list(dataset) if isinstance(dataset, Sequence) and checks.several(dataset) else [dataset]
+    several: Any = dataset if isinstance(dataset, Sequence) and checks.several(dataset) else [dataset]
+    places = [checks.path("dataset", one, DATASET) for one in several]  # the first that is none ends a long range
+    if not places:
+        raise checks.refusal("dataset", dataset, DATASET)
     if val_fraction is not None and not 0 < checks.real("val_fraction", val_fraction, FRACTION) < 1:
         raise UsageError(f"val_fraction {val_fraction}: must be {FRACTION}")
     if tokenizer is not None and not isinstance(tokenizer, Tokenizer):
@@ -114,7 +118,7 @@ def load_corpus(
     if val_dataset is not None:
         if val_fraction is not None:
             raise UsageError(f"val_fraction {val_fraction}: not with val_dataset, which is what to validate on")
-        val_place = checks.path("val_dataset", val_dataset, "a name, or the path of a file or folder")
+        val_place = checks.path("val_dataset", val_dataset, DATASET)
         val_dataset = val_dataset if isinstance(val_dataset, str) else val_place
     block_size = checks.whole("block_size", block_size, 1)
     bpe_vocab_size = checks.whole("bpe_vocab_size", bpe_vocab_size, 257, MOST_BPE_IDS)
@@ -145,13 +149,12 @@ def load_corpus(
             return _tokenizer_of(sources, kind, cache, encoding) if kind in MADE else kind
 
         return Corpus(
-            *open_mixture(several, dataset_weights, tokenizer, load, make, shared_val=val_dataset is not None)
+            *open_mixture(list(several), dataset_weights, tokenizer, load, make, shared_val=val_dataset is not None)
         )
     if dataset_weights is not None:
         check_weights(dataset_weights, 1)
         raise UsageError(f"dataset_weights {checks.shown(dataset_weights)}: only with several datasets")
-    dataset = several[0] if several else ""
-    place = checks.path("dataset", dataset, "a name, or the path of a file or folder")
+    (dataset,), (place,) = several, places
     if are_tokens(place):
         _refuse(place, "holds tokens", text_column, document_separator)
         corpus = Corpus(str(place), *open_tokens(place, tokenizer, val_fraction, val_dataset))

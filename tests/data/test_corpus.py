@@ -160,6 +160,14 @@ def test_a_cached_corpus_is_a_dataset_too(tmp_path: Path, bpe: BPETokenizer):
         load_corpus(made.train.path.parent, block_size=8)
 
 
+@pytest.mark.usefixtures("unchecked_types")
+@pytest.mark.parametrize(("dataset", "shown"), [(range(10**12), "0"), ([[]], "[]"), ([], "[]")])
+def test_several_of_what_no_data_set_is(dataset, shown: str):
+    with pytest.raises(UsageError) as caught:
+        load_corpus(dataset, block_size=8)
+    assert str(caught.value) == f"dataset is {shown}; it must be a name, or the path of a file or folder"
+
+
 def test_bad_input_is_named(tmp_path: Path):
     def message(dataset: str | Path, **arguments: object) -> str:
         with pytest.raises(UsageError) as caught:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import re
 from collections.abc import Callable, Sequence
@@ -44,7 +45,7 @@ def open_mixture(
     Raises:
         UsageError: weights are not one positive number for each, or tokenizers disagree.
     """
-    found = [checks.path("dataset", one, "a name, or the path of a file or folder") for one in datasets]
+    found = list(map(Path, datasets))
     weights = None if weights is None else check_weights(weights, len(datasets))
     if tokenizer in (None, *MADE) and not any(map(are_tokens, found)):
         tokenizer = make(datasets, None if tokenizer is None else str(tokenizer))
@@ -79,12 +80,13 @@ def check_weights(weights: Any, count: int) -> list[float]:
     """
     if not checks.several(weights):
         raise checks.refusal("dataset_weights", weights, f"{WEIGHT} for each dataset")
-    found = [checks.real("dataset_weights", weight, WEIGHT) for weight in weights]
+    found = [checks.real("dataset_weights", weight, WEIGHT) for weight in itertools.islice(weights, count + 1)]
     for weight in found:
         if not 0 < weight < math.inf:
             raise checks.refusal("dataset_weights", weight, WEIGHT)
     if len(found) != count:
-        raise UsageError(f"dataset_weights: {len(found)} for {count} datasets; there must be one for each of several")
+        given = f"more than {count}" if len(found) > count else len(found)
+        raise UsageError(f"dataset_weights: {given} for {count} datasets; there must be one for each of several")
     return found
 
 

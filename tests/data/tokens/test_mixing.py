@@ -79,6 +79,8 @@ def test_names_differ(files: Path):
     ("names", "weights", "message"),
     [
         (("a.txt", "b"), [1], "dataset_weights: 1 for 2 datasets; there must be one for each of several"),
+        (("a.txt", "b"), [1, 2, 3], "dataset_weights: more than 2 for 2 datasets; there must be one for each"),
+        (("a.txt", "b"), range(1, 10**12), "dataset_weights: more than 2 for 2 datasets"),
         (("a.txt", "b"), [1, 0], "dataset_weights is 0.0; it must be a positive number"),
         (("a.txt", "b"), [1, -0.5], "dataset_weights is -0.5; it must be a positive number"),
         (("a.txt", "b"), [float("nan"), 1], "dataset_weights is nan; it must be a positive number"),
