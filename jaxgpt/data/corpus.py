@@ -17,13 +17,14 @@ from jaxgpt import checks
 from jaxgpt.data.documents import suffix_of
 from jaxgpt.data.encoding.making import Encoding, encode_corpus, make_tokenizer
 from jaxgpt.data.encoding.unfinished import unfinished
-from jaxgpt.data.opening import default_cache_dir, open_source
+from jaxgpt.data.folders import refuse_mixed
+from jaxgpt.data.opening import default_cache_dir, find_parts, open_source
 from jaxgpt.data.sources import SPLITS, Source
 from jaxgpt.data.tokens.mixing import check_weights, open_mixture
 from jaxgpt.data.tokens.mixture import Mixture
 from jaxgpt.data.tokens.shards import Tokens
 from jaxgpt.data.tokens.token_files import TokenFile
-from jaxgpt.data.tokens.token_folders import MADE, are_tokens, open_tokens
+from jaxgpt.data.tokens.token_folders import MADE, are_tokens, open_tokens, token_files
 from jaxgpt.errors import UsageError
 from jaxgpt.files import regular, sync
 from jaxgpt.tokenizers.tokenizer import Tokenizer, load_tokenizer
@@ -134,6 +135,9 @@ def load_corpus(
         "val_dataset": val_dataset, "text_column": text_column, "separator": document_separator, "cache_dir": cache,
     }  # fmt: skip
     if len(several) > 1:
+        shares = None if dataset_weights is None else check_weights(dataset_weights, len(several))
+        if val_dataset is None:
+            refuse_mixed([(one, *_splits(one, cache)) for one in several])
         how: dict[str, Any] = {
             "val_dataset": val_dataset, "cache_dir": cache_dir, "block_size": block_size, "val_fraction": val_fraction,
             "bpe_vocab_size": bpe_vocab_size, "allow_special": allow_special, "workers": workers, "progress": progress,
@@ -148,9 +152,7 @@ def load_corpus(
             kind = kind or _kind(sources[0])
             return _tokenizer_of(sources, kind, cache, encoding) if kind in MADE else kind
 
-        return Corpus(
-            *open_mixture(list(several), dataset_weights, tokenizer, load, make, shared_val=val_dataset is not None)
-        )
+        return Corpus(*open_mixture(list(several), shares, tokenizer, load, make, shared_val=val_dataset is not None))
     if dataset_weights is not None:
         check_weights(dataset_weights, 1)
         raise UsageError(f"dataset_weights {checks.shown(dataset_weights)}: only with several datasets")
@@ -175,6 +177,13 @@ def _refuse(dataset: str | Path, why: str, text_column: str | None, document_sep
     for name, value in (("text_column", text_column), ("document_separator", document_separator)):
         if value is not None:
             raise UsageError(f"{name} {value!r}: of no use, as {dataset} {why}")
+
+
+def _splits(dataset: str | Path, cache: Path) -> tuple[Sequence[Path | str], Sequence[Path | str]]:
+    """Return a data set's files, or parts of the hub, to train on, and those to validate on, if anything says which."""
+    tokens = are_tokens(Path(dataset))
+    train, val, _ = token_files(Path(dataset)) if tokens else find_parts("dataset", dataset, cache)
+    return train, val
 
 
 def _kind(source: Source) -> str:

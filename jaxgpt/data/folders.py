@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 from collections.abc import Sequence
@@ -43,13 +44,33 @@ def refuse_trained_on(
     Raises:
         UsageError: there are such.
     """
-    trained = set(map(_identity, train))
-    if found := next((path for path in val if _identity(path) in trained), None):
+    if found := _first_of(train, val):
         own = f"dataset {dataset}" + ("" if str(found) == str(dataset) else f" has {found}, which")
         raise UsageError(
             f"val_dataset {val_dataset}: {own} is trained on, so it says nothing of other texts; leave val_dataset "
             "out to hold a part back, or name another"
         )
+
+
+def refuse_mixed(splits: Sequence[tuple[str | Path, Sequence[Path | str], Sequence[Path | str]]]) -> None:
+    """Refuse a mixture in which one data set trains on what another validates on, however both are spelt.
+
+    The same one twice is split alike, so it only weighs more.
+
+    Args:
+        splits: of each data set its name, what is to train on and what to validate on; if that is nothing, a part of
+            the former is held back.
+
+    Raises:
+        UsageError: there are two such data sets.
+    """
+    for (one, train, _), (other, rest, val) in itertools.permutations(splits, 2):
+        if os.path.realpath(one) != os.path.realpath(other) and (found := _first_of(val or rest, train)):
+            own = f"dataset {one}" + ("" if str(found) == str(one) else f" has {found}, which")
+            raise UsageError(
+                f"{own} is trained on, but dataset {other} validates on it, or on a part of it; leave one of the two "
+                "out, or name a val_dataset"
+            )
 
 
 def split_files(folder: Path) -> tuple[list[Path], list[Path], list[str]]:
@@ -104,6 +125,12 @@ def _split_of(path: Path) -> str:
     """Return the split that a file's name says, or else its nearest folder's; empty if none does."""
     words = re.split(r"[^a-z]+", str(path).lower())
     return next((_SPLITS[word] for word in reversed(words) if word in _SPLITS), "")
+
+
+def _first_of(these: Sequence[Path | str], others: Sequence[Path | str]) -> Path | str | None:
+    """Return the first of others that is one of these, too, however they are spelt."""
+    known = set(map(_identity, these))
+    return next((path for path in others if _identity(path) in known), None)
 
 
 def _identity(path: Path | str) -> str:

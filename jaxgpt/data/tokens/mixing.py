@@ -22,7 +22,7 @@ WEIGHT = "a positive number"
 
 def open_mixture(
     datasets: Sequence[str | Path],
-    weights: Sequence[float | int] | None,
+    weights: Sequence[float] | None,
     tokenizer: str | Path | Tokenizer | None,
     load: Callable[[str | Path, str | Path | Tokenizer | None], Any],
     make: Callable[[Sequence[str | Path], str | None], str | Tokenizer],
@@ -36,17 +36,16 @@ def open_mixture(
 
     Args:
         datasets: at least two.
-        weights: of each, positive; None for those of their tokens to train on.
+        weights: of each, see `check_weights`; None for those of their tokens to train on.
         tokenizer: see `load_corpus`.
         load: data set and tokenizer → its corpus.
         make: data sets that are texts, and the kind of tokenizer that is asked for, if any → their tokenizer.
         shared_val: whether all have the same ids to validate on.
 
     Raises:
-        UsageError: weights are not one positive number for each, or tokenizers disagree.
+        UsageError: tokenizers disagree.
     """
     found = list(map(Path, datasets))
-    weights = None if weights is None else check_weights(weights, len(datasets))
     if tokenizer in (None, *MADE) and not any(map(are_tokens, found)):
         tokenizer = make(datasets, None if tokenizer is None else str(tokenizer))
     # The one that decides on the tokenizer comes first.

@@ -1,5 +1,6 @@
 """Several data sets are one corpus: in one tokenizer's ids, with the shares that are asked for."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ import pytest
 
 from jaxgpt.data.corpus import Corpus, load_corpus
 from jaxgpt.data.encoding import making
+from jaxgpt.data.sources import PLAYS_FOLDER
 from jaxgpt.data.tokens.mixture import Mixture
 from jaxgpt.errors import UsageError
 from jaxgpt.tokenizers.char import CharTokenizer
@@ -95,6 +97,43 @@ def test_what_can_not_be_mixed_is_one_line(files: Path, names: tuple[str, ...], 
     with pytest.raises(UsageError) as caught:
         load(files, *names, dataset_weights=weights)
     assert message in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.fixture
+def splits(files: Path) -> Path:
+    (files / "s").mkdir()
+    for name in ("train", "val"):
+        (files / "s" / f"{name}.txt").write_text(f"{name}, {name}. " * 9)
+    (files / "link.txt").symlink_to(files / "s" / "val.txt")
+    return files
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (("s", "s/val.txt"), "dataset s/val.txt is trained on, but dataset s validates on it"),
+        (("link.txt", "a.txt", "s"), "dataset link.txt is trained on, but dataset s validates on it"),
+        (("s", "s/train.txt"), "dataset s has s/train.txt, which is trained on, but dataset s/train.txt validates on "),
+        (("b", "b/b.txt"), "dataset b has b/b.txt, which is trained on, but dataset b/b.txt validates on it"),
+        (("tokens/val.bin", "tokens"), "dataset tokens/val.bin is trained on, but dataset tokens validates on it"),
+        (("plays", PLAYS_FOLDER / "hamlet.txt"), "hamlet.txt, which is trained on, but dataset"),
+    ],
+)
+def test_none_trains_on_what_another_validates_on(
+    splits: Path, names: tuple[str, ...], message: str, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(splits)
+    with pytest.raises(UsageError, match=re.escape(message)):
+        load_corpus(names, cache_dir="cache", block_size=4)
+
+
+def test_one_may_be_given_twice(splits: Path):
+    once = load(splits, "s")
+    for twice in (load(splits, "s", "s"), load(splits, "s", "b/../s")):
+        assert isinstance(twice.train, Mixture) and isinstance(twice.val, Mixture)
+        assert {source.fingerprint for source in twice.train.sources} == {once.train.fingerprint}
+        assert {source.fingerprint for source in twice.val.sources} == {once.val.fingerprint}
+    assert isinstance(load(splits, "s", "s/val.txt", val_dataset=splits / "a.txt").train, Mixture)
 
 
 @pytest.mark.parametrize("val", [None, "v.txt"])
