@@ -9,8 +9,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeVar
 
-import numpy as np
-
 from jaxgpt.errors import UsageError
 
 BadRecords = Literal["drop", "error"]
@@ -84,6 +82,8 @@ def split(records: Sequence[_Any], val_fraction: float, *, seed: int) -> tuple[l
     Raises:
         UsageError: a fraction that is none, or fewer than two records.
     """
+    import numpy as np
+
     if not 0 < val_fraction < 1:
         raise UsageError(f"val_fraction {val_fraction}: must be above 0 and below 1")
     if len(records) < 2:

@@ -7,9 +7,8 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from jaxgpt.chat.template import ChatTemplate
 from jaxgpt.command_line import command, parse
 from jaxgpt.commands import called
 from jaxgpt.errors import RunError, UsageError
@@ -18,8 +17,9 @@ from jaxgpt.flags import Name, PathName, flag
 from jaxgpt.model.config import VALUE, GPTConfig
 from jaxgpt.notes import note
 from jaxgpt.runs.manifest import Which
-from jaxgpt.tokenizers import Tokenizer, load_tokenizer
-from jaxgpt.tokenizers.tokenizer import TOKENIZER_FILES, BPETokenizer
+
+if TYPE_CHECKING:
+    from jaxgpt.tokenizers import Tokenizer
 
 HUB = "hub:"
 DESCRIPTION = "Convert pretrained weights into a run's folder, or a run's folder into weights for PyTorch."
@@ -221,6 +221,9 @@ def adapters_tokenizer(source: Path, of_base: Tokenizer) -> Tokenizer:
 
     A chat template that lies there without a tokenizer goes with the base model's.
     """
+    from jaxgpt.chat.template import ChatTemplate
+    from jaxgpt.tokenizers.tokenizer import TOKENIZER_FILES, BPETokenizer, load_tokenizer
+
     if any((source / name).exists() for name in TOKENIZER_FILES):
         return load_tokenizer(source)
     template = ChatTemplate.load(source)

@@ -21,7 +21,6 @@ from jaxgpt.data.documents import SUFFIXES, TEXT_COLUMN, suffix_of
 from jaxgpt.data.hub import columns_and_size, is_hub
 from jaxgpt.data.opening import default_cache_dir, find_parts
 from jaxgpt.data.record_files import read_records
-from jaxgpt.data.tokens.token_folders import are_tokens, token_files
 from jaxgpt.errors import UsageError
 from jaxgpt.files import write_json
 from jaxgpt.flags import ComputeType, Count, Device, Name, PathName, Quantize, Rows, check_ranges, flag
@@ -185,6 +184,8 @@ def note_differences(tokenizers: set[str], contexts: set[int], *, given: bool) -
 
 def find(options: Options) -> Sequence[str]:
     """Return the files on which models are measured: those to test or to validate on, or all where none are."""
+    from jaxgpt.data.tokens.token_folders import are_tokens, token_files
+
     if options.dataset is None or options.task is not None:
         return ()
     cache = default_cache_dir() if options.cache_dir is None else Path(options.cache_dir)
