@@ -17,6 +17,8 @@ from tqdm import tqdm
 
 SHORT = 1.0
 """Seconds of which nothing is said."""
+COMPILING = "compiling"
+"""The name of a thread that compiles."""
 
 
 class Bar(tqdm):
@@ -105,7 +107,7 @@ class Compiled:
 
     def begin(self, *args: Any) -> None:
         """Compile for arguments of these shapes in a thread, beside what the caller does next; a call waits for it."""
-        self._begun = threading.Thread(target=self._compile, args=args)
+        self._begun = threading.Thread(target=self._compile, args=args, name=COMPILING)
         self._begun.start()
 
     def __call__(self, *args: Any) -> Any:

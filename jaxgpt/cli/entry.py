@@ -10,6 +10,7 @@ import importlib
 import io
 import os
 import sys
+import threading
 from typing import Any, TextIO
 
 from jaxgpt.signals import hang_up, interruptible
@@ -51,7 +52,23 @@ def run(module: str) -> None:
     """Import a command's module and call its `main`."""
     open_streams()  # before anything takes a closed one's number
     with interruptible():
-        importlib.import_module(module).main()
+        try:
+            importlib.import_module(module).main()
+        except SystemExit as end:
+            if end.code and _compiles_in_vain():
+                sys.stdout.flush()
+                os._exit(int(end.code))
+            raise
+
+
+def _compiles_in_vain() -> bool:
+    """Return whether a thread compiles for a run that has failed, for which Python's own end would wait.
+
+    Not in a run of several processes, whose end is JAX's.
+    """
+    from jaxgpt.progress import COMPILING
+
+    return any(thread.name == COMPILING for thread in threading.enumerate()) and sys.modules["jax"].process_count() == 1
 
 
 def open_streams() -> None:

@@ -95,6 +95,28 @@ def test_a_full_disk_behind_the_output_is_a_line(commands, command):
     assert (done.returncode, done.stderr) == (1, b"error: standard output: No space left on device\n")
 
 
+FAILS = """
+import sys, threading, types, jax
+from jaxgpt.cli import entry
+from jaxgpt.command_line import command
+from jaxgpt.errors import RunError
+from jaxgpt.progress import Compiled
+@command
+def main(argv):
+    print("begun", end="")
+    endless = types.SimpleNamespace(lower=lambda: threading.Event().wait())
+    Compiled("the step", endless).begin()
+    raise RunError("it failed")
+sys.modules["failing"] = types.SimpleNamespace(main=main)
+entry.run("failing")
+"""
+
+
+def test_a_run_that_fails_does_not_wait_for_what_is_compiled_beside():
+    done = call(["-c", FAILS])
+    assert (done.returncode, done.stdout, done.stderr) == (1, b"begun", b"error: it failed\n")
+
+
 PRINT = """
 import sys
 from jaxgpt.cli.entry import open_streams
