@@ -8,6 +8,7 @@ come from words, are checked without NumPy, too: it takes half of the time of a 
 from __future__ import annotations
 
 import contextlib
+import itertools
 import operator
 import os
 import sys
@@ -29,6 +30,7 @@ IdLists = Sequence[Ids] | Any
 FLOATS = ("float32", "bfloat16", "float16")
 # More ids than one call is ever about; refused before memory is asked for.
 MOST_IDS = 2**28
+MOST_READ = 2**24  # of an iterator, which does not say how many there are
 
 
 def shown(value: Any) -> str:
@@ -142,6 +144,20 @@ def several(value: Any) -> bool:
     return listed or getattr(value, "shape", ()) != ()
 
 
+def read(name: str, value: Any) -> Any:
+    """Return what an iterator gives, in a list, and another value as it is.
+
+    Raises:
+        UsageError: it gives more than anyone means, as one without an end does.
+    """
+    if not isinstance(value, Iterator):
+        return value
+    found = list(itertools.islice(value, MOST_READ + 1))
+    if len(found) > MOST_READ:
+        raise UsageError(f"{name} is an iterator of more than {MOST_READ:,} items; it must be a list or an array")
+    return found
+
+
 def path(name: str, value: Any, wanted: str = "a path") -> Path:
     """Return a path that a file system can have, whether or not something is there."""
     try:
@@ -166,8 +182,7 @@ def ids(name: str, value: Any, wanted: str = "a list of token ids, or an array o
     import numpy as np
 
     try:
-        if isinstance(value, Iterator):
-            value = list(value)
+        value = read(name, value)
         if isinstance(value, Sequence) and several(value) and len(value) <= MOST_IDS:
             # By types: NumPy would take a truth value for a number, and a float would make all of them floats.
             plain = all(issubclass(kind, int | np.integer) and kind is not bool for kind in set(map(type, value)))
@@ -218,7 +233,7 @@ def rows(name: str, value: Any) -> list[np.ndarray]:
     if not several(value):
         raise refusal(name, value, wanted)
     found = []
-    for i, one in enumerate(value):
+    for i, one in enumerate(read(name, value)):
         if not several(one):
             raise refusal(name, value, wanted)
         found.append(ids(f"{name.removesuffix('s')} {i}", one, each))

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import itertools
 import math
+import os
 import types
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -40,6 +42,7 @@ Count = Annotated[int, Whole(1, 2**31 - 1)]
 """Of what is done again and again."""
 CountOrZero = Annotated[int, Whole(0, 2**31 - 1)]
 MOST_ROWS = 2**20
+MOST_VALUES = 2**12  # of a flag that takes several
 Quantize = Literal["int8", "int4", "w8a8"]
 """How weights may be rounded: see `jaxgpt.model.quantized.quantize`."""
 ComputeType = Literal["auto", "float32", "bfloat16"]
@@ -105,19 +108,31 @@ def switches(record: type) -> set[str]:
 
 
 def check_ranges(record: object) -> None:
-    """Make a record's numbers and truth values plain; raise a UsageError unless each is one that its type allows."""
+    """Make a record's values plain; raise a UsageError unless each is one that its type allows."""
     for name, hint in hints_of(type(record)).items():
         value, none = getattr(record, name), ", or none" if may_be_none(hint) else ""
-        bounds = [bound for kind in kinds(hint) for bound in get_args(kind)[1:]]
-        if value is None and none:
+        kind, *others = {*kinds(hint)} - {type(None)}
+        if (value is None and none) or others:  # what may be of two types is looked at where it is used
             continue
-        if bool in kinds(hint):
-            object.__setattr__(record, name, checks.flag(name, value))
-        for bound in bounds:
-            if isinstance(bound, Real | Whole):
-                given: Any = value if takes_several(hint) and checks.several(value) else [value]
-                found = tuple(_within(name, one, bound, none) for one in given)
-                object.__setattr__(record, name, found if takes_several(hint) else found[0])
+        given: Any = value if takes_several(hint) and checks.several(value) else [value]
+        found = tuple(_checked(name, one, kind, none) for one in itertools.islice(given, MOST_VALUES + 1))
+        if len(found) > MOST_VALUES:
+            raise checks.refusal(name, value, f"at most {MOST_VALUES} values{none}")
+        object.__setattr__(record, name, found if takes_several(hint) else found[0])
+
+
+def _checked(name: str, value: Any, kind: Any, none: str) -> Any:
+    """Return a flag's value, or one of several, as what its type says; a UsageError if it is none."""
+    if kind is bool:
+        return checks.flag(name, value)
+    if get_origin(kind) is Literal:
+        return checks.choice(name, value, get_args(kind))
+    if kind == PathName and isinstance(value, os.PathLike):
+        value = os.fspath(value)
+    if plain(kind) is str:
+        return checks.instance(name, value, str, f"a text{none}")
+    bound = next((bound for bound in get_args(kind)[1:] if isinstance(bound, Real | Whole)), None)
+    return value if bound is None else _within(name, value, bound, none)
 
 
 def _within(name: str, value: Any, bound: Real | Whole, none: str) -> float | int:

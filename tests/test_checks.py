@@ -70,6 +70,14 @@ def test_what_are_no_rows(value):
         checks.rows("prompts", value)
 
 
+@pytest.mark.parametrize(("check", "one"), [(checks.ids, 1), (checks.rows, [1])])
+def test_an_iterator_without_an_end_is_refused(check, one, monkeypatch):
+    monkeypatch.setattr(checks, "MOST_READ", 5)
+    assert len(check("ids", itertools.repeat(one, 5))) == 5
+    with pytest.raises(UsageError, match="^ids is an iterator of more than 5 items; it must be a list"):
+        check("ids", itertools.repeat(one))
+
+
 @pytest.mark.parametrize("value", ["", "a\0b", b"folder", 5, None, "\ud800"], ids=repr)
 def test_what_is_no_path(value):
     with pytest.raises(UsageError, match="^x is .*; it must be a path$"):

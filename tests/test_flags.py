@@ -1,7 +1,10 @@
 import dataclasses
 import importlib.metadata
+import itertools
 import json
+import re
 import typing
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -231,6 +234,32 @@ def test_every_name_is_one_and_every_number_has_a_range(record):
             for value in (whole.least - 1, whole.most + 1, 10**12, 10**400):
                 with pytest.raises(UsageError, match=f"{name} is {shown(value)}"):
                     record(**{**GIVEN.get(record, {"dataset": "x"}), name: value})
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"dataset": 5}, "dataset is 5; it must be a text"),
+        ({"dataset": range(10**12)}, "dataset is 0; it must be a text"),
+        ({"dataset": itertools.repeat("a.txt")}, "dataset is repeat('a.txt'); it must be at most 4096 values"),
+        (
+            {"dataset": "a", "dataset_weights": range(1, 10**12)},
+            "dataset_weights is range(1, 1000000000000); it must be at most 4096 values",
+        ),
+        ({"dataset": "a", "plan": 5}, "plan is 5; it must be a text, or none"),
+        ({"dataset": "a", "dtype": "float23"}, "dtype is 'float23'; it must be one of auto, float32, bfloat16"),
+    ],
+)
+@pytest.mark.usefixtures("unchecked_types")
+def test_a_record_that_the_library_makes_is_checked_as_a_command_line_is(given, message):
+    with pytest.raises(UsageError, match=re.escape(message)):
+        PretrainConfig(**given)
+
+
+@pytest.mark.usefixtures("unchecked_types")
+def test_a_record_makes_texts_of_paths():
+    paths: typing.Any = {"dataset": (Path("a"), "b"), "out_dir": Path("c")}
+    assert PretrainConfig(**paths) == PretrainConfig(dataset=("a", "b"), out_dir="c")
 
 
 @pytest.mark.parametrize(
