@@ -138,6 +138,19 @@ def text(name: str, value: Any) -> str:
     return instance(name, value, str, "a text")
 
 
+def texts(name: str, value: Any) -> tuple[str, ...]:
+    """Return the texts of a list, none of them empty; a single text is no list of its letters."""
+    wanted = "a list of texts, none of them empty"
+    if not several(value):
+        raise refusal(name, value, wanted)
+    found = []
+    for one in read(name, value):
+        if not isinstance(one, str) or not one:
+            raise refusal(name, value, wanted)
+        found.append(one)
+    return tuple(found)
+
+
 def several(value: Any) -> bool:
     """Return whether a value is a list or an array, and not a single one."""
     listed = isinstance(value, Sequence | Iterator) and not isinstance(value, str | bytes)

@@ -70,6 +70,16 @@ def test_what_are_no_rows(value):
         checks.rows("prompts", value)
 
 
+def test_texts():
+    assert checks.texts("stop", ["a", "b"]) == ("a", "b") and checks.texts("stop", ()) == ()
+
+
+@pytest.mark.parametrize("value", ["END", [""], ["a", 1], None, range(10**12)], ids=repr)
+def test_what_are_no_texts(value):
+    with pytest.raises(UsageError, match="^stop is .*; it must be a list of texts, none of them empty$"):
+        checks.texts("stop", value)
+
+
 @pytest.mark.parametrize(("check", "one"), [(checks.ids, 1), (checks.rows, [1])])
 def test_an_iterator_without_an_end_is_refused(check, one, monkeypatch):
     monkeypatch.setattr(checks, "MOST_READ", 5)

@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from jaxgpt import checks
 from jaxgpt.cli.dialects import translate
 from jaxgpt.cli.processes import started
 from jaxgpt.cli.speed import Steps, TimedStream
@@ -117,8 +118,8 @@ class Options:
 
     def __post_init__(self) -> None:
         check_ranges(self)
-        if self.stop is not None and "" in self.stop:
-            raise UsageError("stop is empty; it must be one or more texts, or none")
+        if self.stop is not None:
+            checks.texts("stop", self.stop)
         if self.quantize is not None and self.fsdp * self.tensor > 1:
             raise UsageError(f"--quantize {self.quantize}: not with --fsdp or --tensor, which share weights out")
         if self.draft_tokens is not None and self.draft is None:

@@ -82,9 +82,10 @@ class Chat:
                 f"max_new_tokens is {self._count}; it must be below the model's context, {context}, to leave room for "
                 "a question, unless the context slides (overflow 'slide')"
             )
-        self._slides, self._truncate = overflow == "slide", checks.choice("truncate", truncate, get_args(Truncate))
+        self._slides = checks.choice("overflow", overflow, get_args(Overflow)) == "slide"
+        self._truncate = checks.choice("truncate", truncate, get_args(Truncate))
         self._seed = checks.whole("seed", seed, 0, 2**32 - 1, "from 0 to 2^32 - 1, and a whole number")
-        self._stop = stop
+        self._stop = checks.texts("stop", stop)
         self._stream = partial(
             stream,
             config,
@@ -96,7 +97,7 @@ class Chat:
             coarse=True,
             **sampling,
         )
-        self._system = (Message("system", system),) if system else ()
+        self._system = (Message("system", checks.text("system", system)),) if system else ()
         self.messages: tuple[Message, ...] = self._system
         self._ids((*self.messages, Message("user", "?")))  # a template may take no system's message
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 
+from jaxgpt import checks
 from jaxgpt.tokenizers import StreamDecoder, Tokenizer
 
 
@@ -17,10 +18,14 @@ class TextStream:
     def __init__(
         self, tokenizer: Tokenizer, stop: Sequence[str] = (), end_ids: Sequence[int] = (), after: Sequence[int] = ()
     ) -> None:
-        """Begin a text behind the ids `after`, that ends before any string in `stop` and any token in `end_ids`."""
+        """Begin a text behind the ids `after`, that ends before any string in `stop` and any token in `end_ids`.
+
+        Raises:
+            UsageError: `stop` is no list of texts, or one of them is empty.
+        """
         self._decoder = StreamDecoder(tokenizer, after)
         self._end_ids = end_ids
-        self._stop = stop
+        self._stop = checks.texts("stop", stop)
         self._held = ""
         self.ended = False
 

@@ -210,7 +210,7 @@ def test_a_draft_with_another_tokenizer_is_refused(run, capsys, tmp_path):
         (["--draft_tokens=2"], "--draft_tokens 2: only with --draft"),
         (["--draft=ngram", "--draft_tokens=0"], "draft_tokens is 0; it must be a whole number from 1 up, or none"),
         (["--compare", "a", "b", "--prompts=x.txt", "--draft=ngram"], "--draft ngram: not with --compare"),
-        (["--stop="], "stop is empty; it must be"),
+        (["--stop="], "stop is ('',); it must be a list of texts, none of them empty"),
         (["--overflow=slid"], "--overflow: 'slid' is not error|slide; did you mean 'slide'?"),
         (["--start=FILE:nowhere.txt"], "--start FILE:nowhere.txt: No such file or directory"),
         (["--tempreature=1"], "unknown flag --tempreature; did you mean '--temperature'?"),

@@ -84,9 +84,13 @@ def test_a_question_that_alone_is_too_long_is_refused_or_cut_and_changes_nothing
         ({"max_new_tokens": 64}, "max_new_tokens is 64; it must be below the model's context, 64"),
         ({"max_new_tokens": 0}, "max_new_tokens is 0; it must be"),
         ({"seed": -1}, "seed is -1; it must be"),
+        ({"stop": "END"}, "stop is 'END'; it must be a list of texts"),
+        ({"overflow": "slid"}, "overflow is 'slid'; it must be one of error, slide; did you mean 'slide'"),
+        ({"system": 5}, "system is 5; it must be a text"),
         ({"template": replace(DEFAULT_TEMPLATE, source="{{ raise_exception('no system') }}"), "system": "s"}, "no sys"),
     ],
 )
+@pytest.mark.usefixtures("unchecked_types")
 def test_bad_arguments_are_refused_at_once(params, arguments, message):
     with pytest.raises(UsageError, match=message):
         Chat(CONFIG, params, TOKENIZER, **arguments)
