@@ -151,7 +151,10 @@ def plot_attention(
     columns = count if grid else min(len(shown), 3)
     side = 1.4 if grid and len(shown) > 1 else 4.5
     lines = -(-len(shown) // columns)
-    figure = Figure(figsize=(max(side * columns, 4), max(side * lines, 2)), layout="constrained")
+    figure = Figure(figsize=(max(side * columns, 4), max(side * lines, 2)), layout="constrained" if side > 2 else None)
+    if side < 2:  # to lay out hundreds of pictures with nothing beside them would take as long as to draw them
+        width, height = figure.bbox_inches.size
+        figure.subplots_adjust(0.05 / width, 0.05 / height, 1 - 0.05 / width, 1 - 0.2 / height, 0.05, 0.2)
     for axes, (layer, head) in zip(figure.subplots(lines, columns, squeeze=False).flat, shown, strict=False):
         axes.imshow(weights[layer, head], cmap=AMOUNTS, vmin=0, vmax=1, interpolation="nearest")
         axes.set_title(f"layer {layer}, head {head}", fontsize=7 if side < 2 else 10)

@@ -12,18 +12,28 @@ from tests import processes
 
 ROOT = Path(__file__).parents[2]
 ROWS, LENGTH, VOCAB = 16, 48, 512  # no other axis is as long
-
-
-def measured(*words: str) -> dict[str, dict]:
-    argv = ["--json", "--model=tiny", f"--rows={ROWS}", f"--length={LENGTH}", "--dtype=float32", *words]
-    command = [sys.executable, "-m", "benchmarks.collectives", *argv]
-    result = processes.run(command, cwd=ROOT, stdout=PIPE, text=True, check=True)
-    return {one["mesh"]: one for one in map(json.loads, result.stdout.splitlines())}
+ACCUMULATED = ("data 8", "data 2, fsdp 2, tensor 2")
+CALLS = """
+import json, sys
+from benchmarks.collectives import main
+for words in json.loads(sys.argv[1]):
+    main(words)
+"""
 
 
 @pytest.fixture(scope="module")
-def steps() -> dict[str, dict]:
-    return measured()
+def measured() -> list[dict]:
+    """What is sent on each mesh, and then in micro-batches on two of them."""
+    words = ["--json", "--model=tiny", f"--rows={ROWS}", f"--length={LENGTH}", "--dtype=float32"]
+    calls = [words, [*words, "--accumulate=2", *ACCUMULATED]]
+    command = [sys.executable, "-c", CALLS, json.dumps(calls)]
+    result = processes.run(command, cwd=ROOT, stdout=PIPE, text=True, check=True)
+    return list(map(json.loads, result.stdout.splitlines()))
+
+
+@pytest.fixture(scope="module")
+def steps(measured) -> dict[str, dict]:
+    return {one["mesh"]: one for one in measured[: len(MESHES)]}
 
 
 @pytest.mark.slow
@@ -51,8 +61,8 @@ def test_a_device_holds_its_part_of_the_state(steps):
 
 
 @pytest.fixture(scope="module")
-def accumulated() -> dict[str, dict]:
-    return measured("--accumulate=2", "data 8", "data 2, fsdp 2, tensor 2")
+def accumulated(measured) -> dict[str, dict]:
+    return dict(zip(ACCUMULATED, measured[len(MESHES) :], strict=True))
 
 
 @pytest.mark.slow

@@ -8,7 +8,7 @@ from benchmarks import soak
 @pytest.mark.slow
 def test_a_run_that_is_killed_again_and_again_ends_as_if_nothing_had_happened(capsys):
     with pytest.raises(SystemExit) as ended:
-        soak.main(["--kills", "3", "--steps", "500"])
+        soak.main(["--kills", "2", "--steps", "500"])
     assert ended.value.code == 0, capsys.readouterr().out
 
 

@@ -17,13 +17,13 @@ from jaxgpt.model.gpt import GPT
 TINY = {"vocab_size": 97, "n_positions": 24, "n_embd": 24, "n_layer": 2, "n_head": 3}
 NO_DROPOUT = {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}
 OPTIONS = [
-    {"n_inner": 40},
-    {"layer_norm_epsilon": 1e-2},
+    {"n_inner": 40, "n_layer": 1},
+    {"layer_norm_epsilon": 1e-2, "n_layer": 1},
     {"n_layer": 3, "scale_attn_by_inverse_layer_idx": True},
-    {"reorder_and_upcast_attn": True},
+    {"reorder_and_upcast_attn": True, "n_layer": 1},
     {"reorder_and_upcast_attn": True, "scale_attn_by_inverse_layer_idx": True, "scale_attn_weights": False},
-    {"scale_attn_weights": False},
-    {"tie_word_embeddings": False},
+    {"scale_attn_weights": False, "n_layer": 1},
+    {"tie_word_embeddings": False, "n_layer": 1},
     *({"activation_function": name, "n_layer": 1} for name in ACTIVATIONS),
 ]
 SIZES = {"gpt2": 124_439_808, "gpt2-medium": 354_823_168, "gpt2-large": 774_030_080, "gpt2-xl": 1_557_611_200}
