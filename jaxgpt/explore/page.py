@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from jaxgpt import checks
 from jaxgpt.decode import generate
 from jaxgpt.errors import UsageError
 from jaxgpt.explore import collect, tables, training
@@ -54,7 +55,10 @@ def explore(
     Raises:
         UsageError: fewer than two tokens, more than the context, or another tokenizer.
     """
-    ids = [*tokenizer.ends.begin, *tokenizer.encode_part(text)] if isinstance(text, str) else list(text)
+    if isinstance(text, str):
+        ids = [*tokenizer.ends.begin, *tokenizer.encode_part(text)]
+    else:
+        ids = checks.ids("text", text, "a text, or a list of token ids").tolist()
     if len(ids) < 2:
         raise UsageError(f"text {text!r}: {len(ids)} tokens; there must be two or more to predict one from another")
     if len(ids) > config.n_positions:

@@ -63,8 +63,8 @@ def bag_of_words(
     Raises:
         UsageError: `order` is none.
     """
-    if sorted(order) != list(range(len(words))):
-        raise UsageError(f"order: {list(order)[:10]} …; it must have each of 0 to {len(words) - 1} once")
+    if len(order) != len(words) or sorted(order) != list(range(len(words))):
+        raise UsageError(f"order: {list(order[:10])} …; it must have each of 0 to {len(words) - 1} once")
     rows, shuffled = np.asarray(words, np.float32), np.asarray(words, np.float32)[list(order)]
     return {
         name: np.stack([attention_stages(x + added, scaled=True).out[0].sum(0) for x in (rows, shuffled)])

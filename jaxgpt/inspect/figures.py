@@ -60,7 +60,7 @@ def plot_tokens(pieces: Sequence[str | bytes], ids: Sequence[int], *, width: int
 
 
 def plot_embeddings(
-    table: Float[Values, "V D"], tokens: Iterable[int], *, neighbours: int = 5, name: Callable[[int], str] = str
+    table: Float[Values, "V D"], tokens: checks.Ids, *, neighbours: int = 5, name: Callable[[int], str] = str
 ) -> Figure:
     """Draw a flat map (principal components) of some tokens and those nearest to each by cosine.
 
@@ -69,9 +69,17 @@ def plot_embeddings(
         tokens: ids; their neighbours are drawn in another colour.
         neighbours: of each token.
         name: of an id.
+
+    Raises:
+        UsageError: there are no tokens, or one is not in the table.
     """
     table = np.asarray(table, np.float32)
-    own = list(dict.fromkeys(tokens))
+    ids = checks.ids("tokens", tokens)
+    if not len(ids):
+        raise checks.refusal("tokens", tokens, "one token id or more")
+    checks.below("tokens", ids, len(table))
+    own = list(dict.fromkeys(ids.tolist()))
+    neighbours = checks.whole("neighbours", neighbours)
     near = {j for row in nearest_to_each(table, own, neighbours) for j, _ in row} - set(own)
     every = [*own, *sorted(near)]
     places = principal_components(table[every])
@@ -137,6 +145,9 @@ def plot_attention(
         heads: which (layer, head) to draw; None for all, a layer a row.
         row: of a record.
         labels: the text at each place.
+
+    Raises:
+        UsageError: there are no heads, or one is none of these.
     """
     if isinstance(weights, Inspection):
         queries, keys = own_places(weights, row)
@@ -145,6 +156,8 @@ def plot_attention(
     layers, count = weights.shape[:2]
     grid = heads is None
     shown = [(i, j) for i in range(layers) for j in range(count)] if heads is None else list(heads)
+    if not shown:
+        raise checks.refusal("heads", heads, "one (layer, head) or more, or None")
     for layer, head in shown:
         checks.whole("layer", layer, 0, layers - 1)
         checks.whole("head", head, 0, count - 1)

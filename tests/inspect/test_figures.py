@@ -1,5 +1,6 @@
 """Figures show the arrays that they are given, no others, and any text."""
 
+import re
 import sys
 
 import numpy as np
@@ -193,6 +194,21 @@ def test_scaling_shows_runs_and_their_law():
     np.testing.assert_allclose(6 * best.get_xdata() * best.get_ydata(), 6 * np.asarray(n) * d)
     np.testing.assert_array_equal(lines(right)["runs"], losses)
     assert len(look.plot_scaling(n[:1], d[:1]).axes) == 1
+
+
+@pytest.mark.usefixtures("unchecked_types")
+def test_what_can_not_be_drawn_is_refused(record):
+    table = np.eye(4)
+    for call, says in (
+        (lambda: look.plot_embeddings(table, [0, -1]), "tokens has the id -1; the model's are 0 to 3"),
+        (lambda: look.plot_embeddings(table, []), "tokens is []; it must be one token id or more"),
+        (lambda: look.plot_embeddings(table, range(10**12)), "tokens is range"),
+        (lambda: look.plot_embeddings(table, [0], neighbours=-1), "neighbours is -1; it must be"),
+        (lambda: look.plot_attention(record, []), "heads is []; it must be one (layer, head) or more"),
+        (lambda: look.plot_bag_of_words(table, table, range(10**12)), "order: [0, 1, 2"),
+    ):
+        with pytest.raises(UsageError, match=re.escape(says)):
+            call()
 
 
 def test_they_can_be_drawn_and_touch_no_state_of_pyplot(record, tmp_path):
