@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -232,3 +233,8 @@ def windows(ids: np.ndarray | Tokens, *, context: int, stride: int | None = None
         end = min(start + length + 1, len(ids))
         yield Row(ids[start:end], scored - start)
         start, scored = start + (length if stride is None else stride), end
+
+
+def perplexity(nats: float) -> float:
+    """Return the perplexity of so many nats a token, or a word; infinite where no float is as large."""
+    return math.inf if nats > 700 else math.exp(nats)

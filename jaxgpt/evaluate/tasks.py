@@ -19,7 +19,7 @@ from jaxgpt.data.download import WebFile, web_file
 from jaxgpt.data.opening import default_cache_dir
 from jaxgpt.data.record_files import read_records
 from jaxgpt.errors import UsageError
-from jaxgpt.evaluate.scoring import Row, Scorer
+from jaxgpt.evaluate.scoring import Row, Scorer, perplexity
 from jaxgpt.tokenizers import Tokenizer
 
 SUFFIXES = (".jsonl", ".json")
@@ -97,9 +97,8 @@ class WordScore:
 
     def metrics(self) -> dict[str, float | int]:
         """Return the accuracy with its standard error, and the perplexity of a word."""
-        perplexity = math.exp(-self.log_likelihoods.mean(dtype=np.float64))
-        count = len(self.greedy)
-        return {**_mean("acc", self.greedy), "perplexity": perplexity, "examples": count, "contexts_cut": self.cut}
+        per_word, count = perplexity(-self.log_likelihoods.mean(dtype=np.float64)), len(self.greedy)
+        return {**_mean("acc", self.greedy), "perplexity": per_word, "examples": count, "contexts_cut": self.cut}
 
 
 def read_task(task: str, file: str | Path | None = None, *, cache_dir: str | Path | None = None) -> list[Example]:

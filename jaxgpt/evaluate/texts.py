@@ -20,7 +20,7 @@ from jaxgpt.data.sources import VAL_FRACTION
 from jaxgpt.data.tokens.shards import Tokens, open_files
 from jaxgpt.data.tokens.token_folders import are_tokens, refuse_other_tokenizer, token_files
 from jaxgpt.errors import UsageError
-from jaxgpt.evaluate.scoring import Row, Scored, Scorer, windows
+from jaxgpt.evaluate.scoring import Row, Scored, Scorer, perplexity, windows
 from jaxgpt.notes import note
 from jaxgpt.tokenizers import HFTokenizer, Tokenizer
 
@@ -74,10 +74,10 @@ class TextScore:
         per_word = None if not self.words else self.nats / self.words
         found = {
             "loss": self.loss,
-            "perplexity": _exp(self.loss),
+            "perplexity": perplexity(self.loss),
             "bits_per_byte": self.nats / math.log(2) / self.bytes if self.bytes else math.nan,
             "tokens_per_byte": self.tokens / self.bytes if self.bytes else math.nan,
-            **({} if per_word is None else {"word_perplexity": _exp(per_word)}),
+            **({} if per_word is None else {"word_perplexity": perplexity(per_word)}),
             "tokens": self.tokens,
             "bytes": self.bytes,
             "texts": self.texts,
@@ -229,7 +229,3 @@ def _start(tokenizer: Tokenizer, prefix: bool) -> tuple[int, ...]:
 def _of_tokens(ids: Tokens, tokenizer: Tokenizer) -> Document:
     refuse_other_tokenizer(ids, tokenizer, "another one than the model's")
     return Document(ids, 1, None)
-
-
-def _exp(value: float) -> float:
-    return math.exp(value) if value < 700 else math.inf

@@ -159,3 +159,9 @@ def test_data_that_cannot_be_had_are_named(tmp_path, monkeypatch):
     (tmp_path / "downloads" / "lambada_test_en.jsonl").write_text('{"text": "another file"}\n')
     with pytest.raises(UsageError, match="SHA-256 is .*, not 4aa8d02c"):
         read_task("lambada", cache_dir=tmp_path)
+
+
+@pytest.mark.parametrize(("nats", "perplexity"), [(math.log(8), 8), (1e4, math.inf), (math.nan, math.nan)])
+def test_a_models_perplexity_may_be_beyond_all_floats(nats, perplexity):
+    score = WordScore(np.array([-nats, -nats]), np.array([False, False]), 0)
+    assert score.metrics()["perplexity"] == pytest.approx(perplexity, nan_ok=True)
