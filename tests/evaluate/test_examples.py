@@ -1,4 +1,5 @@
 from dataclasses import replace
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -24,9 +25,13 @@ def ids(length: int) -> tuple[int, ...]:
     return tuple(np.random.default_rng(length).integers(16, size=length).tolist())
 
 
+@partial(jax.jit, static_argnums=0)  # outside it each operation is a program of its own, for each length
+def scores(config: GPTConfig, params, tokens: jax.Array) -> jax.Array:
+    return last_scores(GPT(config), params, tokens, jnp.array([tokens.shape[1] - 1]))
+
+
 def best(config: GPTConfig, params, text: tuple[int, ...]) -> np.ndarray:
-    last = jnp.array([len(text) - 1])
-    return np.asarray(last_scores(GPT(config), params, jnp.array([text]), last))[0]
+    return np.asarray(scores(config, params, jnp.array([text])))[0]
 
 
 def test_a_classifier_gets_accuracy_and_what_is_taken_for_what(draw):
