@@ -10,6 +10,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from jaxgpt.model.linear import again
+
 _gelu = partial(jax.nn.gelu, approximate=False)
 _gelu_tanh = partial(jax.nn.gelu, approximate=True)
 
@@ -37,7 +39,7 @@ def _relu2(x: Array) -> Array:
 def _recomputed(function: Callable[[Array], Array]) -> Callable[[Array], Array]:
     """Keep only the input for the backward pass, from which the rest costs less to compute than to move."""
     wrapped = jax.custom_vjp(lambda x: function(x))
-    wrapped.defvjp(lambda x: (function(x), x), lambda x, d_out: jax.vjp(function, x)[1](d_out))
+    wrapped.defvjp(lambda x: (function(x), x), lambda x, d_out: jax.vjp(function, again(d_out, x))[1](d_out))
     return wrapped
 
 

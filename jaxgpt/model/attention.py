@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float, Int
 
 from jaxgpt.errors import UsageError
 from jaxgpt.model.attention_kernels import kernels
-from jaxgpt.model.linear import after, wide_product
+from jaxgpt.model.linear import again, wide_product
 
 # Finite, so that the rows of padding, which may attend to nothing, stay free of NaN.
 NEVER = jnp.finfo(jnp.float32).min
@@ -167,7 +167,7 @@ def _segmented_forward(q: Array, k: Array, v: Array, segment_ids: Array, scale: 
 def _segmented_backward(scale: float, kept: tuple[Array, ...], d_out: Array) -> tuple[Array, Array, Array, None]:
     *arrays, segment_ids = kept
     # All comes again, and not before it is needed.
-    _, pull = jax.vjp(lambda q, k, v: _segmented(q, k, v, segment_ids, scale), *(after(d_out, x) for x in arrays))
+    _, pull = jax.vjp(lambda q, k, v: _segmented(q, k, v, segment_ids, scale), *(again(d_out, x) for x in arrays))
     return *pull(d_out), None
 
 
@@ -202,7 +202,7 @@ def _forward(q: Array, k: Array, v: Array, scale: float) -> tuple[Array, tuple[A
 def _backward(scale: float, kept: tuple[Array, ...], d_out: Array) -> tuple[Array, Array, Array]:
     q, k, v, out, log_sum = kept
     # The scores come again, and not before they are needed.
-    q, k, v = (after(d_out, x) for x in (q, k, v))
+    q, k, v = (again(d_out, x) for x in (q, k, v))
     length = q.shape[2]
     # The sum over keys in softmax's derivative, taken over K instead.
     inner = (d_out.astype(jnp.float32) * out).sum(-1)

@@ -117,6 +117,11 @@ def after(known: Array, x: Array) -> Array:
     )
 
 
+def again(known: Array, x: Array) -> Array:
+    """Return x, to compute from it behind `known` what was computed before: else compilers keep that in its stead."""
+    return after(known, jax.lax.optimization_barrier(x))
+
+
 def wide_product(axes: str, x: Array, y: Array, *, autodiff: bool = False) -> Array:
     """Return `einsum(axes, x, y)` in f32, with products of the operands' dtype in both directions.
 

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from flax.linen.initializers import normal
 
-from jaxgpt.model.linear import Linear
+from jaxgpt.model.activations import ACTIVATIONS
+from jaxgpt.model.linear import Linear, product
 
 X = jax.random.normal(jax.random.key(0), (2, 5, 12))
 
@@ -28,3 +29,20 @@ def test_values_and_gradients_are_linens(features: int, use_bias: bool, dtype: j
     for own, other in zip(*map(jax.tree.leaves, results), strict=True):
         assert own.dtype == other.dtype
         np.testing.assert_allclose(own.astype(jnp.float32), other.astype(jnp.float32), rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize("name", ["gelu_new", "gelu", "mish"])
+def test_a_feed_forward_layer_keeps_only_what_its_activation_is_given_and_returns(name: str):
+    batch, length, width, inner = 4, 128, 64, 1024
+
+    def loss(layers, x):
+        for up, down in layers:
+            x = x + product(ACTIVATIONS[name](product(x, up)), down)
+        return (x**2).sum()
+
+    def temporary(count: int) -> int:
+        layers = [(jnp.zeros((width, inner)), jnp.zeros((inner, width)))] * count
+        compiled = jax.jit(jax.grad(loss)).lower(layers, jnp.zeros((batch, length, width))).compile()
+        return compiled.memory_analysis().temp_size_in_bytes
+
+    assert temporary(5) - temporary(3) <= 2 * 2 * 4 * batch * length * inner
