@@ -44,6 +44,7 @@ MESHES = {
     "fsdp 8": {"fsdp": 8},
     "data 4, tensor 2": {"tensor": 2},
     "data 2, fsdp 2, tensor 2": {"fsdp": 2, "tensor": 2},
+    "fsdp 2, tensor 4": {"fsdp": 2, "tensor": 4},
     "tensor 4, untied": {"tensor": 4, "devices": 4, "tied": False},  # of eight
     # The tables' columns are divided by fsdp alone.
     "fsdp 2, tensor 4, narrow": {"fsdp": 2, "tensor": 4, "width": 12},
@@ -182,6 +183,7 @@ KERNELS = {
         ("fsdp 8", {"wte": (31, 2), "c_attn": (2, 48), "c_proj": (16, 2), "c_fc": (2, 64)}, 8),
         ("data 4, tensor 2", {"wte": (31, 8), "c_attn": (8, 48), "c_proj": (8, 16), "c_fc": (16, 32)}, 4),
         ("tensor 4, untied", {"wte": (31, 4), "c_attn": (4, 48), "c_proj": (4, 16), "c_fc": (16, 16)}, 1),
+        ("fsdp 2, tensor 4", {"wte": (31, 2), "c_attn": (2, 48), "c_proj": (4, 8), "c_fc": (8, 16)}, 2),
         ("data 2, fsdp 2, tensor 2", {"wte": (31, 4), "c_attn": (4, 48), "c_proj": (8, 8), "c_fc": (8, 32)}, 4),
         (
             "fsdp 2, tensor 4, narrow",

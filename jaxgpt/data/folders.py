@@ -45,10 +45,9 @@ def refuse_trained_on(
         UsageError: there are such.
     """
     if found := _first_of(train, val):
-        own = f"dataset {dataset}" + ("" if str(found) == str(dataset) else f" has {found}, which")
         raise UsageError(
-            f"val_dataset {val_dataset}: {own} is trained on, so it says nothing of other texts; leave val_dataset "
-            "out to hold a part back, or name another"
+            f"val_dataset {val_dataset}: {_part(dataset, found)} is trained on, so it says nothing of other texts; "
+            "leave val_dataset out to hold a part back, or name another"
         )
 
 
@@ -66,10 +65,9 @@ def refuse_mixed(splits: Sequence[tuple[str | Path, Sequence[Path | str], Sequen
     """
     for (one, train, _), (other, rest, val) in itertools.permutations(splits, 2):
         if os.path.realpath(one) != os.path.realpath(other) and (found := _first_of(val or rest, train)):
-            own = f"dataset {one}" + ("" if str(found) == str(one) else f" has {found}, which")
             raise UsageError(
-                f"{own} is trained on, but dataset {other} validates on it, or on a part of it; leave one of the two "
-                "out, or name a val_dataset"
+                f"{_part(one, found)} is trained on, but dataset {other} validates on it, or on a part of it; leave "
+                "one of the two out, or name a val_dataset"
             )
 
 
@@ -131,6 +129,11 @@ def _first_of(these: Sequence[Path | str], others: Sequence[Path | str]) -> Path
     """Return the first of others that is one of these, too, however they are spelt."""
     known = set(map(_identity, these))
     return next((path for path in others if _identity(path) in known), None)
+
+
+def _part(dataset: str | Path, found: Path | str) -> str:
+    """Return what messages call a file of a data set, which may be all of it."""
+    return f"dataset {dataset}" + ("" if str(found) == str(dataset) else f" has {found}, which")
 
 
 def _identity(path: Path | str) -> str:

@@ -62,10 +62,11 @@ class Work:
         XLA for CPU and for several GPUs moves what is computed again to where it was computed first. For 8 H100 it does
         so with all of it where nothing else is sent in a block, and with about three fifths where weights are gathered.
         """
-        if not self.remat:
+        if not self.remat or self.platform == "cpu":
             return 1.0
-        one = mesh.data * mesh.fsdp * mesh.tensor == 1
-        return {"cpu": 1.0, "gpu": 0.0 if one else 1.0 if mesh.fsdp == 1 else 0.6}.get(self.platform, 0.0)
+        if self.platform != "gpu" or mesh == Sizes():
+            return 0.0
+        return 0.6 if mesh.fsdp > 1 else 1.0
 
     @property
     def tokens(self) -> int:

@@ -20,17 +20,8 @@ MADE_OF = ("dataset", "val_dataset", "init_from", "base", "reward_model", "token
 NO_RECIPE = (
     *("out_dir", "overwrite", "cache_dir", "allow_pickle", "ignore_data_change", "ignore_config_change", "dry_run"),
     *("eval_only", "debug_nans", "device", "distributed", "log_interval", "save_interval", "save_minutes", "keep"),
-    *(
-        "tensorboard",
-        "wandb",
-        "profile",
-        "explore",
-        "sample_interval",
-        "sample_tokens",
-        "reward_function",
-        "plan",
-        "price",
-    ),
+    *("tensorboard", "wandb", "profile", "explore", "sample_interval", "sample_tokens", "reward_function"),
+    *("plan", "price"),
 )
 """Flags that say something about a machine or a folder, and nothing about a model."""
 

@@ -272,10 +272,9 @@ def assert_close(*runs: str | Path) -> None:
 
 
 ON_EIGHT = """
-from tests.cli.test_stages import MESH, ON_A_MESH, ONCE, SPEAKS, SPOKEN, Workshop, generate
+from tests.cli.test_stages import MESH, ON_A_MESH, ONCE, SPOKEN, Workshop, generate
 for name in ON_A_MESH:
-    speaks = ["--sample_interval", SPEAKS[name]] if name in SPEAKS else []
-    Workshop.run(None, name, f"{name} on eight".replace(" ", "-"), *MESH, *ONCE, *speaks)
+    Workshop.run(None, name, f"{name} on eight".replace(" ", "-"), *MESH, *ONCE)
 print("spoken:")
 generate.main([*SPOKEN, *MESH])
 """
@@ -290,9 +289,7 @@ ON_A_MESH = [
     "dpo with adapters",
     "ppo",
 ]
-# Saved once, and generated from on the way by one run of them, at the beginning and the end.
-ONCE = ["--save_interval", "4"]
-SPEAKS = {**dict.fromkeys(("sft", "dpo", "dpo with adapters", "ppo"), "none"), "sft with adapters": "4"}
+ONCE = ["--save_interval", "4"]  # at the end
 SPOKEN = "--init_from sft --start Who? --max_new_tokens 12 --num_samples 3 --temperature 1".split()
 
 
