@@ -15,7 +15,7 @@ from benchmarks.timing import Benchmark, Result, Work, apart
 from jaxgpt import GPT, GPTConfig, generate
 from jaxgpt.decode.rows import bucket
 from jaxgpt.devices import start_devices
-from jaxgpt.model.attention import BLOCKS, causal
+from jaxgpt.model.attention import BLOCKS, in_blocks
 from jaxgpt.model.gpt import applied
 from jaxgpt.train import init_params
 
@@ -128,7 +128,7 @@ def _faster(count: int, results: Sequence[Result]) -> str:
 
 
 def ours(q: Float[Array, "B H T K"], k: Float[Array, "B H T K"], v: Float[Array, "B H T K"]) -> Float[Array, "B H T K"]:
-    return causal(q, k, v, q.shape[-1] ** -0.5)
+    return in_blocks(q, k, v, None, q.shape[-1] ** -0.5)
 
 
 def naive(

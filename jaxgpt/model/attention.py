@@ -1,6 +1,8 @@
 """Causal attention (Vaswani et al. 2017, section 3.2.1) behind one function."""
 
+from collections.abc import Iterator
 from functools import partial
+from itertools import accumulate
 from typing import Any
 
 import flax.struct
@@ -58,14 +60,13 @@ def attention(
         dropout_key = None
     if seen is None or seen.ndim == 2:
         # A symbolic length, which jax.export knows, can't be cut into blocks, nor has it a kernel.
-        if dropout_key is None and not autodiff and isinstance(q.shape[2], int):
-            return fast(q, k, v, seen, scale)
+        if not autodiff and isinstance(q.shape[2], int):
+            return fast(q, k, v, seen, scale, dropout_key, dropout_rate)
         seen = causal_mask(q.shape[2], seen)
     scores = wide_product("BHTK,BHSK->BHTS", q, k, autodiff=autodiff) * scale
     weights = jax.nn.softmax(jnp.where(seen, scores, NEVER))
     if dropout_key is not None:
-        kept = jax.random.bernoulli(dropout_key, 1 - dropout_rate, weights.shape)
-        weights = jnp.where(kept, weights / (1 - dropout_rate), 0)
+        weights = _drop(weights, jax.random.bernoulli(dropout_key, 1 - dropout_rate, weights.shape), dropout_rate)
     return jnp.einsum("BHTS,BHSK->BHTK", weights.astype(v.dtype), v)
 
 
@@ -134,96 +135,80 @@ def fast(
     v: Float[Array, "B H T K"],
     segment_ids: Int[Array, "B T"] | None,
     scale: float,
+    dropout_key: Array | None,
+    dropout_rate: float,
 ) -> Float[Array, "B H T K"]:
-    """Return causal attention by the platform's own kernel where one fits, and else `in_blocks`."""
-    ours, others = partial(in_blocks, scale=scale), kernels(q, segment_ids, scale)
-    arrays = (q, k, v, segment_ids)
-    return jax.lax.platform_dependent(*arrays, default=ours, **others) if others else ours(*arrays)
+    """Return causal attention by the platform's own kernel where one fits, which drops nothing, and else in blocks."""
+    arrays, others = (q, k, v, segment_ids), {} if dropout_key is not None else kernels(q, segment_ids, scale)
+    if others:
+        return jax.lax.platform_dependent(*arrays, default=partial(in_blocks, scale=scale), **others)
+    return in_blocks(*arrays, scale, dropout_key, dropout_rate)
 
 
-def in_blocks(q: Array, k: Array, v: Array, segment_ids: Array | None, scale: float) -> Array:
-    """Return causal attention, in segments if there are any, by our own means."""
-    return causal(q, k, v, scale) if segment_ids is None else segmented(q, k, v, segment_ids, scale)
-
-
-def _segmented(q: Array, k: Array, v: Array, segment_ids: Array, scale: float) -> Array:
-    """Return causal attention in segments, by the same blocks as without them."""
-    outs = []
-    for block in _blocks(q.shape[2]):
-        same = segment_ids[:, block.start : block.stop, None] == segment_ids[:, None, : block.stop]
-        weights = jax.nn.softmax(jnp.where(same[:, None], _scores(q, k, block, scale, "BHTS"), NEVER))
-        outs.append(jnp.einsum("BHTS,BHSK->BHTK", weights.astype(v.dtype), v[:, :, : block.stop]))
-    return jnp.concatenate(outs, 2)
-
-
-segmented = jax.custom_vjp(_segmented, nondiff_argnums=(4,))
-"""Of it, only what it is given is kept for the backward pass, not (B, H, T, T) weights."""
-
-
-def _segmented_forward(q: Array, k: Array, v: Array, segment_ids: Array, scale: float) -> tuple[Array, Any]:
-    return _segmented(q, k, v, segment_ids, scale), (q, k, v, segment_ids)
-
-
-def _segmented_backward(scale: float, kept: tuple[Array, ...], d_out: Array) -> tuple[Array, Array, Array, None]:
-    *arrays, segment_ids = kept
-    # All comes again, and not before it is needed.
-    _, pull = jax.vjp(lambda q, k, v: _segmented(q, k, v, segment_ids, scale), *(again(d_out, x) for x in arrays))
-    return *pull(d_out), None
-
-
-segmented.defvjp(_segmented_forward, _segmented_backward)
-
-
-@partial(jax.custom_vjp, nondiff_argnums=(3,))
-def causal(
-    q: Float[Array, "B H T K"], k: Float[Array, "B H T K"], v: Float[Array, "B H T K"], scale: float
+@partial(jax.custom_vjp, nondiff_argnums=(4, 6))
+def in_blocks(
+    q: Float[Array, "B H T K"],
+    k: Float[Array, "B H T K"],
+    v: Float[Array, "B H T K"],
+    segment_ids: Int[Array, "B T"] | None,
+    scale: float,
+    dropout_key: Array | None = None,
+    dropout_rate: float = 0.0,
 ) -> Float[Array, "B H T K"]:
-    """Return plain causal attention, keeping (B, H, T) numbers for the backward pass instead of (B, H, T, T).
+    """Return causal attention, keeping (B, H, T) numbers for the backward pass instead of (B, H, T, T).
 
-    The weights are computed again from the scores' log-sum-exp, as in Dao et al. 2022, section 3.1.
+    The weights are computed again from the scores' log-sum-exp, as in Dao et al. 2022, section 3.1, and what dropout
+    keeps of them is drawn again from its key.
     """
-    return _forward(q, k, v, scale)[0]
+    return _forward(q, k, v, segment_ids, scale, dropout_key, dropout_rate)[0]
 
 
-def _forward(q: Array, k: Array, v: Array, scale: float) -> tuple[Array, tuple[Array, ...]]:
+def _forward(
+    q: Array, k: Array, v: Array, segment_ids: Array | None, scale: float, key: Array | None, rate: float
+) -> tuple[Array, Any]:
     outs, sums = [], []
-    for block in _blocks(q.shape[2]):
-        scores = _scores(q, k, block, scale, "BHTS")
+    for block, stay in zip(_blocks(q.shape[2]), _kept(q, key, rate), strict=True):
+        scores = _scores(q, k, segment_ids, block, scale)
         top = scores.max(-1, keepdims=True)
         weights = jnp.exp(scores - top)
         total = weights.sum(-1, keepdims=True)
-        out = jnp.einsum("BHTS,BHSK->BHTK", weights.astype(v.dtype), v[:, :, : block.stop])
+        weights = _drop(weights, stay, rate).astype(v.dtype)
+        out = jnp.einsum("BHTS,BHSK->BHTK", weights, v[:, :, : block.stop])
         outs.append((out / total).astype(v.dtype))
         sums.append((top + jnp.log(total))[..., 0])
     out, log_sum = jnp.concatenate(outs, 2), jnp.concatenate(sums, 2)
-    return out, (q, k, v, out, log_sum)
+    return out, (q, k, v, segment_ids, key, out, log_sum)
 
 
-def _backward(scale: float, kept: tuple[Array, ...], d_out: Array) -> tuple[Array, Array, Array]:
-    q, k, v, out, log_sum = kept
-    # The scores come again, and not before they are needed.
+def _backward(scale: float, rate: float, kept: tuple[Any, ...], d_out: Array) -> tuple[Array | None, ...]:
+    q, k, v, segment_ids, key, out, log_sum = kept
+    # The scores come again, and what was dropped, and not before they are needed.
     q, k, v = (again(d_out, x) for x in (q, k, v))
+    if key is not None:
+        numbers = again(d_out, jax.random.key_data(key))
+        key = jax.random.wrap_key_data(numbers, impl=jax.random.key_impl(key))
     length = q.shape[2]
     # The sum over keys in softmax's derivative, taken over K instead.
     inner = (d_out.astype(jnp.float32) * out).sum(-1)
     d_q, d_k, d_v = [], jnp.zeros(k.shape, jnp.float32), jnp.zeros(v.shape, jnp.float32)
-    for block in _blocks(length):
+    for block, stay in zip(_blocks(length), _kept(q, key, rate), strict=True):
         seen, rows = slice(0, block.stop), slice(block.start, block.stop)
         rest = ((0, 0), (0, 0), (0, length - block.stop), (0, 0))
         # Keys before queries: so two of the three products that follow need no transposed copy.
-        weights = jnp.exp(_scores(q, k, block, scale, "BHST") - log_sum[:, :, None, rows])
+        stay = None if stay is None else stay.swapaxes(2, 3)
+        weights = jnp.exp(_scores(q, k, segment_ids, block, scale, keys_first=True) - log_sum[:, :, None, rows])
         d_rows = d_out[:, :, rows]
         d_weights = jnp.einsum("BHSK,BHTK->BHST", v[:, :, seen], d_rows, preferred_element_type=jnp.float32)
-        d_scores = (weights * (d_weights - inner[:, :, None, rows]) * scale).astype(q.dtype)
+        d_scores = weights * (_drop(d_weights, stay, rate) - inner[:, :, None, rows]) * scale
+        d_scores, weights = d_scores.astype(q.dtype), _drop(weights, stay, rate).astype(v.dtype)
         d_q.append(jnp.einsum("BHST,BHSK->BHTK", d_scores, k[:, :, seen]))
         # Over the blocks these are summed in f32, as within one.
         d_k += jnp.pad(jnp.einsum("BHST,BHTK->BHSK", d_scores, q[:, :, rows], preferred_element_type=jnp.float32), rest)
-        weights = weights.astype(v.dtype)
         d_v += jnp.pad(jnp.einsum("BHST,BHTK->BHSK", weights, d_rows, preferred_element_type=jnp.float32), rest)
-    return jnp.concatenate(d_q, 2), d_k.astype(k.dtype), d_v.astype(v.dtype)
+    return jnp.concatenate(d_q, 2), d_k.astype(k.dtype), d_v.astype(v.dtype), None, None
 
 
-causal.defvjp(_forward, _backward)
+in_blocks.defvjp(_forward, _backward)
 
 
 def _blocks(length: int) -> list[range]:
@@ -232,9 +217,29 @@ def _blocks(length: int) -> list[range]:
     return [range(start, min(start + size, length)) for start in range(0, length, size)]
 
 
-def _scores(q: Array, k: Array, block: range, scale: float, axes: str) -> Array:
+def _scores(
+    q: Array, k: Array, segment_ids: Array | None, block: range, scale: float, keys_first: bool = False
+) -> Array:
     """Return the f32 scores of a block of queries with the keys up to the block's end, as BHTS or BHST."""
-    queries, keys = q[:, :, block.start : block.stop], k[:, :, : block.stop]
-    scores = wide_product(f"BHTK,BHSK->{axes}", queries, keys) * scale
-    seen = jnp.arange(block.start, block.stop)[:, None] >= jnp.arange(block.stop)
-    return jnp.where(seen if axes == "BHTS" else seen.T, scores, NEVER)
+    axes = "BHST" if keys_first else "BHTS"
+    rows, keys = slice(block.start, block.stop), slice(0, block.stop)
+    scores = wide_product(f"BHTK,BHSK->{axes}", q[:, :, rows], k[:, :, keys]) * scale
+    seen = (jnp.arange(block.start, block.stop)[:, None] >= jnp.arange(block.stop))[None]
+    if segment_ids is not None:
+        seen &= segment_ids[:, rows, None] == segment_ids[:, None, keys]
+    return jnp.where((seen.swapaxes(1, 2) if keys_first else seen)[:, None], scores, NEVER)
+
+
+def _kept(q: Array, key: Array | None, rate: float) -> Iterator[Array | None]:
+    """Return which weights of each block dropout keeps, as BHTS; None for all. All are drawn at once."""
+    blocks = _blocks(q.shape[2])
+    if key is None:
+        return iter([None] * len(blocks))
+    ends = list(accumulate(len(block) * block.stop for block in blocks))
+    drawn = jax.random.bernoulli(key, 1 - rate, (*q.shape[:2], ends[-1]))
+    parts = zip(blocks, jnp.split(drawn, ends[:-1], -1), strict=True)
+    return (part.reshape(*q.shape[:2], len(block), block.stop) for block, part in parts)
+
+
+def _drop(x: Array, kept: Array | None, rate: float) -> Array:
+    return x if kept is None else jnp.where(kept, x / (1 - rate), 0)

@@ -113,7 +113,7 @@ def after(known: Array, x: Array) -> Array:
     an order, but not a zero, which may be NaN: then `known`, a gradient, is not finite anyway.
     """
     return jax.lax.platform_dependent(
-        x, known, cpu=lambda x, known: x + 0 * known[(0,) * known.ndim].astype(x.dtype), default=lambda x, known: x
+        x, known, cpu=lambda x, known: x + (0 * known[(0,) * known.ndim]).astype(x.dtype), default=lambda x, known: x
     )
 
 

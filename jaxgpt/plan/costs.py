@@ -98,16 +98,15 @@ def memory(work: Work, mesh: Sizes) -> dict[str, float]:
     scores = own * config.n_head / tensor * work.length
     block += 4 * own * config.n_head / tensor  # the scores' log-sum-exp
     block += 2 * own * config.n_embd * (config.resid_pdrop > 0)  # dropout's masks
-    if config.attn_pdrop > 0:
-        block += scores * (5 + work.width)
     kept = own * work.width * config.n_embd
     share = work.kept_share(mesh)
     activations = config.n_layer * (kept + share * (block - kept))
     logits = 4 * own * config.vocab_size / tensor
     loss = 2 * logits / min(max(-(-logits // PART_BYTES), 1), MOST_PARTS, work.length)
     again, temporary = (1 - share) * block, 0.0
-    if not work.kernel and config.attn_pdrop == 0:
+    if not work.kernel:
         temporary += 3 * scores  # a quarter of the queries, in f32, three times
+        temporary += 5 * scores * (config.attn_pdrop > 0)  # a layer's random bits: 8 bytes for 5/8 of the scores
     if mesh.fsdp > 1 or tensor > 1:
         # Both ends of the model share the table, whose gradient is there before it is scattered or exchanged.
         temporary += 4 * table

@@ -1,5 +1,6 @@
 """Attention: the textbook's formula, causal or under any mask, finite where nothing may be attended to."""
 
+from collections.abc import Callable
 from functools import partial
 
 import jax
@@ -75,21 +76,50 @@ def test_causal_in_blocks_has_the_values_and_gradients_of_the_whole(length: int,
         np.testing.assert_allclose(some, all, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.usefixtures("unchecked_types")  # the shapes that `make_jaxpr` gives are no arrays
 @pytest.mark.parametrize("packed", [True, False])
-def test_half_of_the_scores_are_never_computed(packed: bool):
-    q, segment_ids = draw(1, 1, 512, K), jnp.ones((1, 512), jnp.int32)
+@pytest.mark.parametrize("length", [1, 33, 130])
+def test_dropout_in_blocks_has_the_values_and_gradients_of_the_whole(length: int, packed: bool):
+    shape, rate = (2, 2, length, length), 0.4
+    q, k, v, d_out = (draw(*shape, seed=i) for i in range(4))
+    segment_ids = jnp.broadcast_to(jnp.arange(length) // (length // 3 + 1), (2, length))
+    drop = partial(attention, seen=segment_ids if packed else None, scale=0.2, dropout_rate=rate)
+    drop = partial(drop, dropout_key=jax.random.key(7))
+    mask = jnp.tri(length, dtype=bool)
+    mask &= segment_ids[:, None, :, None] == segment_ids[:, None, None, :] if packed else True
+    eye = jnp.broadcast_to(jnp.eye(length), shape)  # of which attention makes the weights themselves
+    kept = drop(q, k, eye) != 0
+    count = int(jnp.broadcast_to(mask, shape).sum())
+    assert kept.sum() / count == pytest.approx(1 - rate, abs=5 * (rate * (1 - rate) / count) ** 0.5)
 
-    def loss(q: jax.Array) -> jax.Array:
-        return attention(q, q, q, segment_ids if packed else None, scale=1.0).sum()
+    def dropped(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
+        return (whole(q, k, eye, mask, 0.2) * kept / (1 - rate)) @ v
 
-    program = jax.jit(jax.grad(loss)).lower(q).as_text()
+    for attend in (drop, jax.jit(drop)):
+        (out, pull), (all_out, all_pull) = (jax.vjp(one, q, k, v) for one in (attend, dropped))
+        for some, all in zip((out, *pull(d_out)), (all_out, *all_pull(d_out)), strict=True):
+            np.testing.assert_allclose(some, all, rtol=1e-4, atol=1e-5)
+
+
+def in_half(packed: bool, dropped: bool) -> Callable[[jax.Array], jax.Array]:
+    """Return attention of (1, 1, 512, K) queries that are keys and values, too."""
+    segment_ids, key = (jnp.ones((1, 512), jnp.int32) if packed else None), jax.random.key(0)
+    return lambda q: attention(q, q, q, segment_ids, scale=1.0, dropout_rate=0.1 * dropped, dropout_key=key)
+
+
+@pytest.mark.usefixtures("unchecked_types")  # the shapes that `make_jaxpr` gives are no arrays
+@pytest.mark.parametrize("dropped", [True, False])
+@pytest.mark.parametrize("packed", [True, False])
+def test_half_of_the_scores_are_never_computed(packed: bool, dropped: bool):
+    attend = in_half(packed, dropped)
+    program = jax.jit(jax.grad(lambda q: attend(q).sum())).lower(draw(1, 1, 512, K)).as_text()
     assert "128x512xf32" in program and "512x512x" not in program
 
 
-def test_packed_rows_keep_no_weights_for_the_backward_pass():
-    q, segment_ids = draw(1, 1, 512, K), jnp.ones((1, 512), jnp.int32)
-    kept = jax.eval_shape(lambda q: jax.vjp(lambda q: attention(q, q, q, segment_ids, scale=1.0), q)[1], q)
+@pytest.mark.parametrize("dropped", [True, False])
+@pytest.mark.parametrize("packed", [True, False])
+def test_no_weights_are_kept_for_the_backward_pass(packed: bool, dropped: bool):
+    q = draw(1, 1, 512, K)
+    kept = jax.eval_shape(lambda q: jax.vjp(in_half(packed, dropped), q)[1], q)
     assert sum(leaf.size for leaf in jax.tree.leaves(kept)) <= 5 * q.size
 
 

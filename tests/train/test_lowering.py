@@ -147,7 +147,7 @@ def test_in_f32_there_is_no_kernel(platform: str):
         *(("cuda", name) for name in ("plain", "thin", "packed", "dropout", "accumulated", "reward", "dpo")),
     ],
 )
-def test_no_product_of_the_bf16_step_has_an_f32_operand(platform: str, what: str):
+def test_the_bf16_step_multiplies_no_f32_and_holds_no_scores(platform: str, what: str):
     config = replace(CONFIG, attn_pdrop=0.1, resid_pdrop=0.1) if what == "dropout" else CONFIG
     config = replace(config, n_head=32) if what == "thin" else config  # heads of 4, for which there is no kernel
     model, accumulate, batch = GPT(config, jnp.bfloat16), 1, rows()
@@ -160,6 +160,7 @@ def test_no_product_of_the_bf16_step_has_an_f32_operand(platform: str, what: str
         accumulate, batch = 2, rows(2 * B)
     step = Lowered(platform, config, objective, batch, accumulate=accumulate)
     assert step.multiplied == {"bf16"}
+    assert f"tensor<{B}x{config.n_head}x{T}x{T}x" not in step.text
     assert (step.calls == []) == (what in ("thin", "dropout"))
 
 
