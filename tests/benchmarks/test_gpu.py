@@ -11,7 +11,7 @@ from benchmarks.timing import measure
 from jaxgpt.model.config import GPTConfig
 
 CONFIG = GPTConfig(vocab_size=97, n_positions=64, n_embd=32, n_layer=2, n_head=2, bos_token_id=None, eos_token_id=None)
-FLAGS = replace(gpu.SMALL, preset="shakespeare-char-cpu", tokenizer="char", block_size=16)
+FLAGS = replace(gpu.SMALL, preset="shakespeare-char-cpu", tokenizer="char", block_size=16, n_layer=1)
 
 
 def test_the_largest_number_of_rows_that_fits_is_found():
