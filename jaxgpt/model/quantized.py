@@ -87,7 +87,9 @@ class DecodingMatrix:
         elif platform() == "cpu":
             out = self._on_cpu(rows.astype(jnp.float32))
         else:
-            out = jnp.matmul(rows, self.dense().astype(x.dtype).T, preferred_element_type=jnp.float32)
+            weights, late = _with_late_scale(self.values, self.scale)
+            out = jnp.matmul(rows, weights.astype(x.dtype).T, preferred_element_type=jnp.float32)
+            out = out if late is None else out * late
         return out.reshape(*x.shape[:-1], -1)
 
     def _of_integers(self, rows: Float[Array, "N I"]) -> Float[Array, "N O"]:
@@ -105,9 +107,8 @@ class DecodingMatrix:
             # Ties the weights to the rows: or else XLA moves the cast, the same in every step, out of a loop, which
             # then reads f32. Without a cast it would only make copies.
             values, scale, rows = jax.lax.optimization_barrier((values, scale, rows))
-        # One factor an output can wait until after the sum, and the cast alone fuses into it.
-        late = None if scale is None or scale.shape[1] > 1 else scale[:, 0]
-        weights = (_scaled(values, scale) if late is None else _unpacked(values)).astype(jnp.float32)
+        weights, late = _with_late_scale(values, scale)
+        weights = weights.astype(jnp.float32)
         if 1 < len(rows) <= MOST_ROWS:
             out = (weights[:, None] * rows).sum(-1).T
         elif len(rows) == 1 and scale is None:  # a product of matrices would, with a bias added to it, transpose W
@@ -175,16 +176,19 @@ def cast_matrices(params: Any, *, dtype: DTypeLike, rows: int = 0) -> Any:
         dtype: to compute in.
         rows: that a step reads, where many steps follow. In f32 a CPU reads the matrices fastest that are stored by
             outputs: of a single row those with more inputs than outputs, and of several rows all of them. To store
-            them so takes as long as one such step, or two or three.
+            them so takes as long as one such step, or two or three. A GPU reads all of them so for a single row: else
+            XLA makes of a product of c_proj's an array of its own, as large as the matrix, and sums that.
     """
 
     def cast(x: Any) -> Any:
         return x if isinstance(x, DecodingMatrix) else jnp.asarray(x, x.dtype if x.ndim == 1 else dtype)
 
     params = jax.tree.map(cast, params, is_leaf=_is_matrix)
-    if rows == 0 or dtype != jnp.float32 or platform() != "cpu":
-        return params
-    return map_matrices(params, DecodingMatrix, lambda outputs, inputs: rows > 1 or inputs > outputs)
+    if platform() == "gpu" and rows == 1:
+        return map_matrices(params, DecodingMatrix)
+    if platform() == "cpu" and rows > 0 and dtype == jnp.float32:
+        return map_matrices(params, DecodingMatrix, lambda outputs, inputs: rows > 1 or inputs > outputs)
+    return params
 
 
 def check_params(config: GPTConfig, params: Any) -> None:
@@ -270,6 +274,19 @@ def _scaled(values: Num[Array, "*N J"], scale: Float[Array, "*N G"] | None) -> F
         return values
     grouped = values.astype(jnp.float32).reshape(*scale.shape, -1)
     return (grouped * scale[..., None]).reshape(values.shape)
+
+
+def _with_late_scale(
+    values: Num[Array, "O J"], scale: Float[Array, "O G"] | None
+) -> tuple[Num[Array, "O I"], Float[Array, " O"] | None]:
+    """Return what to multiply with, and what to multiply the product with: None where that can't wait so long.
+
+    One factor an output can, and a cast alone fuses into products: compiled for an H100, scaled weights were written to
+    memory in bf16 and read again, five times the bytes of int8.
+    """
+    if scale is None or scale.shape[1] > 1:
+        return _scaled(values, scale), None
+    return _unpacked(values), scale[:, 0]
 
 
 def _is_matrix(x: Any) -> bool:
