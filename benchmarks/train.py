@@ -40,6 +40,7 @@ def benchmarks() -> list[Benchmark]:
     return [
         _benchmark("train-cpu", CPU, 20),
         _benchmark("train-char", CHAR, 2),
+        _benchmark("train-char-dropout", replace(CHAR, dropout=0.2), 2),
         _benchmark("train-124m", GPT2, 1),
         _benchmark("train-124m-1024", GPT2_LONG, 1),
         Benchmark(
@@ -66,7 +67,8 @@ def sizes(flags: PretrainConfig) -> tuple[GPTConfig, int]:
 
 def describe(flags: PretrainConfig) -> str:
     config, length = sizes(flags)
-    return f"{config.n_layer} layers of width {config.n_embd}, batch {flags.batch_size} × {length}"
+    rate = f", dropout {flags.dropout}" if flags.dropout else ""
+    return f"{config.n_layer} layers of width {config.n_embd}, batch {flags.batch_size} × {length}{rate}"
 
 
 def begin(flags: PretrainConfig) -> tuple[Pretrain, Trainer]:
