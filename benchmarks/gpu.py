@@ -65,8 +65,7 @@ def training(name: str, flags: PretrainConfig, device: str, tokens: int = TOKENS
         OURS: partial(fitting, partial(_ours, flags, tokens, device), tokens // sizes(flags)[1]),
         PYTORCH: partial(fitting, partial(_pytorch, flags, tokens, device), tokens // sizes(flags)[1]),
     }
-    rate = "" if flags.dropout == 0 else f", dropout {flags.dropout}"
-    what = f"{describe(flags).partition(', batch')[0]}, T {sizes(flags)[1]:,}{rate}, bf16, the largest batch that fits"
+    what = f"{describe(flags, 'the largest batch that fits')}, bf16"
     remark = partial(_utilisation, flags, device)
     return Benchmark(name, what, f"{tokens:,} tokens", 1, makes, tokens=tokens, alone=True, remark=remark)
 
@@ -80,7 +79,7 @@ def packing(name: str, flags: PretrainConfig, device: str, tokens: int = TOKENS)
         ),
         f"{OURS}, one text a row": partial(fitting, partial(_ours, flags, tokens, device), rows),
     }
-    what = f"{describe(flags).partition(', batch')[0]}, T {sizes(flags)[1]:,}, bf16, padding counted"
+    what = f"{describe(flags, 'the largest batch that fits')}, bf16, padding counted"
     return Benchmark(name, what, f"{tokens:,} tokens", 1, makes, tokens=tokens, alone=True)
 
 

@@ -65,10 +65,11 @@ def sizes(flags: PretrainConfig) -> tuple[GPTConfig, int]:
     return config, flags.block_size or config.n_positions
 
 
-def describe(flags: PretrainConfig) -> str:
+def describe(flags: PretrainConfig, batch: str = "") -> str:
+    """Return a line on what is trained; `batch` says how many rows it has if the flags don't."""
     config, length = sizes(flags)
     rate = f", dropout {flags.dropout}" if flags.dropout else ""
-    return f"{config.n_layer} layers of width {config.n_embd}, batch {flags.batch_size} × {length}{rate}"
+    return f"{config.n_layer} layers of width {config.n_embd}, {batch or f'batch {flags.batch_size}'} × {length}{rate}"
 
 
 def begin(flags: PretrainConfig) -> tuple[Pretrain, Trainer]:

@@ -1,6 +1,5 @@
 """Causal attention (Vaswani et al. 2017, section 3.2.1) behind one function."""
 
-from collections.abc import Iterator
 from functools import partial
 from itertools import accumulate
 from typing import Any
@@ -61,7 +60,10 @@ def attention(
     if seen is None or seen.ndim == 2:
         # A symbolic length, which jax.export knows, can't be cut into blocks, nor has it a kernel.
         if not autodiff and isinstance(q.shape[2], int):
-            return fast(q, k, v, seen, scale, dropout_key, dropout_rate)
+            others = kernels(q, seen, scale) if dropout_key is None else {}  # which drop nothing
+            if not others:
+                return in_blocks(q, k, v, seen, scale, dropout_key, dropout_rate)
+            return jax.lax.platform_dependent(q, k, v, seen, default=partial(in_blocks, scale=scale), **others)
         seen = causal_mask(q.shape[2], seen)
     scores = wide_product("BHTK,BHSK->BHTS", q, k, autodiff=autodiff) * scale
     weights = jax.nn.softmax(jnp.where(seen, scores, NEVER))
@@ -127,22 +129,6 @@ def causal_mask(length: int, segment_ids: Int[Array, "B T"] | None) -> Bool[Arra
     if segment_ids is not None:
         mask &= segment_ids[:, :, None] == segment_ids[:, None, :]
     return mask[:, None]
-
-
-def fast(
-    q: Float[Array, "B H T K"],
-    k: Float[Array, "B H T K"],
-    v: Float[Array, "B H T K"],
-    segment_ids: Int[Array, "B T"] | None,
-    scale: float,
-    dropout_key: Array | None,
-    dropout_rate: float,
-) -> Float[Array, "B H T K"]:
-    """Return causal attention by the platform's own kernel where one fits, which drops nothing, and else in blocks."""
-    arrays, others = (q, k, v, segment_ids), {} if dropout_key is not None else kernels(q, segment_ids, scale)
-    if others:
-        return jax.lax.platform_dependent(*arrays, default=partial(in_blocks, scale=scale), **others)
-    return in_blocks(*arrays, scale, dropout_key, dropout_rate)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(4, 6))
@@ -230,15 +216,15 @@ def _scores(
     return jnp.where((seen.swapaxes(1, 2) if keys_first else seen)[:, None], scores, NEVER)
 
 
-def _kept(q: Array, key: Array | None, rate: float) -> Iterator[Array | None]:
+def _kept(q: Array, key: Array | None, rate: float) -> list[Array | None]:
     """Return which weights of each block dropout keeps, as BHTS; None for all. All are drawn at once."""
     blocks = _blocks(q.shape[2])
     if key is None:
-        return iter([None] * len(blocks))
+        return [None] * len(blocks)
     ends = list(accumulate(len(block) * block.stop for block in blocks))
     drawn = jax.random.bernoulli(key, 1 - rate, (*q.shape[:2], ends[-1]))
     parts = zip(blocks, jnp.split(drawn, ends[:-1], -1), strict=True)
-    return (part.reshape(*q.shape[:2], len(block), block.stop) for block, part in parts)
+    return [part.reshape(*q.shape[:2], len(block), block.stop) for block, part in parts]
 
 
 def _drop(x: Array, kept: Array | None, rate: float) -> Array:

@@ -8,12 +8,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import pytest
-from flax.traverse_util import unflatten_dict
 
 from jaxgpt.decode.engine import decoder
 from jaxgpt.decode.sampling_config import Sampling
 from jaxgpt.decode.step import DecodeState, decode
-from jaxgpt.model.atlas import parameters
+from jaxgpt.model.atlas import map_parameters
 from jaxgpt.model.cache import KVCache
 from jaxgpt.model.config import GPTConfig
 from jaxgpt.model.quantized import cast_matrices, quantize
@@ -29,7 +28,7 @@ BF16, EIGHT_BITS = (("bf16", 1), ("bf16", 8)), (("int8", 1), ("int8", 8), ("w8a8
 
 def arguments(kind: str, rows: int) -> tuple[Any, ...]:
     """Return what `decode` takes: parameters, cache, tokens so far, and where to end."""
-    params = unflatten_dict({one.path: jnp.zeros(one.shape) for one in parameters(CONFIG)})
+    params = map_parameters(CONFIG, lambda parameter: jnp.zeros(parameter.shape))
     params = cast_matrices(params if kind == "bf16" else quantize(params, kind), dtype=jnp.bfloat16, rows=rows)
     start, tokens = jnp.zeros(rows, jnp.int32), jnp.zeros((rows, SLOTS), jnp.int32)
     cache = KVCache.empty(CONFIG, start, SLOTS, jnp.bfloat16, new=False)
