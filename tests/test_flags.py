@@ -229,7 +229,7 @@ def test_every_name_is_one_and_every_number_has_a_range(record):
     hints = typing.get_type_hints(record, include_extras=True)
     known = {name: kinds(hint) for name, hint in hints.items() if name not in OTHERS}
     for name, found in known.items():
-        assert not {int, str} & set(found), name
+        assert not ({int, str, float} if record in STAGE_FLAGS else {int, str}) & set(found), name
         for whole in (part for kind in found for part in typing.get_args(kind) if isinstance(part, Whole)):
             for value in (whole.least - 1, whole.most + 1, 10**12, 10**400):
                 with pytest.raises(UsageError, match=f"{name} is {shown(value)}"):
@@ -240,6 +240,7 @@ def test_every_name_is_one_and_every_number_has_a_range(record):
     ("given", "message"),
     [
         ({"dataset": 5}, "dataset is 5; it must be a text"),
+        ({"dataset": []}, "dataset is empty; it must be a data set, or several"),
         ({"dataset": range(10**12)}, "dataset is 0; it must be a text"),
         ({"dataset": itertools.repeat("a.txt")}, "dataset is repeat('a.txt'); it must be at most 4096 values"),
         (

@@ -11,6 +11,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
+from jaxgpt import checks
 from jaxgpt.errors import UsageError, did_you_mean
 from jaxgpt.files import read_json
 from jaxgpt.hf.convert import full_name
@@ -145,7 +146,7 @@ def _read_lora(values: Mapping[str, Any], config: GPTConfig) -> LoRA:
         raise UsageError(f"modules_to_save is {modules!r}; only {SCORE!r} can be saved with adapters")
     return LoRA(
         rank=values.get("r", 8),
-        alpha=values.get("lora_alpha", 8),
+        alpha=checks.real("lora_alpha", values.get("lora_alpha", 8), "a number"),
         dropout=values.get("lora_dropout", 0.0),
         targets=_read_targets(values.get("target_modules"), config),
     )

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
-from jaxgpt import checks
 from jaxgpt.errors import UsageError, did_you_mean
+from jaxgpt.flags import Rate, Real, Rows, check_ranges
 from jaxgpt.model.atlas import ROWS, axes
 
 ADAPTABLE = {
@@ -19,6 +20,7 @@ TARGETS = tuple(dict.fromkeys(name for module in ADAPTABLE for name in (module, 
 """Names that adapters may ask for: as in PEFT, modules' names or what these end with; "c_proj" names two."""
 
 ALPHA_LIMIT = 2**20
+Alpha = Annotated[float, Real(lambda x: 0 < x <= ALPHA_LIMIT, f"a number above 0 and up to {ALPHA_LIMIT}")]
 
 
 @dataclass(frozen=True)
@@ -35,25 +37,18 @@ class LoRA:
         UsageError: a value out of range; the message names the field, the value and what is valid.
     """
 
-    rank: int = 8
-    alpha: int | float = 16
-    dropout: float = 0.0
+    rank: Rows = 8
+    alpha: Alpha = 16.0
+    dropout: Rate = 0.0
     targets: tuple[str, ...] = ("c_attn", "c_proj", "c_fc")
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "rank", checks.whole("LoRA's rank", self.rank, 1))
-        if type(self.alpha) not in (int, float) or not 0 < self.alpha <= ALPHA_LIMIT:
-            raise UsageError(f"LoRA's alpha is {self.alpha!r}; it must be a number above 0 and up to {ALPHA_LIMIT}")
-        if type(self.dropout) not in (int, float) or not 0 <= self.dropout < 1:
-            raise UsageError(f"LoRA's dropout is {self.dropout!r}; a dropout rate lies in [0, 1)")
-        if not isinstance(self.targets, list | tuple):
-            raise checks.refusal("LoRA's targets", self.targets, f"several of {', '.join(TARGETS)}")
-        object.__setattr__(self, "targets", tuple(self.targets))
+        check_ranges(self)
         if not self.targets:
             raise UsageError(f"LoRA has no targets; valid are {', '.join(TARGETS)}")
         for name in self.targets:
             if name not in TARGETS:
-                hint = did_you_mean(str(name), TARGETS)
+                hint = did_you_mean(name, TARGETS)
                 raise UsageError(f"LoRA's target {name!r} is no matrix; valid are {', '.join(TARGETS)}{hint}")
 
     @property

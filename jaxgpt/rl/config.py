@@ -10,6 +10,10 @@ from jaxgpt.errors import UsageError
 from jaxgpt.flags import Count, NotNegative, Positive, Probability, Rows, check_ranges, flag
 
 KLEstimator = Literal["k1", "k3"]
+HORIZON = 1000.0
+"""Responses over which the KL coefficient adapts where nothing else is asked for."""
+KL_ERROR = 0.2
+"""The largest relative error of the divergence that moves the KL coefficient."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +47,9 @@ class PPOConfig:
         None, "divergence of a whole response, in nats, that kl_coef adapts to", group="objective"
     )
     kl_horizon: Positive | None = flag(
-        None, "with kl_target, responses over which kl_coef adapts; none: 1000", group="objective"
+        None,
+        f"with kl_target, responses over which kl_coef adapts; none: {HORIZON:g}",
+        group="objective",
     )
     kl_estimator: KLEstimator = flag("k1", "k1: unbiased; k3: also never negative, of less variance", group="objective")
     whiten_rewards: bool = flag(False, "scale tokens' rewards to variance 1, keeping their mean", group="objective")
@@ -76,6 +82,9 @@ class PPOConfig:
             raise UsageError(f"kl_horizon {self.kl_horizon}: only with kl_target, without which kl_coef is fixed")
         if self.kl_target is not None and self.kl_coef == 0:
             raise UsageError(f"kl_target {self.kl_target}: kl_coef is 0, and a factor can't adapt it; begin above 0")
+        if self.kl_target is not None and self.horizon <= (least := KL_ERROR * self.rollout_size):
+            above = f"it must be above {least:g}, {KL_ERROR:g} of rollout_size {self.rollout_size}"
+            raise UsageError(f"kl_horizon is {self.horizon:g}; {above}, or an iteration could make kl_coef negative")
 
     def _check_grpo(self) -> None:
         if self.responses_per_prompt < 2:
@@ -85,6 +94,11 @@ class PPOConfig:
                      "value_clip", "value_coef"):  # fmt: skip
             if getattr(self, name) != defaults[name]:
                 raise UsageError(f"{name} {getattr(self, name)}: only with algorithm ppo")
+
+    @property
+    def horizon(self) -> float:
+        """Responses over which the KL coefficient adapts."""
+        return HORIZON if self.kl_horizon is None else self.kl_horizon
 
     @property
     def responses_per_prompt(self) -> int:

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float
 
-from jaxgpt.rl.config import KLEstimator
+from jaxgpt.rl.config import KL_ERROR, KLEstimator
 
 Number = TypeVar("Number", float, Array)
 
@@ -32,10 +32,11 @@ def estimate_kl(
 def next_coefficient(coefficient: Number, measured: float, *, target: float, horizon: float, responses: int) -> Number:
     """Return the coefficient after `responses` more (Ziegler et al. 2019, section 2.2).
 
-    It grows or shrinks with the relative error, cut to ±0.2: by that part of itself in `horizon` responses. A
-    divergence that is not finite leaves it as it is.
+    It grows or shrinks with the relative error, cut to ±`KL_ERROR`: by that part of itself in `horizon` responses, so
+    it stays positive where `horizon` is above `KL_ERROR` · `responses`. A divergence that is not finite leaves it as it
+    is.
     """
     if not math.isfinite(measured):
         return coefficient
-    error = min(max(measured / target - 1, -0.2), 0.2)
+    error = min(max(measured / target - 1, -KL_ERROR), KL_ERROR)
     return coefficient * (1 + error * responses / horizon)

@@ -21,9 +21,6 @@ from jaxgpt.rl.rollout import Rollout
 from jaxgpt.train.state import TrainState
 from jaxgpt.train.step import Step, StepMetrics
 
-HORIZON = 1000.0
-"""Responses over which the KL coefficient adapts where nothing else is asked for."""
-
 
 def run_ppo(
     step: Step,
@@ -72,7 +69,7 @@ def run_ppo(
             state, metrics = step(state, put(batch))
             seen.append(metrics)
         if target is not None:
-            how = {"target": target, "horizon": config.kl_horizon or HORIZON, "responses": config.rollout_size}
+            how = {"target": target, "horizon": config.horizon, "responses": config.rollout_size}
             state = replace(state, carried=next_coefficient(state.carried, found.metrics["kl"], **how))
         done += 1
         yield done, state, _summary(seen, found.metrics)

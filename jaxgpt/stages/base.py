@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
-from jaxgpt import evaluate, model, objectives, runs, train
+from jaxgpt import checks, evaluate, model, objectives, runs, train
 from jaxgpt.devices import (
     compute_dtype,
     describe_devices,
@@ -82,9 +82,13 @@ class Stage(Generic[FlagsT]):
             given: flags by their names.
 
         Raises:
-            UsageError: a value out of range, or two that contradict each other.
+            UsageError: a value out of range, two that contradict each other, flags of another stage, or both kinds.
         """
-        self.flags = self.Flags(**given) if flags is None else flags
+        if flags is not None and given:
+            raise UsageError(f"{type(self).__name__} takes all flags in a record or by their names, not both")
+        self.flags = (
+            self.Flags(**given) if flags is None else checks.instance("flags", flags, self.Flags, self.Flags.__name__)
+        )
         self.optimizer, self._objective = optimizer, objective
         self._run: str | None = None  # the name that a run's checkpoints hold; a new one gets its own
 

@@ -18,7 +18,7 @@ from jaxgpt.devices import is_first
 from jaxgpt.errors import UsageError
 from jaxgpt.flags import Count, PathName, Positive, Rate, Rows, Share, flag
 from jaxgpt.model.atlas import Parameter, count, parameters
-from jaxgpt.model.lora_config import LoRA
+from jaxgpt.model.lora_config import Alpha, LoRA
 from jaxgpt.runs.folder import BASE
 from jaxgpt.runs.manifest import latest
 from jaxgpt.stages.base import Record, Stage
@@ -89,7 +89,7 @@ class FineTuneConfig(RunConfig):
         on_resume="fixed",
         group="model",
     )
-    lora_alpha: float | None = flag(
+    lora_alpha: Alpha | None = flag(
         None, "weight of the adapters; none: twice their rank", on_resume="fixed", group="model"
     )
     lora_dropout: Rate = flag(0.0, "dropout rate of the adapters' inputs", group="model")
@@ -128,7 +128,7 @@ class FineTuneConfig(RunConfig):
         """The adapters to train, if any."""
         if self.lora_rank is None:
             return None
-        alpha = 2 * self.lora_rank if self.lora_alpha is None else self.lora_alpha
+        alpha = 2.0 * self.lora_rank if self.lora_alpha is None else self.lora_alpha
         targets = tuple(name.strip() for name in self.lora_targets.split(","))
         return LoRA(rank=self.lora_rank, alpha=alpha, dropout=self.lora_dropout, targets=targets)
 

@@ -108,6 +108,8 @@ class PretrainConfig(SampleConfig, RunConfig):
         super().__post_init__()
         if not isinstance(self.dataset, str):
             several = tuple(self.dataset)
+            if not several:
+                raise UsageError("dataset is empty; it must be a data set, or several")
             object.__setattr__(self, "dataset", several[0] if len(several) == 1 else several)
         weights, count = self.dataset_weights, len(self.datasets)
         if weights is not None and (count == 1 or len(weights) != count):

@@ -29,7 +29,7 @@ CONFIG = GPTConfig(
     bos_token_id=None, eos_token_id=None, pad_token_id=0,
 )  # fmt: skip
 SCORING = replace(CONFIG, labels=("ham", "spam", "other"))
-LORA = LoRA(rank=3, alpha=5, dropout=0.1)
+LORA = LoRA(rank=3, alpha=5.0, dropout=0.1)
 TOKENS = np.arange(1, 17, dtype=np.int32)[None]
 
 
@@ -100,7 +100,7 @@ def test_what_peft_saves_is_read(tmp_path, logits, targets):
     model = get_peft_model(GPT2LMHeadModel.from_pretrained(tmp_path), settings)
     model.save_pretrained(tmp_path / "adapters")
     lora, adapters = load_adapters(tmp_path / "adapters", CONFIG)
-    assert replace(lora, targets=("c_attn",)) == LoRA(rank=3, alpha=5, dropout=0.1, targets=("c_attn",))
+    assert replace(lora, targets=("c_attn",)) == LoRA(rank=3, alpha=5.0, dropout=0.1, targets=("c_attn",))
     assert_close(logits(merge(join(BASE, adapters), lora)), theirs(model))
 
 

@@ -208,13 +208,14 @@ def test_dropout_is_one_on_average(whole):
         ({"rank": 2.0}, r"rank is 2\.0"),
         ({"rank": True}, r"rank is True"),
         ({"alpha": 0.0}, r"alpha is 0\.0; it must be a number above 0"),
-        ({"alpha": 10**400}, r"alpha is 10{400}; "),
+        ({"alpha": 10**400}, r"alpha is 10{76}\.\.\.; "),
         ({"alpha": math.nan}, r"alpha is nan"),
         ({"alpha": "8"}, r"alpha is '8'"),
-        ({"dropout": 1.0}, r"dropout is 1\.0; a dropout rate lies in \[0, 1\)"),
+        ({"dropout": 1.0}, r"dropout is 1\.0; it must be in \[0, 1\)"),
         ({"targets": ()}, r"no targets; valid are attn\.c_attn, c_attn, attn\.c_proj, c_proj"),
         ({"targets": ("c_attn", "q_proj")}, r"'q_proj' is no matrix; valid are .*did you mean 'c_proj'"),
         ({"targets": ("wte",)}, r"'wte' is no matrix"),
+        ({"targets": 5}, r"targets is 5; it must be a text"),
     ],
 )
 def test_bad_values_are_named(values, message):

@@ -31,6 +31,11 @@ def test_flags_are_read():
         ({"algorithm": "grpo", "lam": 0.9}, "lam 0.9: only with algorithm ppo"),
         ({"algorithm": "grpo", "kl_target": 6.0}, "kl_target 6.0: only with algorithm ppo"),
         ({"kl_target": 6.0, "kl_coef": 0.0}, "kl_target 6.0: kl_coef is 0"),
+        (
+            {"kl_target": 6.0, "kl_horizon": 12.8},
+            "kl_horizon is 12.8; it must be above 12.8, 0.2 of rollout_size 64, or",
+        ),
+        ({"kl_target": 6.0, "rollout_size": 5008}, "kl_horizon is 1000; it must be above 1001.6"),
         ({"missing_end_penalty": -1.0}, "missing_end_penalty is -1.0; it must be a positive number, or none"),
     ],
 )

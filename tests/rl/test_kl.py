@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxgpt.rl.config import PPOConfig
 from jaxgpt.rl.kl import estimate_kl, next_coefficient
 
 
@@ -45,6 +46,12 @@ def test_k1_is_the_difference_and_k3_is_never_negative(distributions):
 def test_the_coefficient_follows_the_error_that_is_cut(measured, factor):
     found = next_coefficient(0.3, measured, target=6.0, horizon=10_000.0, responses=2560)
     assert found == pytest.approx(0.3 * factor)
+
+
+def test_the_shortest_horizon_that_is_taken_leaves_the_coefficient_positive():
+    """Below it a policy would be rewarded for leaving its reference."""
+    config = PPOConfig(kl_target=6.0, kl_horizon=12.801)
+    assert next_coefficient(0.3, 0.0, target=6.0, horizon=config.horizon, responses=config.rollout_size) > 0
 
 
 @pytest.mark.parametrize("measured", [math.nan, math.inf, -math.inf])

@@ -12,12 +12,15 @@ from jaxgpt.data import corpus
 from jaxgpt.data.batches import eval_batch
 from jaxgpt.data.encoding import making
 from jaxgpt.data.tokens.shuffle import shuffled_starts, windows_in_epoch
+from jaxgpt.errors import UsageError
 from jaxgpt.model.gpt import GPT
 from jaxgpt.objectives.base import Objective, Sums
 from jaxgpt.objectives.next_tokens import pretrain
 from jaxgpt.runs.weights import load_params
 from jaxgpt.stages import Pretrain
+from jaxgpt.stages.pretrain_config import PretrainConfig
 from jaxgpt.tokenizers import load_tokenizer
+from jaxgpt.train.config import OptimizerConfig
 from jaxgpt.train.loop import make_evaluate
 from jaxgpt.train.metrics import read_rows
 
@@ -38,6 +41,21 @@ def test_a_run_from_python_is_that_of_the_command_bit_for_bit(given, tmp_path):
     command.main([f"--{name}={value}" for name, value in {**given, "out_dir": tmp_path / "there"}.items()])
     (_, here), (_, there) = (load_params(tmp_path / name, 4) for name in ("here", "there"))
     jax.tree.map(np.testing.assert_array_equal, here, there)
+
+
+@pytest.mark.usefixtures("unchecked_types")
+@pytest.mark.parametrize(
+    ("flags", "more", "message"),
+    [
+        (PretrainConfig(), {"max_iters": 5}, "Pretrain takes all flags in a record or by their names, not both"),
+        (OptimizerConfig(), {}, r"flags is OptimizerConfig\(.*; it must be PretrainConfig"),
+        ("plays", {}, "flags is 'plays'; it must be PretrainConfig"),
+    ],
+)
+def test_flags_are_one_record_of_the_stages_own(flags, more, message):
+    assert Pretrain(PretrainConfig(max_iters=5)).flags == Pretrain(max_iters=5).flags
+    with pytest.raises(UsageError, match=message):
+        Pretrain(flags, **more)
 
 
 def test_the_step_that_is_compiled_beside_the_evaluation_is_the_one_that_runs(given, tmp_path):
