@@ -25,6 +25,7 @@ bench: .venv/installed-bench
 
 # The last thing that venv writes. One that failed half-way, as without Debian's python3-venv, is begun anew.
 .venv/bin/activate:
+	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("Python %s.%s is too old: 3.11 or newer is needed, as by make PYTHON=python3.12" % sys.version_info[:2])'
 	$(PYTHON) -m venv --clear .venv
 
 .venv/installed: .venv/bin/activate pyproject.toml requirements.lock
