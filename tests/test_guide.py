@@ -24,7 +24,8 @@ MAINS = {
 CONCEPTS = """
 tokens embeddings positions attention-stages multi-head residual-stream layer-norm feed-forward block causal-mask
 parameter-count init tying training-loop schedule clipping loss-curves mixed-precision kv-cache flash-attention
-scaling-laws weight-mapping verification classification sft reward ppo dpo lora quantization
+scaling-laws loss optimizer dropout gradient-accumulation checkpoints several-devices speculative kl-divergence
+weight-mapping verification classification sft reward ppo dpo lora quantization
 """.split()
 
 
