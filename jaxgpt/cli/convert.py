@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -14,7 +14,7 @@ from jaxgpt.commands import called
 from jaxgpt.errors import RunError, UsageError
 from jaxgpt.files import free_name, write_json
 from jaxgpt.flags import Name, PathName, flag
-from jaxgpt.model.config import VALUE, GPTConfig
+from jaxgpt.model.config import GPTConfig
 from jaxgpt.notes import note
 from jaxgpt.runs.manifest import Which
 
@@ -136,6 +136,7 @@ def publish(run: Path, options: Options) -> None:
 def export_run(run: Path, dest: Path, options: Options, *, title: str) -> None:
     """Read a run's weights and write them as a folder for transformers, without padding of the vocabulary."""
     from jaxgpt.hf.convert import cut_padding, save_pretrained
+    from jaxgpt.model.resize import without_values
     from jaxgpt.runs.manifest import step_of
     from jaxgpt.runs.weights import find_checkpoint, find_tokenizer, load_params
     from jaxgpt.train.card import CARD, model_card
@@ -173,6 +174,7 @@ def export_adapters(run: Path, dest: Path, options: Options) -> None:
     """Write what a run trained beside its weights as a folder for PEFT."""
     from jaxgpt.hf.peft import save_adapters
     from jaxgpt.model.lora import is_beside
+    from jaxgpt.model.resize import without_values
     from jaxgpt.runs.weights import BASE, load_trained
     from jaxgpt.train.state import split
 
@@ -187,13 +189,6 @@ def export_adapters(run: Path, dest: Path, options: Options) -> None:
     beside, _ = split(params, is_beside)
     save_adapters(dest, config, lora, beside)
     print(f"{run}'s adapters are now in {dest}; {called('convert')} {run / BASE} makes the folder that they belong to")
-
-
-def without_values(config: GPTConfig, params: Mapping[str, Any]) -> tuple[GPTConfig, Mapping[str, Any]]:
-    """Return a policy as the language model that it is, without the head that PPO trained beside it."""
-    if config.labels != VALUE:
-        return config, params
-    return replace(config, labels=None), {name: leaf for name, leaf in params.items() if name != "score"}
 
 
 def import_adapters(source: Path, dest: Path, options: Options) -> None:

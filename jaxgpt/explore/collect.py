@@ -87,8 +87,10 @@ def stream_data(found: Inspection) -> dict[str, Any]:
 
 
 def prediction_data(config: GPTConfig, params: Any, found: Inspection, known: int) -> dict[str, Any]:
-    """Return logits: all at the last position, and at the others all too, or the greatest and a histogram."""
+    """Return logits less the greatest: at the last position all, elsewhere all or the greatest and a histogram."""
     logits = np.asarray(found.logits[0, :, :known], np.float32)
+    # No softmax changes by it, but f16 is finest about 0, and GPT-2's logits lie near -100.
+    logits = logits - logits.max(-1, keepdims=True)
     length, vocab = logits.shape
     rows = []
     for t in range(length):

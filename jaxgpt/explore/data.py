@@ -8,7 +8,9 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+import regex
 
+_HIDDEN = regex.compile(r"[\p{Cc}\p{Cf}\p{Z}]")
 _SIGNS = str.maketrans({" ": "␣", "\n": "⏎", "\t": "⇥", "\r": "␍"})
 # What would end the script element, begin a comment in it, or end a line of JavaScript.
 UNSAFE = {char: f"\\u{ord(char):04x}" for char in "<>&\u2028\u2029"}
@@ -40,5 +42,9 @@ def packed(x: Any, dtype: str = "f2") -> dict[str, Any]:
 
 
 def shown(piece: bytes) -> str:
-    """Return a token's bytes as a text to look at: white space by signs, bytes that are no text as \\xNN."""
-    return piece.decode("utf-8", "backslashreplace").translate(_SIGNS)
+    """Return a token's bytes as a text to look at, as `visible` of the page's script does.
+
+    White space stands there by signs, what has no shape as \\u{…}, bytes that are no text as \\xNN.
+    """
+    text = piece.decode("utf-8", "backslashreplace").translate(_SIGNS)
+    return _HIDDEN.sub(lambda char: f"\\u{{{ord(char[0]):x}}}", text)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 from collections.abc import Mapping, Sequence
+from functools import partial
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from jaxgpt.explore.data import as_json, shown
 from jaxgpt.explore.pictures import ABSENT, pictures
 from jaxgpt.inspect.record import inspect
 from jaxgpt.model.config import GPTConfig
+from jaxgpt.model.resize import without_values
 from jaxgpt.runs.folder import read_record
 from jaxgpt.runs.manifest import Which
 from jaxgpt.runs.weights import find_checkpoint
@@ -70,6 +72,8 @@ def explore(
         if len(ids) > its_config.n_positions:
             raise UsageError(f"text: {len(ids)} tokens, but the context of {other_name} is {its_config.n_positions}")
     known = min(tokenizer.vocab_size, config.vocab_size)
+    checks.below("text", np.asarray(ids), known)
+    config, params = without_values(config, params)
     found = inspect(config, params, [ids], lens=False)
     record = {} if run is None else read_record(run, ignore_change=True)
     step, embeddings, through = None, {}, []
@@ -104,14 +108,20 @@ def explore(
         theirs = inspect(other[0], other[1], [ids], lens=False)
         data["compared"] = {"name": other_name, **collect.compared_data(theirs, known)}
     rows = [] if run is None else read_rows(run / "metrics.jsonl")
-    stills = pictures(
-        config, params, found, lambda token: shown(tokenizer.decode_bytes([token])), rows, data["scaling"]
-    )
+    stills = pictures(config, params, found, partial(_name, tokenizer), rows, data["scaling"], known)
     return _filled(tokenizer, ids, data, stills)
 
 
+def _name(tokenizer: Tokenizer, token: int) -> str:
+    """Return a token's text to look at; in a hole of the vocabulary, the id, as the page's script does."""
+    try:
+        return shown(tokenizer.decode_bytes([token]))
+    except UsageError:
+        return f"[{token}]"
+
+
 def _spelled(tokenizer: Tokenizer, token: int) -> str:
-    return f"<bdi><code>{html.escape(shown(tokenizer.decode_bytes([token])))}</code></bdi>"
+    return f"<bdi><code>{html.escape(_name(tokenizer, token))}</code></bdi>"
 
 
 def _said(config: GPTConfig, params: Any, tokenizer: Tokenizer, ids: list[int]) -> dict[str, Any]:

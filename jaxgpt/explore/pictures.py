@@ -35,6 +35,7 @@ def pictures(
     name: Callable[[int], str],
     rows: Sequence[Row],
     scaling: Mapping[str, Any],
+    known: int,
 ) -> dict[str, str]:
     """Return an element with a picture of each view, by the names in `VIEWS`; "" where there is nothing to see.
 
@@ -44,16 +45,17 @@ def pictures(
         name: of an id.
         rows: a run's metrics.
         scaling: what `scaling_data` gives.
+        known: ids from here up stand for no text.
     """
     ids = np.asarray(found.tokens[0]).tolist()
     few, labels = slice(MOST_PLACES), [name(token) for token in ids[:MOST_PLACES]]
-    table = np.asarray(params["wte"]["embedding"], np.float32)
+    table = np.asarray(params["wte"]["embedding"], np.float32)[:known]
     drawn = {
         "embeddings": plot_embeddings(table, ids[:MOST_TOKENS], neighbours=min(2, len(table) - 1), name=name),
         "positions": plot_positions(np.asarray(found.position_embeddings[0])),
         "attention": plot_attention(np.asarray(found.attention.weights[:MOST_HEADS, 0, :MOST_HEADS, few, few])),
         "stream": plot_residual_stream(found, labels=labels if len(ids) <= MOST_PLACES else None),
-        "predictions": plot_predictions(np.asarray(found.logits[0, few]), labels=labels, name=name),
+        "predictions": plot_predictions(np.asarray(found.logits[0, few, :known]), labels=labels, name=name),
         "architecture": plot_parameters(config),
     }
     if rows:

@@ -14,8 +14,9 @@ from jaxgpt.errors import UsageError
 from jaxgpt.files import read_json, typed
 from jaxgpt.inspect.power_law import fit_power_law
 from jaxgpt.model.atlas import count
-from jaxgpt.model.config import GPTConfig
+from jaxgpt.model.config import VALUE, GPTConfig
 from jaxgpt.model.gpt import GPT
+from jaxgpt.model.resize import without_values
 from jaxgpt.runs.manifest import WEIGHTS, steps, undamaged
 from jaxgpt.runs.weights import load_params
 from jaxgpt.train.metrics import read_rows
@@ -51,7 +52,7 @@ def history(run: Path, shown: int, record: Mapping[str, Any], config: GPTConfig)
         yield 0, init_params(GPT(config), seed=seed)
     for step in sorted({shown, *(there[i] for i in places)}):
         if undamaged(run / "checkpoints" / str(step), WEIGHTS, "left out of the page"):
-            yield step, load_params(run, step, ignore_config_change=True)[1]
+            yield step, without_values(*load_params(run, step, ignore_config_change=True))[1]
 
 
 def notes(record: Mapping[str, Any]) -> list[str]:
@@ -65,7 +66,7 @@ def notes(record: Mapping[str, Any]) -> list[str]:
             f"The run trained {what}, which stand in view 6; what is said of next tokens comes from the head that "
             "the model had before, which this run did not train."
         )
-    if record.get("stage") == "ppo":
+    if "model" in record and record["model"].labels == VALUE:
         found.append("The value head of PPO is not shown: it is no part of the model that speaks.")
     return found
 

@@ -59,7 +59,7 @@ def plot_scaling(parameters: Numbers, tokens: Numbers, losses: Numbers | None = 
 
     Args:
         parameters, tokens: of each run.
-        losses: of each run; three or more get a power law.
+        losses: of each run; at three amounts of compute or more they get a power law.
     """
     n, d = np.asarray(parameters, float), np.asarray(tokens, float)
     compute = 6 * n * d
@@ -75,7 +75,7 @@ def plot_scaling(parameters: Numbers, tokens: Numbers, losses: Numbers | None = 
     if losses is not None:
         y = np.asarray(losses, float)
         axes[1].plot(compute, y, "o", color=BLUE, label="runs")
-        if len(y) >= 3:
+        if len(set(compute)) > 2:
             law, order = fit_power_law(compute, y), np.sort(compute)
             label = f"C^-{law.exponent:.3f} (± {law.standard_error:.3f})"
             axes[1].plot(order, law(order), color=ORANGE, label=label)

@@ -1,7 +1,8 @@
-"""New parameters for a trained model: rows for new tokens, and a head for labels."""
+"""New parameters for a trained model: rows for new tokens, and a head for labels. Or fewer: without that head."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, Literal, get_args
 
@@ -12,7 +13,7 @@ from jax import Array
 from jaxtyping import Float
 
 from jaxgpt.model.atlas import Parameter, axes, map_parameters, parameters
-from jaxgpt.model.config import GPTConfig
+from jaxgpt.model.config import VALUE, GPTConfig
 
 Drawn = Literal["adapters", "head", "vocabulary"]
 """What may be drawn when a stage begins."""
@@ -57,3 +58,10 @@ def new_score(config: GPTConfig, key: Array, *, zero: bool = False) -> Float[Arr
     shape = (len(config.labels or ()), config.n_embd)
     deviation = 0.0 if zero else config.initializer_range
     return deviation * jax.random.normal(key, shape)
+
+
+def without_values(config: GPTConfig, params: Mapping[str, Any]) -> tuple[GPTConfig, Mapping[str, Any]]:
+    """Return a policy as the language model that it is, without the head that PPO trained beside it."""
+    if config.labels != VALUE:
+        return config, params
+    return replace(config, labels=None), {name: leaf for name, leaf in params.items() if name != "score"}

@@ -88,7 +88,7 @@ def worst_gradient(
     for row in parameters(config):
         theirs = expected[row.hf_name]
         found.append((float(np.abs(gradients[row.path] - theirs).max() / np.abs(theirs).max()), row.hf_name))
-    return max(found)
+    return max(found, key=lambda one: (np.isnan(one[0]), one[0]))  # NaN is the worst
 
 
 def learn(config: GPTConfig, params: Any, rows: np.ndarray) -> np.ndarray:

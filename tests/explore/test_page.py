@@ -1,16 +1,20 @@
 """The explorer's page in a real browser: no error on any view, and what it shows is what the library computes."""
 
+import base64
 import json
 import re
 import shutil
 from html.parser import HTMLParser
 
+import jax
 import numpy as np
 import pytest
 
 from jaxgpt.cli.explore import main
 from jaxgpt.errors import UsageError
 from jaxgpt.explore import explore
+from jaxgpt.explore.collect import prediction_data
+from jaxgpt.explore.data import shown
 from jaxgpt.explore.pictures import ABSENT
 from jaxgpt.inspect import inspect
 from jaxgpt.model.config import GPTConfig
@@ -87,7 +91,7 @@ def test_hostile_text_stays_text(opened):
 @pytest.mark.parametrize("temperature", [0.35, 1.0, 2.5])
 def test_the_temperature_gives_softmax_of_logits_by_it(opened, model, temperature):
     ids = model.tokenizer.encode(model.text)
-    logits = np.asarray(inspect(model.config, model.params, [ids]).logits[0, -1], np.float16).astype(np.float64)
+    logits = np.asarray(inspect(model.config, model.params, [ids]).logits[0, -1], np.float64)
     opened.execute_script(
         "[...document.querySelectorAll('#tokens .tokens')[0].children].at(-1).click();"
         "const t = document.getElementById('temperature'); t.value = arguments[0]; t.dispatchEvent(new Event('input'))",
@@ -101,6 +105,16 @@ def test_the_temperature_gives_softmax_of_logits_by_it(opened, model, temperatur
     assert len(shown) == 12
     for token, p in shown:
         assert float(p) == pytest.approx(expected[int(token)], rel=5e-3)
+
+
+def test_logits_far_from_zero_keep_their_digits(model):
+    """GPT-2's lie near -100, where f16 would move probabilities by 3 %."""
+    found = inspect(model.config, model.params, [model.tokenizer.encode(model.text)])
+    expected = np.asarray(jax.nn.softmax(found.logits[0, -1]))
+    far = found.replace(logits=found.logits - 100)
+    packed = prediction_data(model.config, model.params, far, model.config.vocab_size)["rows"][-1]["logits"]
+    kept = np.exp(np.frombuffer(base64.b64decode(packed["data"]), "<f2").astype(np.float64))
+    np.testing.assert_allclose(kept / kept.sum(), expected, rtol=3e-3)
 
 
 def test_filters_are_the_librarys(opened, model):
@@ -124,6 +138,20 @@ def test_a_row_of_a_head_sums_to_one(opened):
         opened.execute_script("document.querySelector('#tokens .tokens').children[arguments[0]].click()", place)
         text = opened.execute_script("return document.getElementById('attention-sum').textContent")
         assert text == "The row sums to 1.000000."
+
+
+def test_no_token_looks_like_nothing(browser, draw, tmp_path):
+    """Spaces of all kinds, a byte order mark and controls are spelled out, with scripts and without."""
+    text = "a\ufeffb\u00a0c\u3000d\x00e\u202ef \n\u00adé"
+    tokenizer = CharTokenizer(text)
+    config = GPTConfig(tokenizer.vocab_size, 32, n_embd=4, n_layer=1, n_head=1)
+    (tmp_path / "page.html").write_text(explore(config, draw(config), tokenizer, text), encoding="utf-8")
+    browser.get((tmp_path / "page.html").as_uri())
+    expected = [shown(char.encode()) for char in text]
+    assert expected[1::2] == ["\\u{feff}", "\\u{a0}", "\\u{3000}", "\\u{0}", "\\u{202e}", "␣", "\\u{ad}"]
+    for where in ("#tokens .tokens button", "#tokens tbody td:nth-child(3)"):
+        cells = f"return [...document.querySelectorAll('{where}')].map((cell) => cell.textContent)"
+        assert browser.execute_script(cells) == expected
 
 
 @pytest.mark.parametrize("group", ["#tokens .tokens", "#attention .heads"])
@@ -229,6 +257,28 @@ def test_a_checkpoint_of_another_format_is_one_line(folder, tmp_path, capsys):
         main([str(other), "--text", "the cat", "--out", str(tmp_path / "page.html")])
     error = capsys.readouterr().err
     assert stopped.value.code == 2 and "has format 99; this version reads format" in error and error.count("\n") == 1
+
+
+def test_ids_that_stand_for_no_text_have_no_names(draw):
+    """Rows that pad the vocabulary, as nanoGPT's, and holes in it, though they lie nearest and are likeliest."""
+    learnt = BPETokenizer.train(["the cat and the hat " * 3], 270, special_tokens=())
+    hole = learnt.vocab_size
+    tokenizer = BPETokenizer(learnt.merges, learnt.vocab, {"<|endoftext|>": hole + 1})
+    config = GPTConfig(hole + 9, 16, n_embd=8, n_layer=1, n_head=2, tie_word_embeddings=False)
+    params = draw(config)
+    table, head = (np.array(params[name]["embedding"]) for name in ("wte", "lm_head"))
+    table[hole:] = table[tokenizer.encode("the cat")[-1]]
+    head[hole:] = 9 * np.sign(np.asarray(params["ln_f"]["bias"]))
+    params = {
+        **params,
+        "wte": {"embedding": table},
+        "lm_head": {"embedding": head},
+        "ln_f": {**params["ln_f"], "bias": 9 * np.sign(np.asarray(params["ln_f"]["bias"]))},
+    }
+    page = explore(config, params, tokenizer, "the cat")
+    assert f"<code>[{hole}]</code>" in page and f"<code>[{hole + 2}]</code>" not in page
+    with pytest.raises(UsageError, match=f"text has the id {hole + 2}; the model's are 0 to {hole + 1}"):
+        explore(config, params, tokenizer, [1, hole + 2])
 
 
 def test_another_tokenizer_is_refused(model):

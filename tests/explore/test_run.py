@@ -6,7 +6,7 @@ import pytest
 
 from jaxgpt.cli.explore import main
 from jaxgpt.errors import UsageError
-from jaxgpt.explore import explore
+from jaxgpt.explore import explore, training
 from jaxgpt.explore.training import history, read_ladder
 from jaxgpt.inspect import fit_power_law, nearest
 from jaxgpt.model.config import GPTConfig
@@ -22,11 +22,11 @@ FLAGS = {"seed": 3, "batch_size": 4, "gradient_accumulation_steps": 2, "block_si
 class Run:
     """A run of 40 steps with checkpoints of the last 20, whose loss rises at the end."""
 
-    def __init__(self, folder, draw):
+    def __init__(self, folder, draw, stage="pretrain", labels=None):
         self.folder, self.tokenizer = folder, CharTokenizer(TEXT + "abcdefghijklmnopqrstuvwxyz")
-        self.config = GPTConfig(self.tokenizer.vocab_size, 32, n_embd=8, n_layer=1, n_head=2)
+        self.config = GPTConfig(self.tokenizer.vocab_size, 32, n_embd=8, n_layer=1, n_head=2, labels=labels)
         self.params = draw(self.config)
-        write_record(folder, self.config, stage="pretrain", new=True, flags=FLAGS)
+        write_record(folder, self.config, stage=stage, new=labels is None, flags=FLAGS)
         checkpoints = Checkpoints(folder)
         checkpoints.write(Progress(20), params=self.params)
         halved = {**self.params, "wte": {"embedding": self.params["wte"]["embedding"][::-1] / 2}}
@@ -99,6 +99,37 @@ def test_the_run_stands_among_those_of_a_ladder(run, browser, tmp_path, capsys):
     assert f"C^−{law.exponent:.3g}" in says
     table = browser.execute_script("return document.querySelector('#scaling table').innerText")
     assert "2.4" in table, "the run's last loss on validation"
+
+
+def test_large_runs_are_counted_in_units(run, browser, tmp_path, monkeypatch):
+    """Numbers keep three digits and a unit: at the end of one, where rounding leads to the next, and far beyond."""
+    monkeypatch.setattr(training, "count", lambda config: {"total": 999_999_999})
+    ladder = [(n, 20 * n, 4 - 0.1 * i) for i, n in enumerate((10**7, 10**8, 10**9, 10**10, 10**11))]
+    file = tmp_path / "page.html"
+    file.write_text(run.page(ladder=ladder), encoding="utf-8")
+    browser.get(file.as_uri())
+    table = browser.execute_script("return document.querySelector('#scaling table').innerText")
+    assert [line.split("\t")[1] for line in table.splitlines()[:3]] == ["1 G", "20 G", "5.12 k"]
+    marks = "return [...document.querySelectorAll('#scaling .figure')].map((figure) => [...figure.querySelectorAll("
+    amounts, losses = browser.execute_script(f"{marks}'text.soft')].map((text) => text.textContent))")
+    assert {"10 P", "1 E", "100 E", "1 Z", "100 Z"} <= set(losses)
+    assert not any("e+" in text for text in [*amounts, *losses])
+    heights = sorted(float(text) for text in losses if " " not in text)
+    assert 3 <= len(heights) <= 10, "few enough to read, where losses differ by less than 1"
+
+
+def test_the_value_head_and_the_loss_of_ppo_say_nothing(draw, browser, tmp_path):
+    run = Run(tmp_path, draw, "ppo", labels=("value",))
+    rows = [{"step": step, "split": "train", "loss": -0.01 - 0.001 * (step % 3)} for step in range(1, 41)]
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    file = tmp_path / "page.html"
+    file.write_text(run.page(), encoding="utf-8")
+    browser.get(file.as_uri())
+    assert browser.get_log("browser") == []
+    for view, says in (("notes", "The value head of PPO is not shown"), ("training", "no meaning by itself")):
+        assert says in browser.find_element("id", view).text
+    for view, says in (("predictions", "Labels"), ("architecture", "scores of labels"), ("training", "spikes")):
+        assert says not in browser.find_element("id", view).text
 
 
 @pytest.mark.parametrize(

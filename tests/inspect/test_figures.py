@@ -194,6 +194,8 @@ def test_scaling_shows_runs_and_their_law():
     np.testing.assert_allclose(6 * best.get_xdata() * best.get_ydata(), 6 * np.asarray(n) * d)
     np.testing.assert_array_equal(lines(right)["runs"], losses)
     assert len(look.plot_scaling(n[:1], d[:1]).axes) == 1
+    # Several ways to spend one budget lie on no law over budgets.
+    assert len(look.plot_scaling([100, 200, 400], [40, 20, 10], [3.0, 2.9, 3.1]).axes[1].lines) == 1
 
 
 @pytest.mark.usefixtures("unchecked_types")

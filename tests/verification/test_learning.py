@@ -2,9 +2,11 @@ from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 import jaxgpt.verification.learning as verification
+from jaxgpt.model.atlas import parameters
 from jaxgpt.model.config import GPTConfig
 from jaxgpt.verification.learning import verify_training
 
@@ -44,6 +46,16 @@ def test_a_wrong_gradient_is_found_and_named(draw, monkeypatch):
     gradients, updates = verify_training(CONFIG, draw(CONFIG))
     assert gradients.result == "FAIL" and gradients.measured.endswith("of h.1.ln_2.weight")
     assert updates.result == "FAIL" or updates.measured
+
+
+@pytest.mark.parametrize("place", [0, -1])
+def test_a_gradient_that_is_no_number_is_the_worst(draw, place):
+    rows, params = np.random.default_rng(1).integers(61, size=(2, 8)), draw(CONFIG)
+    expected = {row.hf_name: np.ones(row.shape) for row in parameters(CONFIG)}
+    name = list(expected)[place]
+    expected[name][...] = np.nan
+    worst, which = verification.worst_gradient(CONFIG, params, rows, expected)
+    assert np.isnan(worst) and which == name
 
 
 def test_a_model_too_large_to_learn_here_is_said_to_be(draw, monkeypatch):

@@ -58,7 +58,7 @@ const VISIBLE = { " ": "␣", "\n": "⏎", "\t": "⇥", "\r": "␍" };
 /** Return a text that can be looked at: spaces and what has no shape or turns the line around are spelled out. */
 export const visible = (text) =>
   text.replace(/[ \n\t\r]/g, (char) => VISIBLE[char])
-    .replace(/[\p{Cc}\p{Cf}\p{Zl}\p{Zp}]/gu, (char) => `\\u{${char.codePointAt(0).toString(16)}}`);
+    .replace(/[\p{Cc}\p{Cf}\p{Z}]/gu, (char) => `\\u{${char.codePointAt(0).toString(16)}}`);
 
 const dark = matchMedia("(prefers-color-scheme: dark)").matches, WARM = dark ? [240, 153, 77] : [214, 101, 10], COLD = dark ? [98, 181, 245] : [20, 120, 200];
 /** Draw rows of numbers in [-1, 1]: blue below and above zero of a scale of one sign, orange above with two; NaN grey. */
@@ -84,8 +84,9 @@ export const bar = (name, share, number, off = false) =>
 
 export const percent = (p) => (p >= 0.0995 ? (100 * p).toFixed(1) : p === 0 ? "0" : p < 1e-5 ? "under 0.001" : (100 * p).toPrecision(2)) + " %";
 export const short = (n) => {
-  const [size, unit] = [[1e12, "T"], [1e9, "G"], [1e6, "M"], [1e3, "k"]].find(([size]) => n >= size) ?? [1, ""];
-  return (n / size).toPrecision(3).replace(/\.0+$/, "") + (unit && ` ${unit}`);
+  const rounded = Number(n.toPrecision(3)); // first: 999,999 is 1 M
+  const [size, unit] = [[1e24, "Y"], [1e21, "Z"], [1e18, "E"], [1e15, "P"], [1e12, "T"], [1e9, "G"], [1e6, "M"], [1e3, "k"]].find(([size]) => rounded >= size) ?? [1, ""];
+  return (rounded / size).toPrecision(3).replace(/\.0+$/, "") + (unit && ` ${unit}`);
 };
 
 document.getElementById("notes").append(...data.notes.map((text) => make("p", { class: "note" }, text)));

@@ -7,7 +7,7 @@ function scatter(title, points, curves, log) {
   const [x0, x1] = ends(points.map((p) => Math.log10(p.x)), 0.5), spread = points.map((p) => up(p.y)), [y0, y1] = ends(spread, log ? 0.5 : 0.08 * (Math.max(...spread) - Math.min(...spread) || 1));
   const x = (v) => left + ((wide - left - 30) * (Math.log10(v) - x0)) / (x1 - x0), y = (v) => high - below - ((high - below - top) * (up(v) - y0)) / (y1 - y0);
   const size = { x: left, y: top, width: wide - left - 30, height: high - below - top }, places = Array.from({ length: 41 }, (_, i) => 10 ** (x0 + ((x1 - x0) * i) / 40));
-  const step = log ? 1 : 10 ** Math.floor(Math.log10(y1 - y0)) / (Math.log10(y1 - y0) % 1 < 0.5 ? 2 : 1);
+  const power = Math.log10(y1 - y0), step = log ? 1 : 10 ** Math.floor(power) / (power - Math.floor(power) < 0.5 ? 2 : 1);
   const marks = (from, to, by) => Array.from({ length: Math.max(Math.floor(to / by) - Math.ceil(from / by) + 1, 0) }, (_, i) => (Math.ceil(from / by) + i) * by);
   return make("div", { class: "figure" }, make("h3", {}, title), make("svg", { viewBox: `0 0 ${wide} ${high}`, width: wide, role: "img", "aria-label": title }, make("rect", { ...size, fill: "none", stroke: "var(--line)" }),
     make("svg", { ...size, viewBox: Object.values(size).join(" "), style: "border:0;background:none" }, ...curves.map(({ of, colour, dashes }) => make("path", { d: "M" + places.map((v) => `${x(v)} ${y(of(v))}`).join("L"), fill: "none", stroke: colour, "stroke-width": 2, "stroke-dasharray": dashes ?? "" }))),
@@ -35,7 +35,7 @@ function scatter(title, points, curves, log) {
     if (tokens && loss !== undefined && law) cells.push(["loss on validation", significant(loss)], ["the ladder's for this compute", significant(law.factor * c ** -law.exponent)]);
   }
   view("scaling").append(make("div", { class: "row" }, make("table", {}, ...cells.map(([name, value]) => make("tr", {}, make("th", {}, name), make("td", { class: "number" }, value)))), ...drawing),
-    ...(tokens ? [make("p", { id: "scaling-says" }, tokens < 20 * n ? `The model has read ${significant(tokens / n, 2)} tokens a parameter, fewer than 20: for this compute a smaller model and more text would have been better.` : `The model has read ${significant(tokens / n, 2)} tokens a parameter, 20 or more: for this compute a larger model and less text would have been better, though a smaller one is cheaper to use.`)]
+    ...(tokens ? [make("p", { id: "scaling-says" }, tokens < 20 * n ? `The run has read ${significant(tokens / n, 2)} tokens a parameter, fewer than 20: for this compute a smaller model and more text would have been better.` : `The run has read ${significant(tokens / n, 2)} tokens a parameter, 20 or more: for this compute a larger model and less text would have been better, though a smaller one is cheaper to use.`)]
       : [make("p", { class: "note" }, data.absent.scaling)]));
 }
 document.documentElement.dataset.ready = "yes";

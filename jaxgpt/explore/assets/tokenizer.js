@@ -1,6 +1,6 @@
 // The model's own tokenizer, as jaxgpt.tokenizers has it: characters, or a byte-level BPE with added tokens.
 const known = data.tokenizer;
-const utf8 = new TextEncoder(), strict = new TextDecoder("utf-8", { fatal: true });
+const utf8 = new TextEncoder(), strict = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true });
 const pieces = new Map(), ranks = new Map(), added = new Map(), merged = [];
 let pattern, space, groups = [];
 if (known.kind === "char") [...known.chars].forEach((char, id) => { pieces.set(id, utf8.encode(char)); ranks.set(char, id); });

@@ -25,7 +25,7 @@ function diagnoses({ curves: { loss: { train = [], val = [] } = {}, grad_norm: {
     else if (before - last > 0.01 * Math.abs(before)) found.push(`The validation loss still falls at the end, in the last quarter by ${significant(before - last, 2)}: more steps would lower it further.`);
     else found.push("The validation loss is flat at the end: this model, with this schedule, has learnt what it can.");
   }
-  if (train.length > 20) {
+  if (train.length > 20 && stage !== "ppo") {
     const spikes = train.slice(5).filter(([, y], i) => y > 1.3 * middle(train.slice(i, i + 5).map((p) => p[1]))).length;
     found.push(spikes ? `${spikes} of ${train.length} points of the loss stand out upwards by 30 % or more: spikes ask for a smaller learning rate, more warmup or clipping.` : "No point of the loss stands out upwards by 30 % or more: no spikes.");
   }
