@@ -12,7 +12,7 @@ import itertools
 import operator
 import os
 import sys
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, SupportsFloat, SupportsIndex, TypeVar
 
@@ -168,6 +168,23 @@ def read(name: str, value: Any) -> Any:
     found = list(itertools.islice(value, MOST_READ + 1))
     if len(found) > MOST_READ:
         raise UsageError(f"{name} is an iterator of more than {MOST_READ:,} items; it must be a list or an array")
+    return found
+
+
+def records(name: str, value: Any, kind: type[Kind], least: int = 0) -> list[Kind]:
+    """Return records of a type, in a list.
+
+    Raises:
+        UsageError: it is no list or iterator of them, or there are fewer than `least`; see also `read`.
+    """
+    wanted = f"a list of {kind.__name__}" + (f", {least} or more" if least else "")
+    if not isinstance(value, Iterable) or isinstance(value, str | bytes):
+        raise refusal(name, value, wanted)
+    found = []
+    for i, one in enumerate(read(name, value if isinstance(value, Sequence) else iter(value))):
+        found.append(instance(f"{name}[{i}]", one, kind, f"of type {kind.__name__}"))
+    if len(found) < least:
+        raise refusal(name, value, wanted)
     return found
 
 

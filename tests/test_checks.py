@@ -88,6 +88,29 @@ def test_an_iterator_without_an_end_is_refused(check, one, monkeypatch):
         check("ids", itertools.repeat(one))
 
 
+def test_records():
+    for value in ([1, 2], (1, 2), iter([1, 2]), {1: "a", 2: "b"}):
+        assert checks.records("numbers", value, int, least=2) == [1, 2]
+    assert checks.records("numbers", [], int) == []
+
+
+@pytest.mark.parametrize(
+    ("value", "says"),
+    [
+        (5, "^numbers is 5; it must be a list of int, 1 or more$"),
+        ("12", "^numbers is '12'; it must be a list of int"),
+        ((), r"^numbers is \(\); it must be a list of int, 1 or more$"),
+        ([1, "2"], r"^numbers\[1\] is '2'; it must be of type int$"),
+        (itertools.repeat(1), "^numbers is an iterator of more than 5 items"),
+    ],
+    ids=repr,
+)
+def test_what_are_no_records(value, says, monkeypatch):
+    monkeypatch.setattr(checks, "MOST_READ", 5)
+    with pytest.raises(UsageError, match=says):
+        checks.records("numbers", value, int, least=1)
+
+
 @pytest.mark.parametrize("value", ["", "a\0b", b"folder", 5, None, "\ud800"], ids=repr)
 def test_what_is_no_path(value):
     with pytest.raises(UsageError, match="^x is .*; it must be a path$"):

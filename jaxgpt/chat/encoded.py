@@ -13,6 +13,7 @@ from functools import partial
 from itertools import chain
 from typing import TypeVar
 
+from jaxgpt import checks
 from jaxgpt.chat.records import Conversation, Message, Preference, Prompt, Text, TooLong
 from jaxgpt.chat.template import ChatTemplate, Encoded
 from jaxgpt.chat.too_long import Fitting, cut_answers, cut_conversation, cut_messages, cut_text, prompt_room
@@ -62,7 +63,7 @@ def encode_labelled(
     """
     numbers = {label: number for number, label in enumerate(labels)}
     fitting, encoded, end = Fitting("texts", length, too_long), [], tokenizer.ends.end
-    for text in bar("encoding", texts, unit="texts"):
+    for text in bar("encoding", checks.records("texts", texts, Text), unit="texts"):
         with _at(text.where):
             if text.label not in numbers:
                 known = ", ".join(map(repr, labels))[:200]
@@ -99,7 +100,7 @@ def encode_conversations(
     """
     template.check_learnable(tokenizer)
     fitting, encoded, room = Fitting("conversations", length + 1, too_long), [], length + 1
-    conversations = list(conversations)
+    conversations = checks.records("conversations", conversations, Conversation)
     told = template.encode_all(tokenizer, (conversation.messages for conversation in conversations))
     for conversation in bar("encoding", conversations, unit="conversations"):
         with _at(conversation.where):
@@ -135,7 +136,7 @@ def encode_pairs(
         UsageError: naming file and line of what is longer, if that is to be an error, or of messages where there is no
             template for them, or one from which nothing can be learnt; or no pair fits.
     """
-    pairs = list(pairs)
+    pairs = checks.records("pairs", pairs, Preference)
     told = template and template.encode_all(tokenizer, chain.from_iterable(map(_conversations, pairs)))
     fitting, encoded = Fitting("pairs", length, too_long), []
     for pair in bar("encoding", pairs, unit="pairs"):
@@ -175,7 +176,7 @@ def encode_prompts(
         UsageError: naming file and line of what is longer, if that is to be an error, or of messages where there is no
             template for them; or no prompt fits.
     """
-    prompts = list(prompts)
+    prompts = checks.records("prompts", prompts, Prompt)
     conversations = (prompt.prompt for prompt in prompts if not isinstance(prompt.prompt, str))
     told = template and template.encode_all(tokenizer, conversations, add_generation_prompt=True)
     fitting, encoded = Fitting("prompts", length, too_long), []

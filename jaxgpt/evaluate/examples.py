@@ -5,7 +5,7 @@ And what is measured of answers that a model makes itself.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -15,6 +15,7 @@ import numpy as np
 from jax import Array
 from jaxtyping import Float, Int
 
+from jaxgpt import checks
 from jaxgpt.chat.encoded import EncodedPair, LabelledIds
 from jaxgpt.chat.examples import labelled_batch, pairs_batch
 from jaxgpt.chat.template import Encoded
@@ -93,13 +94,14 @@ class AnswerScore:
         return dict(self.means)
 
 
-def measure_labels(scorer: Scorer, texts: Sequence[LabelledIds]) -> LabelScore:
+def measure_labels(scorer: Scorer, texts: Iterable[LabelledIds]) -> LabelScore:
     """Let a classifier label texts.
 
     Args:
         scorer: a model with labels.
         texts: as `jaxgpt.chat.encode_labelled` makes them with these labels.
     """
+    texts = checks.records("texts", texts, LabelledIds, least=1)
     labels = scorer.config.labels or ()
     length, counts = max(len(one.ids) for one in texts), np.zeros((len(labels), len(labels)), int)
     for rows in _batches(scorer, len(texts)):
@@ -109,13 +111,14 @@ def measure_labels(scorer: Scorer, texts: Sequence[LabelledIds]) -> LabelScore:
     return LabelScore(labels, counts)
 
 
-def measure_pairs(scorer: Scorer, pairs: Sequence[EncodedPair]) -> PairScore:
+def measure_pairs(scorer: Scorer, pairs: Iterable[EncodedPair]) -> PairScore:
     """Let a reward model judge pairs.
 
     Args:
         scorer: a model with one label.
         pairs: as `jaxgpt.chat.encode_pairs` makes them.
     """
+    pairs = checks.records("pairs", pairs, EncodedPair, least=1)
     length = max(len(answer.ids) for pair in pairs for answer in (pair.chosen, pair.rejected))
     rewards = []
     for rows in _batches(scorer, len(pairs)):
@@ -127,7 +130,7 @@ def measure_pairs(scorer: Scorer, pairs: Sequence[EncodedPair]) -> PairScore:
 
 
 def measure_preferences(
-    scorer: Scorer, pairs: Sequence[EncodedPair], *, reference: Float[np.ndarray, "M 2"], beta: float
+    scorer: Scorer, pairs: Iterable[EncodedPair], *, reference: Float[np.ndarray, "M 2"], beta: float
 ) -> PairScore:
     """Let a policy judge pairs: an answer's reward is how much likelier it is than by the reference, times β.
 
@@ -140,20 +143,22 @@ def measure_preferences(
     return PairScore(beta * (answer_log_probs(scorer, pairs) - reference))
 
 
-def answer_log_probs(scorer: Scorer, pairs: Sequence[EncodedPair]) -> Float[np.ndarray, "M 2"]:
+def answer_log_probs(scorer: Scorer, pairs: Iterable[EncodedPair]) -> Float[np.ndarray, "M 2"]:
     """Return the log-probabilities of each pair's chosen and rejected answer, given the prompt, in nats."""
+    pairs = checks.records("pairs", pairs, EncodedPair, least=1)
     answers = [answer for pair in pairs for answer in (pair.chosen, pair.rejected)]
     found = (float(one.log_probs.sum(dtype=np.float64)) for one in _learnt(scorer, answers))
     return np.fromiter(found, np.float64, len(answers)).reshape(-1, 2)
 
 
-def measure_conversations(scorer: Scorer, conversations: Sequence[Encoded]) -> TextScore:
+def measure_conversations(scorer: Scorer, conversations: Iterable[Encoded]) -> TextScore:
     """Score the assistant's tokens, and the ends of its turns, given all that stands before them.
 
     Args:
         scorer: the model.
         conversations: as `jaxgpt.chat.encode_conversations` makes them.
     """
+    conversations = checks.records("conversations", conversations, Encoded, least=1)
     return TextScore(*add_up(scorer.tokenizer, _learnt(scorer, conversations)), None, len(conversations))
 
 

@@ -18,6 +18,7 @@ from jax.sharding import Mesh
 from jax.typing import DTypeLike
 from jaxtyping import Bool, Float, Int, Integer
 
+from jaxgpt import checks
 from jaxgpt.data.tokens.shards import Tokens
 from jaxgpt.decode.rows import bucket
 from jaxgpt.errors import RunError, UsageError, out_of_memory
@@ -119,7 +120,8 @@ class Scorer:
         self.config, self.tokenizer = config, tokenizer
         self.model = GPT(config, jnp.dtype(dtype))
         self.mesh = make_mesh() if mesh is None else mesh
-        self.batch_size = ROWS * batch_divisor(self.mesh) if batch_size is None else batch_size
+        rows = ROWS * batch_divisor(self.mesh) if batch_size is None else batch_size
+        self.batch_size = checks.whole("batch_size", rows, 1)
         check_rows(self.mesh, self.batch_size)
         check_heads(self.mesh, config)
         leaves = jax.tree.leaves(params, is_leaf=lambda x: isinstance(x, DecodingMatrix))
@@ -142,9 +144,10 @@ class Scorer:
             what: what the bar says.
 
         Raises:
+            UsageError: a row that the model can't read, or of which nothing is scored.
             RunError: the device's memory does not hold a batch.
         """
-        waiting = iter(rows)
+        waiting = self._checked(rows)
         with bar(what, total=total, unit="tokens", show=self.progress) as shown:
             while chunk := list(islice(waiting, AHEAD * self.batch_size)):
                 found = self._score(chunk)
@@ -154,6 +157,16 @@ class Scorer:
     def read(self, function: Callable[..., Any], *rows: Any) -> Any:
         """Return what a compiled function of (model, parameters, rows …) says of a batch's rows; see `fetch`."""
         return self._of_model(function)(self.params, *share_out(self.mesh, rows))
+
+    def _checked(self, rows: Iterable[Row]) -> Iterator[Row]:
+        """Yield rows, but refuse one of which the model would make NaN, or another row's numbers, silently."""
+        most = self.config.n_positions + 1
+        for number, row in enumerate(rows):
+            ids = checks.ids(f"row {number}", row.ids)
+            if not 2 <= len(ids) <= most:
+                raise UsageError(f"row {number} has {len(ids)} tokens; it must have 2 to {most}")
+            checks.below(f"row {number}", ids, self.config.vocab_size)
+            yield Row(ids, checks.whole(f"row {number}: first", row.first, 1, len(ids) - 1))
 
     def _score(self, rows: Sequence[Row]) -> list[Scored]:
         by_length = sorted(range(len(rows)), key=lambda number: -len(rows[number].ids))
@@ -226,7 +239,12 @@ def windows(ids: np.ndarray | Tokens, *, context: int, stride: int | None = None
         context: the longest row to read.
         stride: from 1 to context - 1, or None.
         first: the place of the first token to score; what stands before is context.
+
+    Raises:
+        UsageError: a context or a stride out of range.
     """
+    context = checks.whole("context", context, 1)
+    stride = None if stride is None else checks.whole("stride", stride, 1, context - 1)
     length = context if stride is None else context - 1
     start, scored = 0, first
     while scored < len(ids):

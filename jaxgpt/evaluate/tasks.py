@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from jaxgpt import checks
 from jaxgpt.data.download import WebFile, web_file
 from jaxgpt.data.opening import default_cache_dir
 from jaxgpt.data.record_files import read_records
@@ -125,10 +126,11 @@ def measure_task(scorer: Scorer, task: str, examples: Iterable[Example]) -> Choi
     """Score each choice of each example, given its context, of which the end is kept where both do not fit.
 
     Raises:
-        UsageError: naming the place of a choice that does not fit even alone, or of an empty context where the
-            tokenizer has no token that begins a text.
+        UsageError: there is no such task, or no example; naming the place of a choice that does not fit even alone, or
+            of an empty context where the tokenizer has no token that begins a text.
     """
-    examples = list(examples)
+    checks.choice("task", task, TASKS)
+    examples = checks.records("examples", examples, Example, least=1)
     rows, cut = [], 0
     for example in examples:
         try:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+from jaxgpt import checks
 from jaxgpt.data.batches import Batch
 from jaxgpt.data.corpus import load_corpus
 from jaxgpt.data.documents import DocumentFiles
@@ -100,13 +101,13 @@ def measure_texts(
         UsageError: the context is not the model's or shorter, the stride is no shorter step, or nothing can be scored.
     """
     most = scorer.config.n_positions
-    context = most if context is None else context
-    if not 1 <= context <= most:
+    context = most if context is None else checks.whole("block_size", context, 1)
+    if context > most:
         raise UsageError(f"block_size {context}: the model's context is {most}; it must be from 1 to that")
-    stride = None if stride == context else stride
-    if stride is not None and not 1 <= stride < context:
+    stride = None if stride in (None, context) else checks.whole("stride", stride, 1)
+    if stride is not None and stride > context:
         raise UsageError(f"stride {stride}: it must be from 1 to {context}, the tokens that are read at once")
-    documents = list(documents)
+    documents = checks.records("documents", documents, Document)
     rows = chain.from_iterable(windows(one.ids, context=context, stride=stride, first=one.first) for one in documents)
     total = sum(max(len(one.ids) - one.first, 0) for one in documents)
     nats, tokens, size = add_up(scorer.tokenizer, scorer.score(rows, total=total))
@@ -120,7 +121,7 @@ def measure_texts(
 def measure_windows(scorer: Scorer, batches: Iterable[Batch]) -> TextScore:
     """Score the rows of batches, each of which counts as its weights say, as pretraining is evaluated on them."""
     rows, weights = [], []
-    for batch in batches:
+    for batch in checks.records("batches", batches, Batch, least=1):
         rows += [Row(ids) for ids in np.concatenate([batch.tokens, batch.targets[:, -1:]], axis=1)]
         weights += batch.weights[:, 0].tolist()
     scored = scorer.score(rows, total=sum(len(row.ids) - 1 for row in rows))

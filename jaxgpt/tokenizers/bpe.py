@@ -68,20 +68,20 @@ class BPE:
 
     def __init__(
         self,
-        merges: Sequence[tuple[bytes, bytes]],
+        merges: Iterable[tuple[bytes, bytes]],
         vocab: Mapping[bytes, int],
         special_tokens: Mapping[str, int],
         added_tokens: Iterable[AddedToken] = (),
     ):
-        self.merges, self.vocab = tuple(merges), dict(vocab)
+        self.merges, self.vocab = tuple(checks.read("merges", merges)), dict(vocab)
         self.added_tokens = {text: AddedToken(text, i) for text, i in special_tokens.items()}
-        self.added_tokens |= {token.text: token for token in added_tokens}
+        self.added_tokens |= {token.text: token for token in checks.read("added_tokens", added_tokens)}
         self.special_tokens = {token.text: token.id for token in self.added_tokens.values() if token.special}
         self.added = AddedTokens(self.added_tokens.values())
         self.vocab_size = 1 + max(chain(vocab.values(), (token.id for token in self.added_tokens.values())))
         self._byte_ids = [vocab[bytes([byte])] for byte in range(256)]
-        self._ranks = {(vocab[a], vocab[b]): rank for rank, (a, b) in enumerate(merges)}
-        self._merged = [vocab[a + b] for a, b in merges]
+        self._ranks = {(vocab[a], vocab[b]): rank for rank, (a, b) in enumerate(self.merges)}
+        self._merged = [vocab[a + b] for a, b in self.merges]
         self._pieces = {i: piece for piece, i in vocab.items()} | {
             token.id: text.encode() for text, token in self.added_tokens.items()
         }
@@ -114,9 +114,10 @@ class BPE:
 
     @classmethod
     def from_merges(
-        cls: type[AnyBPE], merges: Sequence[tuple[bytes, bytes]], special_tokens: Sequence[str] = (END_OF_TEXT,)
+        cls: type[AnyBPE], merges: Iterable[tuple[bytes, bytes]], special_tokens: Sequence[str] = (END_OF_TEXT,)
     ) -> AnyBPE:
         """Lay the ids out as GPT-2 does: bytes, merges, special tokens. All that OpenAI's `vocab.bpe` leaves to say."""
+        merges = tuple(checks.read("merges", merges))
         pieces = dict.fromkeys(chain((bytes([byte]) for byte in BYTES_IN_ORDER), (a + b for a, b in merges)))
         vocab = {piece: i for i, piece in enumerate(pieces)}
         return cls(merges, vocab, {token: len(vocab) + i for i, token in enumerate(special_tokens)})

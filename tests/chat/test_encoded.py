@@ -1,5 +1,6 @@
 """Data sets become ids: cut only between turns, counted; what doesn't fit is named by file and line."""
 
+import itertools
 import re
 from dataclasses import replace
 from functools import partial
@@ -9,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from jaxgpt import checks
 from jaxgpt.chat.encoded import (
     LabelledIds,
     encode_conversations,
@@ -38,6 +40,18 @@ def user(text: str) -> Message:
 
 def says(text: str) -> Message:
     return Message("assistant", text)
+
+
+def test_records_without_an_end_are_refused(bpe, monkeypatch):
+    monkeypatch.setattr(checks, "MOST_READ", 5)
+    for encode, one in (
+        (partial(encode_labelled, labels=("ham",)), Text("ab", "ham", "")),
+        (partial(encode_conversations, template=DEFAULT_TEMPLATE), Conversation((user("a"), says("b")), "")),
+        (partial(encode_pairs, template=None), Preference("a", "b", "c", 0.0, "")),
+        (partial(encode_prompts, template=None), Prompt("a", "")),
+    ):
+        with pytest.raises(UsageError, match="an iterator of more than 5 items"):
+            encode(itertools.repeat(one), tokenizer=bpe, length=9)
 
 
 def test_labels_are_numbered_by_name():

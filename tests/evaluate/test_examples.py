@@ -1,3 +1,4 @@
+import itertools
 from dataclasses import replace
 from functools import partial
 
@@ -6,11 +7,26 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxgpt import checks
 from jaxgpt.chat import DEFAULT_TEMPLATE, add_template, encode_conversations
 from jaxgpt.chat.encoded import EncodedPair, LabelledIds
 from jaxgpt.chat.records import Conversation, Message
 from jaxgpt.chat.template import Encoded
-from jaxgpt.evaluate import Row, Scorer, measure_conversations, measure_labels, measure_pairs
+from jaxgpt.data.batches import Batch
+from jaxgpt.errors import UsageError
+from jaxgpt.evaluate import (
+    Document,
+    Example,
+    Row,
+    Scorer,
+    measure_conversations,
+    measure_labels,
+    measure_pairs,
+    measure_preferences,
+    measure_task,
+    measure_texts,
+    measure_windows,
+)
 from jaxgpt.model.config import GPTConfig
 from jaxgpt.model.gpt import GPT
 from jaxgpt.objectives.outputs import last_scores
@@ -58,6 +74,27 @@ def test_a_reward_model_gets_pair_accuracy(draw):
     expected = np.array([[best(config, params, one.ids)[0] for one in pair] for pair in answers])
     np.testing.assert_allclose(score.rewards, expected, atol=1e-5)
     assert score.metrics()["accuracy"] == (expected[:, 0] > expected[:, 1]).mean()
+
+
+def test_nothing_and_what_has_no_end_are_refused(draw, monkeypatch):
+    monkeypatch.setattr(checks, "MOST_READ", 5)
+    scorer, answer = Scorer(CONFIG, draw(CONFIG), CHARS, batch_size=2), Encoded((1, 2), (0.0, 1.0))
+    preferences = partial(measure_preferences, reference=np.zeros((1, 2)), beta=0.1)
+    batch = Batch(np.ones((1, 2), np.int32), np.ones((1, 2), np.int32), np.ones((1, 2), np.float32))
+    pair = EncodedPair(answer, answer, 0.0)
+    for measure, one in (
+        (measure_labels, LabelledIds((1, 2), 0)),
+        (measure_pairs, pair),
+        (preferences, pair),
+        (measure_conversations, answer),
+        (measure_windows, batch),
+        (measure_texts, Document(np.array([1, 2]), 1, None)),
+        (lambda scorer, examples: measure_task(scorer, "lambada", examples), Example("a", ("b",), 0, "")),
+    ):
+        with pytest.raises(UsageError, match="1 or more|none of the 0 texts"):
+            measure(scorer, [])
+        with pytest.raises(UsageError, match="an iterator of more than 5 items"):
+            measure(scorer, itertools.repeat(one))
 
 
 def test_of_a_conversation_the_assistants_tokens_alone_count(draw):

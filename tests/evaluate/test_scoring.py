@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from jaxgpt.errors import UsageError
-from jaxgpt.evaluate import Row, Scorer, score_tokens
+from jaxgpt.evaluate import Row, Scorer, score_tokens, windows
 from jaxgpt.mesh import make_mesh
 from jaxgpt.model.config import GPTConfig
 from jaxgpt.model.gpt import GPT
@@ -37,6 +37,30 @@ def test_rows_come_back_in_order_with_what_each_gets_alone(draw, monkeypatch):
         assert found.ids.tolist() == targets.tolist()
 
 
+@pytest.mark.parametrize(
+    ("row", "says"),
+    [
+        (Row(np.array([1, 16])), "row 1 has the id 16; the model's are 0 to 15"),
+        (Row(np.array([1, -1, 2])), "row 1 has the id -1"),
+        (Row(np.array([1])), "row 1 has 1 tokens; it must have 2 to 17"),
+        (Row(np.zeros(18, int)), "row 1 has 18 tokens"),
+        (Row(np.array([1, 2, 3]), 0), "row 1: first is 0; it must be a whole number from 1 to 2"),
+        (Row(np.array([1, 2, 3]), 3), "row 1: first is 3"),
+    ],
+    ids=str,
+)
+def test_rows_that_would_get_nan_or_anothers_numbers_are_refused(draw, row, says):
+    scorer = Scorer(CONFIG, draw(CONFIG), CHARS, batch_size=1)
+    with pytest.raises(UsageError, match=says):
+        list(scorer.score([Row(np.array([1, 2])), row]))
+
+
+@pytest.mark.parametrize(("context", "stride"), [(0, None), (8, 0), (8, 8), (8, 20)])
+def test_windows_that_stand_still_or_leave_tokens_out_are_refused(context, stride):
+    with pytest.raises(UsageError, match="it must be a whole number from 1"):
+        next(windows(np.arange(50), context=context, stride=stride))
+
+
 def test_logits_never_exist_whole(monkeypatch):
     """No array of a scoring program is as large as B x T x V, but for what one part of it takes."""
     monkeypatch.setattr(cross_entropy, "PART_BYTES", 8 * 16 * 512 * 4 // 4)
@@ -49,6 +73,8 @@ def test_logits_never_exist_whole(monkeypatch):
 
 def test_a_mesh_is_refused_that_does_not_fit(draw):
     mesh = make_mesh()
+    with pytest.raises(UsageError, match="batch_size is 0"):
+        Scorer(CONFIG, draw(CONFIG), CHARS, batch_size=0)
     with pytest.raises(UsageError, match="fsdp 3 does not divide 1 devices"):
         make_mesh(fsdp=3)
     assert Scorer(CONFIG, draw(CONFIG), CHARS, mesh=mesh).batch_size == 8 * mesh.shape["data"]

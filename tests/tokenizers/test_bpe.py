@@ -1,6 +1,7 @@
 """A byte-level BPE is exact both ways, trains as Hugging Face's does, and refuses files that are no vocabulary."""
 
 import base64
+import itertools
 import json
 import random
 from pathlib import Path
@@ -10,6 +11,7 @@ import tokenizers
 from hypothesis import given
 from hypothesis import strategies as st
 
+from jaxgpt import checks
 from jaxgpt.errors import UsageError
 from jaxgpt.tokenizers.bpe import BPE
 from jaxgpt.tokenizers.bpe_files import printable
@@ -75,6 +77,16 @@ def test_ids_are_bytes_then_merges_then_special_tokens(bpe: BPE):
     assert bpe.vocab[b"!"] == 0 and bpe.vocab[b" "] == 220
     assert [bpe.vocab[a + b] for a, b in bpe.merges] == list(range(256, 699))
     assert bpe.special_tokens == {"<|endoftext|>": 699}
+
+
+def test_merges_may_come_from_an_iterator_with_an_end(bpe: BPE, monkeypatch: pytest.MonkeyPatch):
+    for made in (BPE.from_merges(iter(bpe.merges)), BPE(iter(bpe.merges), bpe.vocab, bpe.special_tokens)):
+        assert made.encode("the king") == bpe.encode("the king")
+    monkeypatch.setattr(checks, "MOST_READ", 5)
+    with pytest.raises(UsageError, match="merges is an iterator of more than 5 items"):
+        BPE.from_merges(itertools.repeat((b"a", b"b")))
+    with pytest.raises(UsageError, match="merges is an iterator of more than 5 items"):
+        BPE(itertools.repeat((b"a", b"b")), bpe.vocab, {})
 
 
 def test_special_tokens_are_plain_text_unless_asked_for():
