@@ -6,7 +6,7 @@ Out: each row's new ids, and at the text's level text up to a stop string.
 Rows end with the config's own end ids, and ids that only pad its embedding table are never chosen, unless other ones
 are asked for. Stop strings belong to texts, not to ids:
 
-    text = TextStream(tokenizer, stop=["\n\n"], end_ids=config.eos_token_ids)  # of jaxgpt.decode.text
+    text = TextStream(tokenizer, stop=["\\n\\n"], end_ids=config.eos_token_ids)  # of jaxgpt.decode.text
     for [token] in stream(config, params, [tokenizer.encode(prompt)], max_new_tokens=100):
         print(text.push(token), end="")
         if text.ended:

@@ -17,7 +17,7 @@ from jaxgpt.model.linear import again, wide_product
 # Finite, so that the rows of padding, which may attend to nothing, stay free of NaN.
 NEVER = jnp.finfo(jnp.float32).min
 
-# Queries are taken in blocks, each against the keys up to its own end: half of all scores are never computed.
+# Queries are taken in blocks, each against the keys up to its own end: three eighths of all scores are never computed.
 BLOCKS = 4
 SMALLEST_BLOCK = 32
 
