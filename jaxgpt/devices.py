@@ -37,6 +37,7 @@ def start_devices(device: str = "auto", *, distributed: bool = False, debug_nans
 
     if device != "auto":
         jax.config.update("jax_platforms", device if device == "cpu" else f"{device},cpu")  # see `in_host_memory`
+    jax.config.update("jax_threefry_partitionable", True)  # or what is dropped would depend on the devices
     if debug_nans:
         jax.config.update("jax_debug_nans", True)
     if distributed and not jax.distributed.is_initialized():

@@ -214,6 +214,11 @@ def _swapped(x: Array, first: int, second: int) -> Array:
     return x.reshape(*x.shape[:-1], first, second, -1).swapaxes(-3, -2).reshape(x.shape)
 
 
+def seed_key(seed: int) -> Array:
+    """Return the random key of a seed, of the same generator whatever JAX's default is here: a run may go on there."""
+    return jax.random.key(seed, impl="threefry2x32")
+
+
 def own_key(key: Array | None) -> Array | None:
     """Return a key that draws for this device's rows what `key` draws for them among all rows."""
     if key is None or size(*ROWS) == 1:
@@ -225,7 +230,7 @@ def own_key(key: Array | None) -> Array | None:
 def shared_key(key: Array) -> Array:
     """Return the key that an `own_key` was made from, to draw the same on all devices."""
     data = jax.random.key_data(key)
-    return jax.random.wrap_key_data(data[..., :2]) if data.shape[-1] == 3 else key
+    return jax.random.wrap_key_data(data[..., :2], impl="threefry2x32") if data.shape[-1] == 3 else key
 
 
 # JAX's own generator hashes an element's number among all of them. Rows come first, so a device's elements are

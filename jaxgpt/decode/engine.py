@@ -22,7 +22,7 @@ from jaxgpt.hosts import fetch
 from jaxgpt.model.config import GPTConfig
 from jaxgpt.model.gpt import GPT
 from jaxgpt.model.quantized import cast_matrices, check_params
-from jaxgpt.parallel import on_mesh_of
+from jaxgpt.parallel import on_mesh_of, seed_key
 
 
 @overload
@@ -233,4 +233,4 @@ def decoder(config: GPTConfig, dtype: DTypeLike) -> GPT:
 def row_keys(seed: SupportsIndex, rows: Rows) -> Array:
     """Return each row's random key, (B,); raise a UsageError if the seed is out of range."""
     seed = checks.whole("seed", seed, 0, 2**32 - 1, "from 0 to 2^32 - 1, and a whole number")
-    return jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(seed), rows.row_seeds())
+    return jax.vmap(jax.random.fold_in, (None, 0))(seed_key(seed), rows.row_seeds())

@@ -78,17 +78,19 @@ def verify(
 ) -> tuple[KVCache, DecodeState]:
     """Read the newest token and the guesses, and go on by one token more than there are right guesses."""
     length, count = cache.length, guesses.shape[1]
-    progress = replace(progress, tokens=jax.lax.dynamic_update_slice(progress.tokens, guesses, (0, length + 1)))
+    progress = replace(
+        progress, tokens=jax.lax.dynamic_update_slice_in_dim(progress.tokens, guesses, length + 1, axis=1)
+    )
     logits, cache = read(model, params, progress.tokens, cache, width=count + 1, last=count + 1)
     chosen = choose_after(sampling, logits, cache, progress)
     # Rows that have ended by then agree with every guess: nobody looks at what follows.
     ended = progress.ended[:, None] | (jnp.cumsum(jnp.isin(chosen, progress.stop_ids), axis=1) > 0)
     right = ((chosen[:, :-1] == guesses) | ended[:, :-1]).all(axis=0)
-    kept = jnp.cumprod(right).sum()
+    kept = jnp.cumprod(right).sum(dtype=jnp.int32)
     # Behind its length a cache may hold anything: masks hide it, and what is read later takes its place.
     return replace(cache, length=length + kept + 1), replace(
         progress,
-        tokens=jax.lax.dynamic_update_slice(progress.tokens, chosen, (0, length + 1)),
+        tokens=jax.lax.dynamic_update_slice_in_dim(progress.tokens, chosen, length + 1, axis=1),
         ended=ended[:, kept],
         count=progress.count + kept + 1,
         log_probs=progress.log_probs_with(chosen, logits, length + 1),

@@ -49,7 +49,7 @@ class DecodeState:
         if self.log_probs is None:
             return None
         found = jnp.take_along_axis(jax.nn.log_softmax(logits), chosen[..., None], axis=-1)[..., 0]
-        return jax.lax.dynamic_update_slice(self.log_probs, found, (0, slot))
+        return jax.lax.dynamic_update_slice_in_dim(self.log_probs, found, slot, axis=1)
 
 
 @partial(jax.jit, static_argnames=("model", "sampling", "width"))
@@ -81,7 +81,7 @@ def decode_step(
     chosen = choose_after(sampling, logits, cache, progress)
     return cache, replace(
         progress,
-        tokens=jax.lax.dynamic_update_slice(progress.tokens, chosen, (0, cache.length)),
+        tokens=jax.lax.dynamic_update_slice_in_dim(progress.tokens, chosen, cache.length, axis=1),
         ended=progress.ended | jnp.isin(chosen[:, 0], progress.stop_ids),
         count=progress.count + 1,
         log_probs=progress.log_probs_with(chosen, logits, cache.length),

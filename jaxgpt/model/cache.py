@@ -104,7 +104,7 @@ class KVCache:
 
         def put(old: Array, new: Array) -> Array:
             new = new[:, :width].reshape(*(1 for _ in old.shape[:-3]), new.shape[0], width, new.shape[2])
-            at = (row, 0, self.length - width, 0)
+            at = [jnp.asarray(place, jnp.int32) for place in (row, 0, self.length - width, 0)]
             return jax.lax.dynamic_update_slice(old, new.astype(old.dtype), at[-old.ndim :])
 
         return self._map(put, newcomer)

@@ -68,7 +68,7 @@ class GPT(nn.Module):
         if not config.tie_word_embeddings:
             self.lm_head = Embed(config.vocab_size, config.n_embd, self.dtype, init)
         if config.labels is not None:
-            self.score = self.param("score", init, (len(config.labels), config.n_embd))
+            self.score = self.param("score", init, (len(config.labels), config.n_embd), jnp.float32)
 
     def __call__(
         self,

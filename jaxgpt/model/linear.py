@@ -50,7 +50,7 @@ class Linear(nn.Module):
             out = x @ kernel if self.autodiff else product(x, kernel)
         if not self.use_bias:
             return out
-        bias = self.param("bias", nn.initializers.zeros, (self.features,))
+        bias = self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32)
         return out + (laid_in_thirds(bias) if self.thirds else bias).astype(self.dtype)
 
 

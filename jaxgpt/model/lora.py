@@ -59,9 +59,9 @@ def init_adapters(config: GPTConfig, lora: LoRA, key: Array) -> Any:
 
     def init(parameter: Parameter) -> Array:
         if parameter.path[-1] == B:
-            return jnp.zeros(parameter.shape)
+            return jnp.zeros(parameter.shape, jnp.float32)
         bound, own = parameter.shape[0] ** -0.5, jax.random.fold_in(key, numbers[parameter.path])
-        return jax.random.uniform(own, parameter.shape, minval=-bound, maxval=bound)
+        return jax.random.uniform(own, parameter.shape, jnp.float32, -bound, bound)
 
     return tree_of(adapter_parameters(config, lora), init)
 

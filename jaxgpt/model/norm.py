@@ -28,8 +28,9 @@ class LayerNorm(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
         width = x.shape[-1:]
-        scale = self.param("scale", nn.initializers.ones, width)
-        bias = self.param("bias", nn.initializers.zeros, width) if self.use_bias else jnp.zeros(width)
+        scale = self.param("scale", nn.initializers.ones, width, jnp.float32)
+        none = nn.initializers.zeros
+        bias = self.param("bias", none, width, jnp.float32) if self.use_bias else jnp.zeros(width, jnp.float32)
         if self.autodiff:
             normalised, _ = _forward(x, jnp.asarray(scale), jnp.asarray(bias), self.epsilon)
         else:

@@ -138,7 +138,7 @@ def stored(
         return found
     if found is not None and inside():
         return whole(found, shape, dtype, tensor_axis=tensor_axis, thirds=thirds)
-    return module.param(name, init, shape)
+    return module.param(name, init, shape, jnp.float32)
 
 
 def quantize(params: Any, kind: Kind) -> Any:

@@ -14,6 +14,7 @@ from jaxtyping import Float
 
 from jaxgpt.model.atlas import Parameter, axes, map_parameters, parameters
 from jaxgpt.model.config import VALUE, GPTConfig
+from jaxgpt.parallel import seed_key
 
 Drawn = Literal["adapters", "head", "vocabulary"]
 """What may be drawn when a stage begins."""
@@ -24,7 +25,7 @@ def key_of(seed: int, drawn: Drawn) -> Array:
 
     An update folds its number, counted from 0 up, into the seed's key, for dropout. These numbers come from the top.
     """
-    return jax.random.fold_in(jax.random.key(seed), 2**32 - 1 - get_args(Drawn).index(drawn))
+    return jax.random.fold_in(seed_key(seed), 2**32 - 1 - get_args(Drawn).index(drawn))
 
 
 def extend_vocabulary(config: GPTConfig, params: Any, vocab_size: int, key: Array) -> tuple[GPTConfig, Any]:
@@ -47,7 +48,7 @@ def extend_vocabulary(config: GPTConfig, params: Any, vocab_size: int, key: Arra
             return leaf
         existing = leaf.astype(jnp.float32)
         own = jax.random.fold_in(key, grown.index(parameter.path))
-        rows = existing.mean(0) + existing.std(0) * jax.random.normal(own, (count, config.n_embd))
+        rows = existing.mean(0) + existing.std(0) * jax.random.normal(own, (count, config.n_embd), jnp.float32)
         return jnp.concatenate([leaf, rows.astype(leaf.dtype)])
 
     return replace(config, vocab_size=vocab_size, tokenizer_vocab_size=None), map_parameters(config, extend)
@@ -57,7 +58,7 @@ def new_score(config: GPTConfig, key: Array, *, zero: bool = False) -> Float[Arr
     """Return a new head for a config's labels, or one whose scores are all 0."""
     shape = (len(config.labels or ()), config.n_embd)
     deviation = 0.0 if zero else config.initializer_range
-    return deviation * jax.random.normal(key, shape)
+    return deviation * jax.random.normal(key, shape, jnp.float32)
 
 
 def without_values(config: GPTConfig, params: Mapping[str, Any]) -> tuple[GPTConfig, Mapping[str, Any]]:

@@ -20,6 +20,7 @@ from jaxtyping import Float, Int
 from jaxgpt.mesh import optimizer_shardings, parameter_shardings, replicated
 from jaxgpt.model.atlas import Parameter, parameters, tree_of
 from jaxgpt.model.gpt import GPT, initial_std
+from jaxgpt.parallel import seed_key
 
 SPIKE_WINDOW = 128
 LeafPath = tuple[str, ...]
@@ -94,7 +95,7 @@ def init_params(model: GPT, *, seed: int, shardings: Any = None) -> Any:
     They are those of `model.init`, which as one program would take a minute to compile for 48 layers, and hold several
     copies of all. Here each is drawn by a program of its shape.
     """
-    key = jax.random.key(seed)
+    key = seed_key(seed)
     places: dict[LeafPath, Any] = {} if shardings is None else dict(flatten_dict(shardings))
 
     def draw(parameter: Parameter) -> Array:
@@ -112,7 +113,7 @@ _normal = functools.cache(normal)
 
 @functools.cache
 def _drawer(init: Initializer, shape: tuple[int, ...], place: Any) -> Callable[[Array], Array]:
-    return jax.jit(partial(init, shape=shape), out_shardings=place)
+    return jax.jit(partial(init, shape=shape, dtype=jnp.float32), out_shardings=place)
 
 
 def abstract_state(

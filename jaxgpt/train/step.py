@@ -14,7 +14,7 @@ from jaxtyping import Float, Int
 from jaxgpt.devices import platform
 from jaxgpt.mesh import OwnRows
 from jaxgpt.objectives.base import Objective, Params, Sums
-from jaxgpt.parallel import inside, total
+from jaxgpt.parallel import inside, seed_key, total
 from jaxgpt.train.state import TrainState, join
 
 SPIKE_SIGMAS = 6.0
@@ -77,7 +77,7 @@ def make_step(
         return optax.apply_updates(params, updates), opt_state, jnp.roll(losses, -1).at[-1].set(mean)
 
     def step(state: TrainState, batch: Any) -> tuple[TrainState, StepMetrics]:
-        key = jax.random.fold_in(jax.random.key(seed), state.step)
+        key = jax.random.fold_in(seed_key(seed), state.step)
         grads, sums = take(state.params, state.frozen, batch, key)
         mean, norm = sums.loss / sums.weight, optax.tree.norm(grads)
         good = jnp.isfinite(mean) & jnp.isfinite(norm)

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxgpt.decode.continuous import generate_many
 from jaxgpt.decode.draft import DraftModel, PromptLookup
 from jaxgpt.decode.engine import generate, stream
 from jaxgpt.decode.sampling_config import Sampling
@@ -44,6 +45,14 @@ def drafts(config, params) -> dict[str, PromptLookup | DraftModel]:
 def test_a_draft_changes_no_token(config, params, prompts, drafts, kind, options, rows):
     run = partial(generate, config, params, prompts[:rows], max_new_tokens=20, seed=3, **options)
     assert run(draft=drafts[kind]) == run()
+
+
+def test_nor_do_64_bits_that_jax_counts_in(config, params, prompts, drafts):
+    run = partial(generate, config, params, prompts, max_new_tokens=9)
+    expected = run()
+    with jax.enable_x64(True):
+        assert run() == run(draft=drafts["lookup"]) == expected
+        assert generate_many(config, params, prompts, max_new_tokens=9, batch_size=2) == expected
 
 
 @pytest.mark.parametrize(("kind", "options", "stop"), [("lookup", {}, 24), ("half", LIKELY, 5)])

@@ -43,6 +43,22 @@ def test_a_run_from_python_is_that_of_the_command_bit_for_bit(given, tmp_path):
     jax.tree.map(np.testing.assert_array_equal, here, there)
 
 
+def test_a_run_draws_the_same_whatever_generator_an_environment_asks_for(given, tmp_path):
+    """As TPUs' environments do: what a run goes on in is not always what it began in."""
+    once = {**given, "dropout": 0.1, "max_iters": 2}
+    Pretrain(**once).run(tmp_path / "usual")
+    usual = {name: getattr(jax.config, name) for name in ("jax_default_prng_impl", "jax_threefry_partitionable")}
+    try:
+        jax.config.update("jax_default_prng_impl", "unsafe_rbg")
+        jax.config.update("jax_threefry_partitionable", False)
+        Pretrain(**once).run(tmp_path / "other")
+    finally:
+        for name, value in usual.items():
+            jax.config.update(name, value)
+    (_, usually), (_, otherwise) = (load_params(tmp_path / name, 2) for name in ("usual", "other"))
+    jax.tree.map(np.testing.assert_array_equal, usually, otherwise)
+
+
 @pytest.mark.usefixtures("unchecked_types")
 @pytest.mark.parametrize(
     ("flags", "more", "message"),

@@ -1,17 +1,21 @@
 """How a run begins: parameters drawn one by one are those of Flax's own `init`."""
 
 import dataclasses
+from functools import partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxgpt.data.packing import pad_batch
 from jaxgpt.mesh import make_mesh, parameter_shardings
 from jaxgpt.model.atlas import parameters
 from jaxgpt.model.config import GPTConfig
 from jaxgpt.model.gpt import GPT
+from jaxgpt.objectives.next_tokens import pretrain
 from jaxgpt.train import init_params
+from jaxgpt.train.step import gradient
 
 TINY = GPTConfig(vocab_size=33, n_positions=16, n_embd=32, n_layer=2, n_head=4)
 VARIANTS = [
@@ -32,3 +36,20 @@ def test_parameters_drawn_one_by_one_are_those_of_init(change):
     assert jax.tree.structure(drawn) == jax.tree.structure(whole)
     for one, other in zip(jax.tree.leaves(drawn), jax.tree.leaves(whole), strict=True):
         np.testing.assert_array_equal(one, other, strict=True)
+
+
+@pytest.mark.parametrize("change", VARIANTS, ids=str)
+def test_weights_and_gradients_are_f32_where_jax_computes_in_64_bits(change):
+    """As who has enabled them for something else has everywhere."""
+    model = GPT(dataclasses.replace(TINY, **change))
+    usual = init_params(model, seed=7)
+    with jax.enable_x64(True):
+        params = init_params(model, seed=7)
+        of_flax = jax.eval_shape(model.init, jax.random.key(7), jnp.zeros((1, 1), jnp.int32))["params"]
+        objective, batch = pretrain(model), pad_batch([[1, 2, 3]])
+        key = jax.random.key(0)
+        gradients, _ = jax.eval_shape(partial(gradient, objective), params, {}, batch, key)
+    jax.tree.map(np.testing.assert_array_equal, params, usual)
+    assert {leaf.dtype for tree in (params, of_flax, gradients) for leaf in jax.tree.leaves(tree)} == {
+        np.dtype("float32")
+    }
