@@ -72,6 +72,7 @@ def flag(
     per_host: bool = False,
     positional: bool = False,
     required: bool = False,
+    about_run: bool = False,
     group: Group | None = None,
 ) -> Any:
     """Declare a dataclass field that is a flag; its type says which values it takes.
@@ -84,6 +85,8 @@ def flag(
         per_host: the processes of one run may have different values, as paths differ from host to host.
         positional: it is written without its name.
         required: none will not do, and its dataclass refuses it, though a run that goes on may leave the flag out.
+        about_run: it says something about a machine, a folder or what is shown, and nothing about the model that comes
+            of a run: model cards leave it out.
         group: where `--help` shows it; None: where the dataclass that this one extends has it, or "run".
     """
     known = {
@@ -92,6 +95,7 @@ def flag(
         "per_host": per_host,
         "positional": positional,
         "required": required,
+        "about_run": about_run,
         "group": group,
     }
     return dataclasses.field(default=default, metadata=known)

@@ -13,7 +13,7 @@ from jaxgpt.command_line import command, parse
 from jaxgpt.commands import called
 from jaxgpt.errors import RunError, UsageError
 from jaxgpt.files import free_name, write_json
-from jaxgpt.flags import Name, PathName, flag
+from jaxgpt.flags import Name, PathName, flag, flags_where
 from jaxgpt.model.config import GPTConfig
 from jaxgpt.notes import note
 from jaxgpt.runs.manifest import Which
@@ -139,6 +139,7 @@ def export_run(run: Path, dest: Path, options: Options, *, title: str) -> None:
     from jaxgpt.model.resize import without_values
     from jaxgpt.runs.manifest import step_of
     from jaxgpt.runs.weights import find_checkpoint, find_tokenizer, load_params
+    from jaxgpt.stages import STAGES, load_stage
     from jaxgpt.train.card import CARD, model_card
 
     if options.allow_pickle or options.revision is not None:
@@ -155,6 +156,7 @@ def export_run(run: Path, dest: Path, options: Options, *, title: str) -> None:
         config,
         title=title,
         step=step_of(find_checkpoint(run, which(options))),
+        left_out={name for stage in STAGES for name in flags_where(load_stage(stage).Flags, "about_run", True)},
         ignore_change=options.ignore_config_change,
     )
     make_room(dest)

@@ -37,6 +37,7 @@ class PPOStageConfig(PPOConfig, SampleConfig, FineTuneConfig):
         "with a parameter conversations it is given them whole",
         per_host=True,
         group="objective",
+        about_run=True,
     )
     max_iters: Count = flag(100, "iterations in the whole run, each a rollout and epochs of updates")
     learning_rate: Positive = flag(5e-6, "peak learning rate, reached after warmup")

@@ -81,7 +81,11 @@ class PretrainConfig(SampleConfig, RunConfig):
         False, "read special tokens that the texts spell as such", on_resume="fixed", group="data"
     )
     cache_dir: PathName | None = flag(
-        None, "where token files and downloads are kept; none: ~/.cache/jaxgpt", per_host=True, group="data"
+        None,
+        "where token files and downloads are kept; none: ~/.cache/jaxgpt",
+        per_host=True,
+        group="data",
+        about_run=True,
     )
 
     preset: Name | None = flag(
@@ -96,13 +100,16 @@ class PretrainConfig(SampleConfig, RunConfig):
     position_embedding: str | None = flag(None, "learned or sinusoidal", group="model")
     norm_position: str | None = flag(None, "pre (GPT-2) or post (the original transformer)", group="model")
     tie_word_embeddings: bool | None = flag(None, "whether the LM head is the embedding table", group="model")
-    sample_tokens: CountOrZero = flag(300, "tokens of a sample", group="logging")
+    sample_tokens: CountOrZero = flag(300, "tokens of a sample", group="logging", about_run=True)
     plan: Name | None = flag(
         None,
         "devices, as v5e:4x4, h100:8 or h100:2x8: print what the run would take there, its best mesh and time, and end",
         on_resume="of the command",
+        about_run=True,
     )
-    price: Positive | None = flag(None, "with --plan, of all these devices for an hour", on_resume="of the command")
+    price: Positive | None = flag(
+        None, "with --plan, of all these devices for an hour", on_resume="of the command", about_run=True
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()

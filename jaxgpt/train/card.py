@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,16 +17,17 @@ from jaxgpt.train.metrics import read_rows
 CARD = "README.md"
 MADE_OF = ("dataset", "val_dataset", "init_from", "base", "reward_model", "tokenizer")
 """Flags that name what a run was made of; of paths, the card has the last part alone."""
-NO_RECIPE = (
-    *("out_dir", "overwrite", "cache_dir", "allow_pickle", "ignore_data_change", "ignore_config_change", "dry_run"),
-    *("eval_only", "debug_nans", "device", "distributed", "log_interval", "save_interval", "save_minutes", "keep"),
-    *("tensorboard", "wandb", "profile", "explore", "sample_interval", "sample_tokens", "reward_function"),
-    *("plan", "price"),
-)
-"""Flags that say something about a machine or a folder, and nothing about a model."""
 
 
-def model_card(run: Path, config: GPTConfig, *, title: str, step: int | None, ignore_change: bool = False) -> str:
+def model_card(
+    run: Path,
+    config: GPTConfig,
+    *,
+    title: str,
+    step: int | None,
+    left_out: Collection[str],
+    ignore_change: bool = False,
+) -> str:
     """Return the card of a run's model, as the hub shows it.
 
     Args:
@@ -34,6 +35,7 @@ def model_card(run: Path, config: GPTConfig, *, title: str, step: int | None, ig
         config: the model's.
         title: the model's name.
         step: the checkpoint's; None where that is not known.
+        left_out: flags that are no part of the recipe: see `about_run` of `jaxgpt.flags.flag`.
         ignore_change: see `read_record`.
 
     Raises:
@@ -49,7 +51,7 @@ def model_card(run: Path, config: GPTConfig, *, title: str, step: int | None, ig
         hub = [name for name, value in named.items() if str(value).startswith("hub:")]
         hashes = {f"{'revision' if k in hub else 'hash'} of {k}": value for k, value in record["data"].items()}
         parts += ["## Data", _table(("", ""), [(k, f"`{v}`") for k, v in {**named, **hashes}.items() if v is not None])]
-    if recipe := [(name, f"`{json.dumps(v)}`") for name, v in flags.items() if v is not None and name not in NO_RECIPE]:
+    if recipe := [(name, f"`{json.dumps(v)}`") for name, v in flags.items() if v is not None and name not in left_out]:
         parts += ["## Recipe", _table(("flag of `train.py`", "value"), recipe)]
     if rows := _evaluations(run, step):
         names = list(dict.fromkeys(name for row in rows for name in row))

@@ -96,19 +96,30 @@ class RunConfig(OptimizerConfig):
         UsageError: a value out of range, or two that contradict each other.
     """
 
-    out_dir: PathName = flag("out", "the run's folder", on_resume="of the command", per_host=True)
-    overwrite: bool = flag(False, "move a run that out_dir holds aside and begin anew", on_resume="of the command")
+    out_dir: PathName = flag("out", "the run's folder", on_resume="of the command", per_host=True, about_run=True)
+    overwrite: bool = flag(
+        False, "move a run that out_dir holds aside and begin anew", on_resume="of the command", about_run=True
+    )
     init_from: PathName = flag(
         "scratch",
         "scratch; resume: the run in out_dir; auto: resume if there is one; or a model: gpt2 …, a folder",
         on_resume="of the command",
     )
-    allow_pickle: bool = flag(False, "also begin with a pytorch_model.bin or ckpt.pt: no code in them is run")
+    allow_pickle: bool = flag(
+        False, "also begin with a pytorch_model.bin or ckpt.pt: no code in them is run", about_run=True
+    )
     ignore_data_change: bool = flag(
-        False, "resume although the data is not what the run began with", on_resume="of the command", group="data"
+        False,
+        "resume although the data is not what the run began with",
+        on_resume="of the command",
+        group="data",
+        about_run=True,
     )
     ignore_config_change: bool = flag(
-        False, "take a run's config.json as it is, although it was changed by hand", on_resume="of the command"
+        False,
+        "take a run's config.json as it is, although it was changed by hand",
+        on_resume="of the command",
+        about_run=True,
     )
     block_size: Context | None = flag(None, "tokens in a row of a batch, and the context of a new model", group="data")
     dropout: Rate | None = flag(
@@ -132,6 +143,7 @@ class RunConfig(OptimizerConfig):
         False,
         "stop at the first NaN with a traceback to the operation that made it; slow",
         group="precision and devices",
+        about_run=True,
     )
     fsdp: Rows | None = flag(
         None,
@@ -141,31 +153,41 @@ class RunConfig(OptimizerConfig):
     tensor: Rows | None = flag(
         None, "devices that share each layer's heads; none: likewise", group="precision and devices"
     )
-    device: Device = flag("auto", "where to run", per_host=True, group="precision and devices")
-    distributed: bool = flag(False, "one of several processes of a run: join the others", group="precision and devices")
+    device: Device = flag("auto", "where to run", per_host=True, group="precision and devices", about_run=True)
+    distributed: bool = flag(
+        False, "one of several processes of a run: join the others", group="precision and devices", about_run=True
+    )
 
     eval_interval: Count = flag(250, "updates between evaluations", group="logging")
     eval_iters: Count = flag(100, "batches in an evaluation, always the same", group="logging")
-    log_interval: Count = flag(10, "updates between rows of metrics", group="logging")
-    save_interval: Count = flag(250, "updates between checkpoints", group="logging")
-    save_minutes: Positive | None = flag(None, "also save when this many minutes have gone by", group="logging")
-    keep: Count = flag(2, "latest checkpoints to keep, beside the best", group="logging")
-    tensorboard: bool = flag(True, "write event files", group="logging")
+    log_interval: Count = flag(10, "updates between rows of metrics", group="logging", about_run=True)
+    save_interval: Count = flag(250, "updates between checkpoints", group="logging", about_run=True)
+    save_minutes: Positive | None = flag(
+        None, "also save when this many minutes have gone by", group="logging", about_run=True
+    )
+    keep: Count = flag(2, "latest checkpoints to keep, beside the best", group="logging", about_run=True)
+    tensorboard: bool = flag(True, "write event files", group="logging", about_run=True)
     explore: bool = flag(
         False,
         "at the end, write explore.html into out_dir: a page that shows the model at work",
         on_resume="of the command",
         group="logging",
+        about_run=True,
     )
-    wandb: Name | None = flag(None, "wandb project to send metrics to", group="logging")
+    wandb: Name | None = flag(None, "wandb project to send metrics to", group="logging", about_run=True)
     profile: PathName | None = flag(
         None,
         "folder for a trace by JAX's profiler of a few updates, behind those that compile",
         on_resume="of the command",
         group="logging",
+        about_run=True,
     )
-    dry_run: bool = flag(False, "print parameters, memory and arithmetic, and end", on_resume="of the command")
-    eval_only: bool = flag(False, "evaluate once, print it, write nothing, and end", on_resume="of the command")
+    dry_run: bool = flag(
+        False, "print parameters, memory and arithmetic, and end", on_resume="of the command", about_run=True
+    )
+    eval_only: bool = flag(
+        False, "evaluate once, print it, write nothing, and end", on_resume="of the command", about_run=True
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -214,6 +236,7 @@ class SampleConfig:
         None,
         "updates between samples, which go to the terminal, samples/ and TensorBoard; none: only at the end",
         group="logging",
+        about_run=True,
     )
 
 

@@ -229,6 +229,8 @@ def test_a_run_goes_to_the_hub_with_a_card_made_of_its_record(tmp_path, monkeypa
         "val_dataset": "hub:some/set@v1:dev",
         "learning_rate": 0.5,
         "out_dir": str(run),
+        "log_interval": 7,
+        "sample_tokens": 5,
     }
     data = {"train": "0123", "val_dataset": "v1sha:dev"}
     config = replace(CONFIG, eos_token_id=60, bos_token_id=60)
@@ -245,6 +247,7 @@ def test_a_run_goes_to_the_hub_with_a_card_made_of_its_record(tmp_path, monkeypa
     for line in ("# me/new", "| dataset 1 | `mine.txt` |", "- a/b", "| revision of val_dataset | `v1sha:dev` |"):
         assert line in card.splitlines()
     assert "| learning_rate | `0.5` |" in card and "| 2 | 2 |" in card and str(tmp_path) not in card
+    assert "log_interval" not in card and "sample_tokens" not in card, "they say nothing about the model"
     main([str(run), str(tmp_path / "local")])
     assert (tmp_path / "local/README.md").read_text() == card.replace("me/new", "local")
 
