@@ -31,7 +31,12 @@ _LOSSES = {
     "classify": "The loss is the surprise at the right label, in nats: ln of their number for who only guesses.",
     "reward": "The loss is −log σ(chosen − rejected): 0.693 for who only guesses.",
     "dpo": "The loss is −log σ of how much more than its reference the model prefers what was chosen: 0.693 at first.",
-    "ppo": "The loss is the clipped objective's and has no meaning by itself: see score and KL divergence.",
+    "dpo hinge": "The loss is max(0, 1 − β δ), δ being how much more than its reference the model prefers what was "
+    "chosen: 1 at first.",
+    "dpo ipo": "The loss is (δ − 1/(2 β))², δ being how much more than its reference the model prefers what was chosen "
+    "per token: 1/(4 β²) at first.",
+    "ppo": "The loss in training is the clipped objective's and has no meaning by itself; in validation it is what "
+    "answers are worth, negated. See score and KL divergence.",
 }
 
 
@@ -82,9 +87,10 @@ def training_data(run: Path, record: Mapping[str, Any]) -> dict[str, Any]:
                 kept = {*range(0, len(points), max(len(points) // MOST_ROWS, 1)), len(points) - 1}
                 curves.setdefault(name, {})[split] = [points[i] for i in sorted(kept)]
     samples = sorted((run / "samples").glob("*.txt"), key=lambda file: file.stat().st_mtime)[-MOST_SAMPLES:]
+    stage, loss = record.get("stage"), (record.get("flags") or {}).get("loss")
     return {
-        "stage": record.get("stage"),
-        "about": _LOSSES.get(record.get("stage") or ""),
+        "stage": stage,
+        "about": _LOSSES.get(f"{stage} {loss}", _LOSSES.get(stage or "")),
         "new": bool(record.get("new")),
         "curves": curves,
         "samples": [[file.name, file.read_text(encoding="utf-8", errors="replace")[:800]] for file in samples],

@@ -13,7 +13,7 @@ from jaxgpt import checks
 from jaxgpt.inspect.record import Inspection
 
 BLUE, ORANGE, GREEN = "#0072B2", "#D55E00", "#009E73"  # Okabe and Ito 2008
-AMOUNTS, SIGNED = "cividis", "PuOr"
+AMOUNTS, SIGNED = "cividis", "PuOr_r"  # which is orange above zero, as the page
 # More places than these are numbered, not named.
 NAMED = 40
 

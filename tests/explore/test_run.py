@@ -82,6 +82,32 @@ def test_one_slider_goes_through_training(run, browser, tmp_path):
     assert "5.12 k" in scaling
 
 
+def test_a_level_curve_lies_at_the_number_that_it_has(run, browser, tmp_path):
+    file = tmp_path / "page.html"
+    file.write_text(run.page(), encoding="utf-8")
+    browser.get(file.as_uri())
+    heights = browser.execute_script(
+        "const svg = document.querySelector('#training svg[aria-label=\"Learning rate\"]');"
+        "const label = [...svg.querySelectorAll('text')].find((text) => text.textContent === '0.1');"
+        "const boxes = [label, ...svg.querySelectorAll('path')].map((part) => part.getBBox());"
+        "return boxes.map((box) => box.y + box.height / 2)"
+    )
+    assert len(heights) == 3 and max(heights) - min(heights) < 8
+
+
+@pytest.mark.parametrize(
+    ("flags", "says"),
+    [
+        ({"loss": "sigmoid"}, "−log σ of how much more"),
+        ({"loss": "robust"}, "0.693 at first"),
+        ({"loss": "hinge"}, ": 1 at first"),
+        ({"loss": "ipo"}, ": 1/(4 β²) at first"),
+    ],
+)
+def test_dpos_losses_are_told_apart(run, flags, says):
+    assert says in training.training_data(run.folder, {"stage": "dpo", "flags": flags})["about"]
+
+
 def test_the_run_stands_among_those_of_a_ladder(run, browser, tmp_path, capsys):
     """As the command takes them; the line is the power law through the ladder, without the run."""
     runs = [{"parameters": n, "tokens": 20 * n, "loss": loss} for n, loss in ((100, 4.0), (300, 3.1), (1000, 2.3))]

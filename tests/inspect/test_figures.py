@@ -70,6 +70,13 @@ def test_positions_are_the_table_the_sinusoids_and_their_cosines():
     np.testing.assert_allclose(np.diag(cosine), 1, rtol=1e-5)
 
 
+def test_what_has_a_sign_is_orange_above_zero_and_blue_below():
+    """As the page says of its tables, with scripts and without."""
+    image = look.plot_positions(np.array([[-1.0, 1.0]])).axes[0].get_images()[0]
+    (below, above), _ = image.to_rgba(np.array([[-1.0, 1.0], [0.0, 0.0]]))[..., :3]
+    assert below[2] > below[0] and above[0] > above[2]
+
+
 def test_a_bag_of_words_is_one_sum_without_positions_and_two_with_them():
     words, positions = np.random.default_rng(0).normal(size=(2, 6, 8)).astype("f4")
     order = [3, 0, 5, 1, 4, 2]

@@ -6,7 +6,7 @@ function lines(title, series, log, [first, last]) {
   if (!shown.length) return "";
   const [wide, high] = [500, 190], y = (v) => (log ? Math.log10(v) : v), all = shown.flatMap((s) => s.points.map((p) => y(p[1])));
   const [low, top] = [Math.min(...all), Math.max(...all)];
-  const at = ([px, py]) => `${64 + ((wide - 79) * (px - first)) / (last - first || 1)} ${high - 24 - ((high - 64) * (y(py) - low)) / (top - low || 1)}`;
+  const at = ([px, py]) => `${64 + ((wide - 79) * (px - first)) / (last - first || 1)} ${high - 24 - (high - 64) * (top > low ? (y(py) - low) / (top - low) : 1)}`;
   const number = (v) => significant(log ? 10 ** v : v, 3);
   return make("div", {}, make("h3", {}, log ? `${title}, logarithmic` : title), make("svg", { viewBox: `0 0 ${wide} ${high}`, width: wide, role: "img", "aria-label": title },
     ...shown.map((s) => (s.points.length > 1 ? make("path", { d: "M" + s.points.map(at).join("L"), fill: "none", stroke: s.colour, "stroke-width": 2, "stroke-dasharray": s.dashes ?? "" })
