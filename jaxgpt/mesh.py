@@ -16,6 +16,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 from jax.typing import DTypeLike
 
+from jaxgpt import checks
 from jaxgpt.devices import target_devices
 from jaxgpt.errors import UsageError
 from jaxgpt.model.atlas import Parameter, axes, tree_of
@@ -51,13 +52,13 @@ def divide(count: int, *, fsdp: int | None = None, tensor: int | None = None) ->
     """Return the axes of a mesh of `count` devices; `data` gets what the two others, if any, leave.
 
     Raises:
-        UsageError: they don't divide the devices; the message has the nearest that do.
+        UsageError: they are no numbers of devices, or don't divide these; the message has the nearest that do.
     """
-    fsdp, tensor = (1 if size is None else size for size in (fsdp, tensor))
-    if tensor < 1 or count % tensor:
+    fsdp, tensor = (1 if n is None else checks.whole(name, n, 1) for name, n in ((FSDP, fsdp), (TENSOR, tensor)))
+    if count % tensor:
         raise UsageError(f"tensor {tensor} does not divide {count} devices; it may be {_nearest(tensor, count)}")
     own = count // tensor
-    if fsdp < 1 or own % fsdp:
+    if own % fsdp:
         what = f"{count} devices" if tensor == 1 else f"the {own} devices that tensor {tensor} leaves of {count}"
         raise UsageError(f"fsdp {fsdp} does not divide {what}; it may be {_nearest(fsdp, own)}")
     return Sizes(own // fsdp, fsdp, tensor)

@@ -24,6 +24,7 @@ from jax.extend.random import define_prng_impl, threefry2x32_p, threefry_prng_im
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jax.typing import DTypeLike
 
+from jaxgpt import checks
 from jaxgpt.devices import platform
 
 DATA, FSDP, TENSOR = AXES = ("data", "fsdp", "tensor")
@@ -215,7 +216,12 @@ def _swapped(x: Array, first: int, second: int) -> Array:
 
 
 def seed_key(seed: int) -> Array:
-    """Return the random key of a seed, of the same generator whatever JAX's default is here: a run may go on there."""
+    """Return the random key of a seed, of the same generator whatever JAX's default is here: a run may go on there.
+
+    Raises:
+        UsageError: it is no whole number of 32 bits, of which JAX would leave bits out.
+    """
+    seed = checks.whole("seed", seed, 0, 2**32 - 1, "from 0 to 2^32 - 1, and a whole number")
     return jax.random.key(seed, impl="threefry2x32")
 
 

@@ -224,8 +224,8 @@ def test_what_does_not_divide_the_devices_is_refused(trained):
     ]
     for axes, message in (
         ({"fsdp": 2}, "fsdp 2 does not divide 1 devices; it may be 1"),
-        ({"tensor": 0}, "tensor 0 does not divide 1 devices; it may be 1"),
-        ({"fsdp": -1, "tensor": 1}, "fsdp -1 does not divide 1 devices; it may be 1"),
+        ({"tensor": 0}, "tensor is 0; it must be a whole number from 1 up"),
+        ({"fsdp": -1, "tensor": 1}, "fsdp is -1; it must be a whole number from 1 up"),
     ):
         with pytest.raises(UsageError, match=f"^{message}$"):
             make_mesh(**axes)

@@ -15,6 +15,7 @@ from jax import Array
 from jax.nn import log_sigmoid
 from jaxtyping import Float
 
+from jaxgpt import checks
 from jaxgpt.chat.examples import Pairs
 from jaxgpt.errors import UsageError
 from jaxgpt.files import regular, replacing
@@ -42,8 +43,9 @@ def reward(model: GPT, *, centring: float | None = None) -> Objective:
     """
     if (labels := model.config.labels) is None or len(labels) != 1:
         raise UsageError(f"labels are {labels!r}; a reward takes exactly one")
-    if centring is not None and not 0 < centring < math.inf:
-        raise UsageError(f"centring is {centring}; it must be a positive number, or none")
+    wanted = "a positive number, or none"
+    if centring is not None and not 0 < checks.real("centring", centring, wanted) < math.inf:
+        raise checks.refusal("centring", centring, wanted)
     return partial(_reward, model, centring)
 
 

@@ -13,6 +13,7 @@ import numpy as np
 from jax import Array
 from jaxtyping import Float, Int
 
+from jaxgpt.errors import UsageError
 from jaxgpt.model.gpt import GPT, applied
 from jaxgpt.objectives.base import Objective, Params, Sums
 from jaxgpt.objectives.cross_entropy import map_logits
@@ -71,9 +72,20 @@ def _log_probs_and_entropy(temperature: float, logits: Array, targets: Array) ->
 
 
 def ppo(model: GPT, config: PPOConfig, *, vocab_size: int | None = None) -> Objective:
-    """PPO's clipped losses in a mean over the responses' tokens; for GRPO with the divergence in the loss."""
+    """PPO's clipped losses in a mean over the responses' tokens; for GRPO with the divergence in the loss.
 
+    Raises:
+        UsageError: PPO has no value head.
+    """
+    check_value_head(model, config)
     return partial(_ppo, model, config, vocab_size)
+
+
+def check_value_head(model: GPT, config: PPOConfig) -> None:
+    """Raise a UsageError unless the policy has the one label that is the value, where PPO asks for it."""
+    labels = model.config.labels
+    if config.algorithm == "ppo" and (labels is None or len(labels) != 1):
+        raise UsageError(f"the policy's labels are {labels}; ppo needs one, for the value")
 
 
 def _ppo(

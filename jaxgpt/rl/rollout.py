@@ -28,7 +28,7 @@ from jaxgpt.rl.advantages import explained_variance, gae, group_advantages, toke
 from jaxgpt.rl.config import PPOConfig
 from jaxgpt.rl.experience import Experience
 from jaxgpt.rl.kl import estimate_kl
-from jaxgpt.rl.policy import view
+from jaxgpt.rl.policy import check_value_head, view
 from jaxgpt.rl.reward_function import check_rewards
 from jaxgpt.tokenizers.tokenizer import Tokenizer
 
@@ -90,14 +90,13 @@ class Rollouts:
     each: Callable[[Callable[..., Any]], Callable[..., Any]] = lambda function: function
 
     def __post_init__(self) -> None:
-        config, context, labels = self.config, self.model.config.n_positions, self.model.config.labels
+        config, context = self.config, self.model.config.n_positions
         if (length := self.prompt_length + config.max_new_tokens) > context:
             raise UsageError(
                 f"prompts of up to {self.prompt_length} tokens and max_new_tokens {config.max_new_tokens} make "
                 f"{length}, but the model's context is {context}"
             )
-        if config.algorithm == "ppo" and (labels is None or len(labels) != 1):
-            raise UsageError(f"the policy's labels are {labels}; ppo needs one, for the value")
+        check_value_head(self.model, config)
         if config.missing_end_penalty is not None and not self.stop_ids:
             raise UsageError(f"missing_end_penalty {config.missing_end_penalty}: no id ends a response")
 
@@ -105,7 +104,7 @@ class Rollouts:
         """Sample responses, have them scored, and work out what they teach.
 
         Raises:
-            UsageError: a prompt is empty or too long.
+            UsageError: a prompt is empty or too long, or there are more or fewer than a rollout has.
             RunError: the scorer did not give a finite number for each response.
         """
         config, prompts = self.config, self._checked_prompts(iteration)
@@ -139,7 +138,7 @@ class Rollouts:
         """Return the prompts of all rows: those to the same prompt are neighbours."""
         prompts = [list(prompt) for prompt in self.prompts(iteration)]
         if len(prompts) != self.config.prompts_per_rollout:
-            raise ValueError(f"{len(prompts)} prompts, but rollouts are of {self.config.prompts_per_rollout}")
+            raise UsageError(f"{len(prompts)} prompts, but rollouts are of {self.config.prompts_per_rollout}")
         for n, prompt in enumerate(prompts):
             if not 1 <= len(prompt) <= self.prompt_length:
                 raise UsageError(

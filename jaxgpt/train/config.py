@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, Any
 
+from jaxgpt import checks
 from jaxgpt.errors import UsageError
 from jaxgpt.flags import (
     MOST_ROWS,
@@ -253,7 +254,7 @@ def trains(config: GPTConfig, which: str) -> Callable[[tuple[str, ...]], bool]:
     Raises:
         UsageError: none of these, more blocks than the model has, or a head that it does not have.
     """
-    if which == "all":
+    if checks.text("train_layers", which) == "all":
         return lambda path: True
     if which == "head":
         if config.labels is None:

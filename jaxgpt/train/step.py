@@ -11,7 +11,9 @@ import optax
 from jax import Array
 from jaxtyping import Float, Int
 
+from jaxgpt import checks
 from jaxgpt.devices import platform
+from jaxgpt.errors import UsageError
 from jaxgpt.mesh import OwnRows
 from jaxgpt.objectives.base import Objective, Params, Sums
 from jaxgpt.parallel import inside, seed_key, total
@@ -65,7 +67,11 @@ def make_step(
         skip_spikes: also skip an update whose loss lies more than 6 standard deviations above the mean of the
             last 128 (once there are 128).
         rows: how devices share the batch; None for one of them.
+
+    Raises:
+        UsageError: `accumulate` is no number of micro-batches; the step, traced, where it does not divide the rows.
     """
+    accumulate = checks.whole("accumulate", accumulate, 1)
     take = partial(gradient, accumulate=accumulate)
     take = partial(take, objective) if rows is None else rows.gradient(take, objective)
 
@@ -118,6 +124,8 @@ def gradient(
     if accumulate == 1:  # dividing the loss takes nothing; dividing the gradient, a pass over all of it
         return jax.grad(_mean_loss, argnums=1, has_aux=True)(objective, params, frozen, batch, key)
     leaves, structure = jax.tree.flatten(batch)
+    if (rows := len(leaves[0])) % accumulate:
+        raise UsageError(f"accumulate {accumulate} does not divide a batch of {rows} rows")
     # Row r goes to micro-batch r mod A: rows that lie on one device stay there.
     micro = [x.reshape(-1, accumulate, *x.shape[1:]).swapaxes(0, 1) for x in leaves]
 

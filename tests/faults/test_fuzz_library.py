@@ -3,6 +3,7 @@
 import contextlib
 import signal
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -21,12 +23,16 @@ from jaxgpt.decode.continuous import generate_many
 from jaxgpt.decode.draft import DraftModel, PromptLookup
 from jaxgpt.decode.engine import stream
 from jaxgpt.errors import UsageError
+from jaxgpt.mesh import make_mesh
 from jaxgpt.model.lora_config import LoRA
 from jaxgpt.model.quantized import quantize
+from jaxgpt.objectives import reward
 from jaxgpt.runs.weights import load_params, save_params
 from jaxgpt.tokenizers.char import CharTokenizer
 from jaxgpt.tokenizers.tokenizer import Tokenizer
-from jaxgpt.train.config import OptimizerConfig
+from jaxgpt.train import make_step
+from jaxgpt.train.config import OptimizerConfig, trains
+from jaxgpt.train.state import init_params
 
 pytestmark = pytest.mark.usefixtures("unchecked_types")
 fuzz = settings(
@@ -36,6 +42,7 @@ fuzz = settings(
 )
 CONFIG = GPTConfig(vocab_size=61, n_positions=16, n_embd=8, n_layer=1, n_head=2, bos_token_id=None, eos_token_id=3)
 PARAMS = GPT(CONFIG).init(jax.random.key(0), jnp.zeros((1, 1), jnp.int32))["params"]
+SCORES = GPT(replace(CONFIG, labels=("reward",)))
 TOKENIZER = CharTokenizer("abc\n")
 NUMBERS: list[Any] = [-1, 0, 1, 2, 3, 1.5, 1e-300, 1e300, 10**18, 10**400, float("nan"), float("inf"), True]
 ARRAYS: list[Any] = [
@@ -150,6 +157,21 @@ def test_recipes(data):
         with refused():
             fields = kind.__dataclass_fields__
             hash(kind(**some(data, {name: getattr(kind(), name) for name in fields})))
+
+
+@fuzz
+@given(odd=ODD)
+def test_the_parts_of_a_loop_of_ones_own(odd):
+    for part in (
+        lambda: reward(SCORES, centring=odd),
+        lambda: make_step(reward(SCORES), optax.sgd(0.1), seed=0, accumulate=odd),
+        lambda: init_params(SCORES, seed=odd),
+        lambda: trains(CONFIG, odd),
+        lambda: make_mesh(fsdp=odd),
+        lambda: make_mesh(tensor=odd),
+    ):
+        with refused():
+            part()
 
 
 @fuzz

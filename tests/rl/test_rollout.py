@@ -11,6 +11,7 @@ from jaxgpt.errors import RunError, UsageError
 from jaxgpt.model.gpt import GPT
 from jaxgpt.rl.advantages import gae, whiten
 from jaxgpt.rl.config import PPOConfig
+from jaxgpt.rl.policy import ppo
 
 
 @pytest.fixture(scope="module")
@@ -141,6 +142,11 @@ def test_what_does_not_fit_is_refused(rewarded):
         rewarded.rollouts(prompt_length=11)
     with pytest.raises(UsageError, match="labels are None; ppo needs one, for the value"):
         rewarded.rollouts(model=GPT(replace(rewarded.model.config, labels=None)))
+    three = GPT(replace(rewarded.model.config, labels=("a", "b", "c")))
+    with pytest.raises(UsageError, match="ppo needs one, for the value"):
+        ppo(three, rewarded.config)
+    with pytest.raises(UsageError, match="3 prompts, but rollouts are of 32"):
+        rewarded.rollouts(prompts=lambda i: [[1]] * 3)(rewarded.params, 0.1, 2)
     with pytest.raises(UsageError, match=r"missing_end_penalty 0\.01: no id ends a response"):
         rewarded.rollouts(stop_ids=())
     for prompt in ([], [1] * 5):

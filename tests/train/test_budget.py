@@ -47,6 +47,8 @@ def test_flops_are_those_xla_counts():
         ("NVIDIA A100-SXM4-80GB", 312),
         ("NVIDIA H100 80GB HBM3", 989),
         ("NVIDIA H100 PCIe", 756),
+        ("NVIDIA H200", 989),
+        ("NVIDIA H200 NVL", 835),
         ("NVIDIA L4", 121),
         ("NVIDIA L40S", 362),
         ("TPU v5 lite", 197),

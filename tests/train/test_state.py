@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from jaxgpt.data.packing import pad_batch
+from jaxgpt.errors import UsageError
 from jaxgpt.mesh import make_mesh, parameter_shardings
 from jaxgpt.model.atlas import parameters
 from jaxgpt.model.config import GPTConfig
@@ -53,3 +54,9 @@ def test_weights_and_gradients_are_f32_where_jax_computes_in_64_bits(change):
     assert {leaf.dtype for tree in (params, of_flax, gradients) for leaf in jax.tree.leaves(tree)} == {
         np.dtype("float32")
     }
+
+
+@pytest.mark.parametrize("seed", [-1, 2**32])
+def test_a_seed_of_more_than_32_bits_is_no_other_seed(seed: int):
+    with pytest.raises(UsageError, match=rf"seed is {seed}; it must be from 0 to 2\^32 - 1"):
+        init_params(GPT(TINY), seed=seed)

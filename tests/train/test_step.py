@@ -10,6 +10,7 @@ import optax
 import pytest
 
 from jaxgpt.data.batches import Batch
+from jaxgpt.errors import UsageError
 from jaxgpt.model.gpt import GPT
 from jaxgpt.objectives.base import Objective, Sums
 from jaxgpt.objectives.next_tokens import pretrain
@@ -61,6 +62,11 @@ def test_accumulated_is_one_big_batch_whatever_the_weights(accumulate: int):
     # Sums of 18 terms in another order.
     np.testing.assert_allclose(small.params["w"], big.params["w"], rtol=1e-6)
     np.testing.assert_allclose([parts.loss, parts.grad_norm], [whole.loss, whole.grad_norm], rtol=1e-6)
+
+
+def test_micro_batches_that_a_batch_does_not_make_are_refused():
+    with pytest.raises(UsageError, match="accumulate 4 does not divide a batch of 6 rows"):
+        compile_step(accumulate=4)(begin(), draw_batch(6))
 
 
 def test_the_gradient_is_that_of_the_mean_over_all_weights():
