@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import functools
 import os
 import sys
 from collections.abc import Iterator, Sequence
@@ -35,6 +34,7 @@ def start_devices(device: str = "auto", *, distributed: bool = False, debug_nans
     reuse_memory()
     import jax
 
+    jax.config.update("jax_cpu_enable_async_dispatch", False)  # see `reuse_memory`
     if device != "auto":
         jax.config.update("jax_platforms", device if device == "cpu" else f"{device},cpu")  # see `in_host_memory`
     jax.config.update("jax_threefry_partitionable", True)  # or what is dropped would depend on the devices
@@ -132,7 +132,8 @@ def reuse_memory() -> None:
     """Have the process keep the memory that it frees, where its allocator is glibc's.
 
     XLA on CPU allocates its temporary memory anew at every execution; given back in between, it costs a page fault for
-    each 4 KiB: over 100,000 in a training step of a small model, a fifth of its time.
+    each 4 KiB: over 100,000 in a training step of a small model, a fifth of its time. So it runs programs one after the
+    other, in the caller's thread: one that began while another ended would take its memory beside the other's.
     """
     with contextlib.suppress(OSError, AttributeError):  # another C library
         mallopt = ctypes.CDLL("libc.so.6").mallopt
@@ -140,12 +141,10 @@ def reuse_memory() -> None:
             mallopt(option, value)
 
 
-@functools.cache
 def return_memory() -> None:
-    """Give back what the process has freed and kept, where its allocator is glibc's: what compiling took, a gigabyte.
+    """Give back what the process has freed and kept, where its allocator is glibc's.
 
-    Only once in a process, behind the first execution of its large program: what runs next pays for the pages that it
-    needs itself, a quarter of a second with a small model.
+    What runs next pays for the pages that it needs: a quarter of a second for a small model's step.
     """
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL("libc.so.6").malloc_trim(0)

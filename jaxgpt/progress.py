@@ -15,6 +15,8 @@ from typing import Any
 
 from tqdm import tqdm
 
+from jaxgpt.devices import return_memory
+
 SHORT = 1.0
 """Seconds of which nothing is said."""
 COMPILING = "compiling"
@@ -94,7 +96,7 @@ def compiling(what: str, *, after: float = SHORT) -> Iterator[None]:
 
 
 class Compiled:
-    """A jitted function, whose first call says that it compiles.
+    """A jitted function, whose first call says that it compiles, and gives back what memory that took.
 
     Attributes:
         jitted: the function itself.
@@ -111,13 +113,15 @@ class Compiled:
         self._begun.start()
 
     def __call__(self, *args: Any) -> Any:
-        if self._called:
-            return self.jitted(*args)
-        self._called = True
-        with compiling(self._what):
-            if self._begun is not None:
-                self._begun.join()
-            return self.jitted(*args)
+        if not self._called:
+            self._called = True
+            with compiling(self._what):
+                if self._begun is None:
+                    self._compile(*args)
+                else:
+                    self._begun.join()
+            return_memory()
+        return self.jitted(*args)
 
     def _compile(self, *args: Any) -> None:
         with contextlib.suppress(Exception):  # the call meets it again

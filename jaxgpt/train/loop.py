@@ -7,7 +7,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxgpt.devices import return_memory
 from jaxgpt.objectives.base import Objective, Params, Sums
 from jaxgpt.progress import Compiled
 from jaxgpt.train.state import TrainState
@@ -32,7 +31,6 @@ def run(
     batch = batches(done) if done < until else None
     while batch is not None:
         state, metrics = step(state, batch)
-        return_memory()  # of what compiling took, after the first
         done += 1
         batch = batches(done) if done < until else None
         yield done, state, metrics

@@ -1,11 +1,15 @@
 """The loop: each batch once and in order, and after a stop the same bits as without it."""
 
+import sys
+from subprocess import PIPE
+
 import jax
 import numpy as np
 
 from jaxgpt.runs.checkpoint import Checkpoints
 from jaxgpt.runs.manifest import Progress
 from jaxgpt.train.loop import run
+from tests import processes
 
 
 def test_steps_and_batches_come_in_order_and_once(tiny):
@@ -47,3 +51,35 @@ def test_resumed_is_uninterrupted_bit_for_bit(tiny, tmp_path):
     assert [float(m.loss) for *_, m in rest] == [float(m.loss) for *_, m in whole[3:]]
     for one, other in zip(jax.tree.leaves(rest[-1][1:]), jax.tree.leaves(whole[-1][1:]), strict=True):
         np.testing.assert_array_equal(one, other)
+
+
+HELD = """
+import resource
+from typing import NamedTuple
+import jax
+import jax.numpy as jnp
+from jaxgpt.devices import start_devices
+from jaxgpt.progress import Compiled
+from jaxgpt.train.loop import run
+class State(NamedTuple):
+    step: jax.Array
+    x: jax.Array
+def step(state, batch):
+    return State(state.step + 1, jnp.tanh(jnp.sin(jnp.outer(state.x, state.x)) @ state.x)), batch
+def peak():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+start_devices("cpu")
+jitted = jax.jit(step, donate_argnums=0)
+state, batch = State(jnp.int32(0), jnp.ones(4096)), jnp.ones(4)
+temporary = jitted.lower(state, batch).compile().memory_analysis().temp_size_in_bytes
+for done, state, _ in run(Compiled("a step", jitted), state, lambda _: batch, until=60):
+    if done == 2:
+        before = peak()
+print((peak() - before) / temporary)
+"""
+
+
+def test_on_a_cpu_a_step_takes_its_temporary_memory_where_the_last_one_had_it():
+    """While the last one's is not free yet, it would be taken beside it, and stay."""
+    done = processes.run([sys.executable, "-c", HELD], check=True, stdout=PIPE, stderr=PIPE, text=True)
+    assert float(done.stdout) < 0.5
