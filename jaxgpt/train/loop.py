@@ -18,8 +18,8 @@ def run(
 ) -> Iterator[tuple[int, TrainState, StepMetrics]]:
     """Yield (updates done, state, metrics) after each update, up to `until`.
 
-    Results are yielded while the device still computes them: read a metric only when it is needed. A yielded state
-    is good until the next one is asked for, which takes over its memory.
+    Results are yielded while the device, if it is no CPU, still computes them: read a metric only when it is needed. A
+    yielded state is good until the next one is asked for, which takes over its memory.
 
     Args:
         step: a compiled step.
