@@ -50,13 +50,13 @@ class HarnessModel(TemplateLM):
         checkpoint: int | str | None = None,
         dtype: str = "auto",
         quantize: str | None = None,
-        fsdp: int = 1,
-        tensor: int = 1,
-        max_length: int | None = None,
-        max_gen_toks: int = MAX_GEN_TOKS,
-        allow_pickle: bool = False,
+        fsdp: int | str = 1,
+        tensor: int | str = 1,
+        max_length: int | str | None = None,
+        max_gen_toks: int | str = MAX_GEN_TOKS,
+        allow_pickle: bool | str = False,
         batch_size: int | str | None = None,
-        max_batch_size: int | None = None,
+        max_batch_size: int | str | None = None,
         device: str | None = None,
         **unknown: Any,
     ) -> None:
@@ -75,28 +75,28 @@ class HarnessModel(TemplateLM):
         if quantize is not None:
             checks.choice("--model_args: quantize", quantize, get_args(Quantize))
         checks.choice("--model_args: dtype", dtype, get_args(ComputeType))
-        rows = None if batch_size is None or str(batch_size).startswith("auto") else int(batch_size)
+        rows = None if batch_size is None or str(batch_size).startswith("auto") else _count("--batch_size", batch_size)
         if rows is None and max_batch_size is not None:
-            rows = int(max_batch_size)
+            rows = _count("--max_batch_size", max_batch_size)
         # Without --device the harness says cuda:0, wherever it is.
         kind = "auto" if device in (None, DEVICE) else device.partition(":")[0]
         start_devices(checks.choice("--device", kind, get_args(Device)))
         self.scorer = open_scorer(
             path,
             checkpoint=checkpoint,
-            allow_pickle=allow_pickle,
+            allow_pickle=checks.flag("--model_args: allow_pickle", allow_pickle),
             quantize=quantize,
             batch_size=rows,
             dtype=compute_dtype(dtype),
-            fsdp=fsdp,
-            tensor=tensor,
+            fsdp=_count("--model_args: fsdp", fsdp),
+            tensor=_count("--model_args: tensor", tensor),
         )
         self.tokenizer: Any = self.scorer.tokenizer
         most = self.scorer.config.n_positions
-        self.max_length = most if max_length is None else max_length
-        if not 1 <= self.max_length <= most:
+        self.max_length = most if max_length is None else _count("--model_args: max_length", max_length)
+        if self.max_length > most:
             raise UsageError(f"--model_args: max_length is {max_length}; the model's context is {most}")
-        self.max_gen_toks, self._name = max_gen_toks, path
+        self.max_gen_toks, self._name = _count("--model_args: max_gen_toks", max_gen_toks), path
 
     @property
     def eot_token_id(self) -> int:
@@ -173,7 +173,7 @@ class HarnessModel(TemplateLM):
             windows += [(None, *make_disjoint_window(window)) for window in found]
             counts.append(len(windows))
         each = np.array([likelihood for likelihood, _ in self._loglikelihood_tokens(windows)])
-        totals = [float(part.sum()) for part in np.split(each, counts[:-1])]
+        totals = [float(part.sum()) for part in np.split(each, counts)[: len(counts)]]
         for request, total in zip(requests, totals, strict=True):
             self.cache_hook.add_partial("loglikelihood_rolling", request.args, total)
         return totals
@@ -236,3 +236,8 @@ class HarnessModel(TemplateLM):
             if all(text.ended for text in texts):
                 break
         return [postprocess_generated_text(self.tok_decode(ids), stop, None) for ids in chosen]
+
+
+def _count(name: str, value: Any) -> int:
+    """Return a number, which the harness hands on as a text where a command has it so."""
+    return checks.whole(name, int(value) if isinstance(value, str) and value.isdecimal() else value, 1)

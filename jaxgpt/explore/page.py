@@ -55,7 +55,8 @@ def explore(
         ladder: other runs among which this one is shown, as `read_ladder` gives them.
 
     Raises:
-        UsageError: fewer than two tokens, more than the context, or another tokenizer.
+        UsageError: fewer than two tokens, more than the context, an id that stands for no text, another tokenizer, or
+            a model that gives NaN.
     """
     if isinstance(text, str):
         ids = [*tokenizer.ends.begin, *tokenizer.encode_part(text)]
@@ -75,6 +76,10 @@ def explore(
     checks.below("text", np.asarray(ids), known)
     config, params = without_values(config, params)
     found = inspect(config, params, [ids], lens=False)
+    if not np.isfinite(found.logits).all():
+        raise UsageError(
+            f"{name}: its logits are no finite numbers: its weights are broken, and nothing can be shown"
+        )
     record = {} if run is None else read_record(run, ignore_change=True)
     step, embeddings, through = None, {}, []
     if run is not None:

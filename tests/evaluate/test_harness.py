@@ -194,6 +194,11 @@ def test_what_cannot_be_done_is_refused(place):
     for args, message in (
         ({"lenght": 3}, "there is no 'lenght'; valid are path, checkpoint"),
         ({"max_length": 600}, "max_length is 600; the model's context is 48"),
+        ({"max_length": "long"}, "max_length is 'long'; it must be a whole number from 1 up"),
+        ({"max_gen_toks": -5}, "max_gen_toks is -5; it must be a whole number from 1 up"),
+        ({"batch_size": "8x"}, "--batch_size is '8x'; it must be a whole number from 1 up"),
+        ({"fsdp": "two"}, "fsdp is 'two'; it must be a whole number from 1 up"),
+        ({"allow_pickle": "no"}, "allow_pickle is 'no'; it must be True or False"),
         ({"quantize": "int5"}, "quantize is 'int5'; it must be one of int8, int4, w8a8"),
         ({"dtype": "float16"}, "dtype is 'float16'; it must be one of auto, float32, bfloat16"),
         ({"device": "mps:0"}, "--device is 'mps'; it must be one of auto, cpu, cuda, tpu"),
@@ -201,6 +206,7 @@ def test_what_cannot_be_done_is_refused(place):
         with pytest.raises(UsageError, match=message):
             HarnessModel(run, **args)
     model = HarnessModel(run, batch_size="auto", quantize="int8")
+    assert model.loglikelihood_rolling([]) == []
     for how, message in (
         ({"until": ["x"], "max_gen_toks": 48}, "48 tokens to generate leave no room for a prompt in a context of 48"),
         ({"until": ["x"], "max_gen_toks": 4, "num_beams": 2}, "num_beams is not supported; valid are until"),

@@ -281,6 +281,13 @@ def test_ids_that_stand_for_no_text_have_no_names(draw):
         explore(config, params, tokenizer, [1, hole + 2])
 
 
+def test_a_model_that_gives_nan_is_refused(draw):
+    broken = Model("char", draw)
+    broken.params = {**broken.params, "ln_f": {**broken.params["ln_f"], "scale": np.full(16, np.nan, np.float32)}}
+    with pytest.raises(UsageError, match="its logits are no finite numbers"):
+        broken.page()
+
+
 def test_another_tokenizer_is_refused(model):
     other = CharTokenizer("xyz")
     with pytest.raises(UsageError, match="its tokenizer is another"):
