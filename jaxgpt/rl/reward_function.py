@@ -4,7 +4,8 @@
     def reward(prompts: list[str], responses: list[str], conversations: list[list[dict]]) -> list[float]: ...
 
 A prompt is a text to continue, or the user's last message. A function with a parameter `conversations` is also given
-the whole of each: its messages with "role" and "content", the last one the user's; none for a text to continue.
+the whole of each: its messages with "role" and "content", the last one the user's; none for a text to continue. Of
+several processes of a run the first one alone calls it.
 
 Nothing here imports JAX, so that a function that is not there is found out before anything is compiled.
 """

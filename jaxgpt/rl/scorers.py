@@ -15,9 +15,10 @@ from jax.typing import DTypeLike
 from jaxgpt.chat.records import Prompt
 from jaxgpt.chat.template import ChatTemplate
 from jaxgpt.commands import called
+from jaxgpt.devices import is_first
 from jaxgpt.errors import UsageError
 from jaxgpt.files import sha256
-from jaxgpt.hosts import fetch
+from jaxgpt.hosts import fetch, gather, together
 from jaxgpt.model.config import GPTConfig
 from jaxgpt.model.gpt import GPT
 from jaxgpt.objectives.outputs import last_scores
@@ -30,7 +31,9 @@ from jaxgpt.tokenizers.tokenizer import Tokenizer, load_tokenizer
 def function_scorer(
     name: str, prompts: Mapping[tuple[int, ...], Prompt], tokenizer: Tokenizer, stop_ids: Sequence[int]
 ) -> Scorer:
-    """Return the scores of a function of the user's.
+    """Return the scores of a function of the user's, which the first process of a run asks for all.
+
+    It may draw, or be paid for each answer; and what processes learn from must be the same.
 
     Args:
         name: module:function or FILE.py:function.
@@ -53,7 +56,9 @@ def _call_function(
     responses: list[list[int]],
 ) -> np.ndarray:
     answers = [tokenizer.decode(ids[:-1] if ids[-1] in stop_ids else ids) for ids in responses]
-    return function([prompts[tuple(ids)] for ids in rows], answers)
+    with together():
+        scores = function([prompts[tuple(ids)] for ids in rows], answers).tolist() if is_first() else None
+    return np.asarray(gather(scores)[0], np.float32)
 
 
 def reward_fingerprint(reward_model: str | None, reward_function: str | None) -> str:

@@ -3,7 +3,12 @@
 import contextlib
 import io
 import json
+import os
 import signal
+import socket
+import sys
+from contextlib import ExitStack
+from subprocess import PIPE
 
 import numpy as np
 import pytest
@@ -12,6 +17,7 @@ from jaxgpt.chat.records import Message, Prompt
 from jaxgpt.errors import RunError, UsageError
 from jaxgpt.rl.reward_function import check_rewards, load_reward_function
 from jaxgpt.signals import stop_on_signal
+from tests.processes import started
 
 GOOD = """
 LIMIT = 3
@@ -184,3 +190,40 @@ def test_a_wrong_number_of_rewards_is_refused(file):
 def test_rewards_may_be_any_kind_of_number():
     given = [1, np.float64(0.5), np.asarray(2), True]
     np.testing.assert_array_equal(check_rewards("x", given, range(4)), [1, 0.5, 2, 1])
+
+
+ASKED = """
+import sys
+from jaxgpt.chat.records import Prompt
+from jaxgpt.devices import start_devices
+from jaxgpt.rl.scorers import function_scorer
+from jaxgpt.tokenizers.char import CharTokenizer
+start_devices("cpu", distributed=True)
+prompts = {(0,): Prompt("a", "here")}
+score = function_scorer(sys.argv[1], prompts, CharTokenizer("ab"), ())
+print(score([[0], [0]], [[1], [1, 1]]).tolist(), file=sys.stderr)
+"""
+
+
+def test_the_first_of_several_processes_asks_for_all(tmp_path):
+    """A function that draws, or asks a judge, would tell each of them something else."""
+    (tmp_path / "judge.py").write_text(f"""
+import random
+def judge(prompts, responses):
+    with open({str(tmp_path / "asked")!r}, "a") as file:
+        file.write("once")
+    return [random.random() for _ in prompts]
+""")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    environment = {**os.environ, "JAX_COORDINATOR_ADDRESS": address, "JAX_NUM_PROCESSES": "2", "JAX_PLATFORMS": "cpu"}
+    command = [sys.executable, "-c", ASKED, f"{tmp_path / 'judge.py'}:judge"]
+    with ExitStack() as stack:
+        both = [
+            stack.enter_context(started(command, env={**environment, "JAX_PROCESS_ID": str(n)}, stderr=PIPE, text=True))
+            for n in range(2)
+        ]
+        told = [process.communicate(timeout=120)[1].splitlines()[-1] for process in both]
+    assert told[0] == told[1] and len(json.loads(told[0])) == 2
+    assert (tmp_path / "asked").read_text() == "once"
