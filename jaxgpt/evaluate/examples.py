@@ -19,6 +19,7 @@ from jaxgpt import checks
 from jaxgpt.chat.encoded import EncodedPair, LabelledIds
 from jaxgpt.chat.examples import labelled_batch, pairs_batch
 from jaxgpt.chat.template import Encoded
+from jaxgpt.errors import UsageError
 from jaxgpt.evaluate.scoring import Row, Scored, Scorer
 from jaxgpt.evaluate.texts import TextScore, add_up
 from jaxgpt.hosts import fetch
@@ -100,9 +101,16 @@ def measure_labels(scorer: Scorer, texts: Iterable[LabelledIds]) -> LabelScore:
     Args:
         scorer: a model with labels.
         texts: as `jaxgpt.chat.encode_labelled` makes them with these labels.
+
+    Raises:
+        UsageError: there are none, the model has no labels, or a text is of ids or a label that it has not.
     """
     texts = checks.records("texts", texts, LabelledIds, least=1)
-    labels = scorer.config.labels or ()
+    if (labels := scorer.config.labels) is None:
+        raise UsageError("labels are None; a classifier has some")
+    for i, one in enumerate(texts):
+        _check_ids(scorer, f"texts[{i}]", one.ids)
+        checks.whole(f"texts[{i}]: label", one.label, 0, len(labels) - 1)
     length, counts = max(len(one.ids) for one in texts), np.zeros((len(labels), len(labels)), int)
     for rows in _batches(scorer, len(texts)):
         batch = labelled_batch(texts, rows, length=length, pad_id=0)
@@ -117,8 +125,16 @@ def measure_pairs(scorer: Scorer, pairs: Iterable[EncodedPair]) -> PairScore:
     Args:
         scorer: a model with one label.
         pairs: as `jaxgpt.chat.encode_pairs` makes them.
+
+    Raises:
+        UsageError: there are none, the model has not one label, or an answer has ids that it has not.
     """
     pairs = checks.records("pairs", pairs, EncodedPair, least=1)
+    if len(labels := scorer.config.labels or ()) != 1:
+        raise UsageError(f"labels are {labels!r}; a reward takes exactly one")
+    for i, pair in enumerate(pairs):
+        for name, answer in (("chosen", pair.chosen), ("rejected", pair.rejected)):
+            _check_ids(scorer, f"pairs[{i}]: {name}", answer.ids)
     length = max(len(answer.ids) for pair in pairs for answer in (pair.chosen, pair.rejected))
     rewards = []
     for rows in _batches(scorer, len(pairs)):
@@ -166,6 +182,14 @@ def _learnt(scorer: Scorer, texts: Sequence[Encoded]) -> Iterator[Scored]:
     """Yield what the model says of the tokens of each text that training learns."""
     scored = scorer.score([Row(np.array(one.ids, np.int32)) for one in texts])
     return (found.where(np.array(one.weights[1:]) > 0) for one, found in zip(texts, scored, strict=True))
+
+
+def _check_ids(scorer: Scorer, name: str, ids: Sequence[int]) -> None:
+    """Refuse ids of which the model would make NaN, silently."""
+    found = checks.ids(name, ids)
+    if not 1 <= len(found) <= scorer.config.n_positions:
+        raise UsageError(f"{name} has {len(found)} tokens; the model's context is {scorer.config.n_positions}")
+    checks.below(name, found, scorer.config.vocab_size)
 
 
 @partial(jax.jit, static_argnames="model")

@@ -77,9 +77,7 @@ def explore(
     config, params = without_values(config, params)
     found = inspect(config, params, [ids], lens=False)
     if not np.isfinite(found.logits).all():
-        raise UsageError(
-            f"{name}: its logits are no finite numbers: its weights are broken, and nothing can be shown"
-        )
+        raise UsageError(f"{name}: its logits are no finite numbers: its weights are broken, and nothing can be shown")
     record = {} if run is None else read_record(run, ignore_change=True)
     step, embeddings, through = None, {}, []
     if run is not None:

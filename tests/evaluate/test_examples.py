@@ -97,6 +97,24 @@ def test_nothing_and_what_has_no_end_are_refused(draw, monkeypatch):
             measure(scorer, itertools.repeat(one))
 
 
+def test_examples_of_another_model_are_refused(draw):
+    configs = {names: replace(CONFIG, labels=names) for names in (None, ("reward",), ("no", "yes"))}
+    plain, reward, classifier = (Scorer(one, draw(one), CHARS, batch_size=2) for one in configs.values())
+    good = Encoded((1, 2), (0.0, 1.0))
+    pair = partial(EncodedPair, good, margin=0.0)
+    for measure, says in (
+        (lambda: measure_labels(plain, [LabelledIds((1,), 0)]), "labels are None; a classifier has some"),
+        (lambda: measure_labels(classifier, [LabelledIds((1, 16), 0)]), r"texts\[0\] has the id 16"),
+        (lambda: measure_labels(classifier, [LabelledIds((1,), 0), LabelledIds((1,), -1)]), r"texts\[1\]: label is -1"),
+        (lambda: measure_labels(classifier, [LabelledIds((), 0)]), r"texts\[0\] has 0 tokens"),
+        (lambda: measure_pairs(classifier, [pair(good)]), r"labels are \('no', 'yes'\); a reward takes exactly one"),
+        (lambda: measure_pairs(reward, [pair(Encoded((1, -1), (0.0, 1.0)))]), r"pairs\[0\]: rejected has the id -1"),
+        (lambda: measure_pairs(reward, [pair(Encoded((1,) * 17, (1.0,) * 17))]), "has 17 tokens; the model's context"),
+    ):
+        with pytest.raises(UsageError, match=says):
+            measure()
+
+
 def test_of_a_conversation_the_assistants_tokens_alone_count(draw):
     tokenizer = add_template(BPETokenizer.train(["hello there, what is it? it is nothing."], 260), DEFAULT_TEMPLATE)
     config = GPTConfig(tokenizer.vocab_size, 32, 16, 1, 2)
