@@ -91,7 +91,7 @@ def explore(
     data: dict[str, Any] = {
         "name": name,
         "step": step,
-        "notes": training.notes(record),
+        "notes": training.notes(record, config),
         "ids": ids,
         "config": {key: getattr(config, key) for key in ("n_layer", "n_head", "n_embd", "n_positions", "vocab_size")},
         "labels": config.labels,

@@ -60,9 +60,11 @@ def history(run: Path, shown: int, record: Mapping[str, Any], config: GPTConfig)
             yield step, without_values(*load_params(run, step, ignore_config_change=True))[1]
 
 
-def notes(record: Mapping[str, Any]) -> list[str]:
-    """Return what a run's page can't show, or shows otherwise than the run had it."""
+def notes(record: Mapping[str, Any], config: GPTConfig) -> list[str]:
+    """Return what a page can't show, or shows otherwise than the run had it, or says of most models but not of this."""
     found = []
+    if config.norm_position == "post":
+        found.append("This model normalises the stream behind each addition: view 5 holds what comes of that.")
     if lora := record.get("lora"):
         found.append(f"The run trained adapters of rank {lora['rank']} (LoRA); the page shows weights with them added.")
     if record.get("stage") in ("classify", "reward"):

@@ -140,6 +140,18 @@ def test_a_row_of_a_head_sums_to_one(opened):
         assert text == "The row sums to 1.000000."
 
 
+def test_a_part_is_followed_from_block_to_block(opened):
+    said = opened.execute_script(
+        "const find = (text) => [...document.querySelectorAll('#architecture .block button')].find("
+        "(button) => button.textContent === text);"
+        "find('layer norm 2').click();"
+        "const select = document.querySelector('#architecture select');"
+        "select.value = 1; select.dispatchEvent(new Event('change'));"
+        "return [find('layer norm 2').ariaPressed, document.querySelector('#architecture .view code').textContent]"
+    )
+    assert said[0] == "true" and said[1].startswith("h_1/ln_2/")
+
+
 def test_no_token_looks_like_nothing(browser, draw, tmp_path):
     """Spaces of all kinds, a byte order mark and controls are spelled out, with scripts and without."""
     text = "a\ufeffb\u00a0c\u3000d\x00e\u202ef \n\u00adé"

@@ -1,6 +1,7 @@
 """A run's page shows its checkpoints on one slider, its curves and what they say, and where it lies among N and D."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -80,6 +81,12 @@ def test_one_slider_goes_through_training(run, browser, tmp_path):
     # D = 40 updates of 4 times 2 rows of 16 tokens.
     scaling = browser.execute_script("return document.querySelector('#scaling table').innerText")
     assert "5.12 k" in scaling
+
+
+def test_a_stream_that_is_not_only_added_to_is_said_to_be(run):
+    assert training.notes({}, run.config) == []
+    [note] = training.notes({}, replace(run.config, norm_position="post"))
+    assert "normalises the stream" in note
 
 
 def test_a_level_curve_lies_at_the_number_that_it_has(run, browser, tmp_path):

@@ -17,7 +17,11 @@
   const layer = make("select", { "aria-label": "Block" }, ...Array.from({ length: layers }, (_, i) => make("option", { value: i }, `block ${i} of ${layers}`)));
   const block = make("div", { class: "block" });
   const fill = () => block.replaceChildren(layer, ...part("layer norm 1", `h_${layer.value}/ln_1`), ...part("attention: q, k, v", `h_${layer.value}/attn/c_attn`), ...part("attention: output W_O", `h_${layer.value}/attn/c_proj`), ...part("layer norm 2", `h_${layer.value}/ln_2`), ...part("feed-forward: up", `h_${layer.value}/mlp/c_fc`), ...part("feed-forward: down", `h_${layer.value}/mlp/c_proj`));
-  layer.addEventListener("change", fill);
+  layer.addEventListener("change", () => { // what was shown of one block is shown of the other
+    const shown = block.querySelector('[aria-pressed="true"]')?.textContent;
+    fill();
+    [...block.children].find((button) => button.textContent === shown)?.click();
+  });
   fill();
   const parts = make("div", { class: "parts" }, ...part("token embeddings", "wte"), ...part("position embeddings", "wpe"), block, ...part("final layer norm", "ln_f"), ...(has("lm_head") ? part("head", "lm_head") : [make("span", { class: "soft" }, "head: the token embeddings again")]), ...part("scores of labels", "score"));
   view("architecture").append(make("div", { class: "row" }, parts, make("div", {}, make("h3", {}, `${total.toLocaleString("en")} parameters`), ...Object.entries(shares).map(([name, n]) => bar(name, n / total, `${percent(n / total)}, ${short(n)}`)), detail)));
