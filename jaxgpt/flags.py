@@ -38,9 +38,10 @@ Name = Annotated[str, "name"]
 """A text that is never empty: an empty one comes of a shell's variable that is not set."""
 PathName = Annotated[str, "path"]
 """A path, or a name in its place; `~` is the home folder."""
-Count = Annotated[int, Whole(1, 2**31 - 1)]
+MOST = 2**31 - 1
+Count = Annotated[int, Whole(1, MOST)]
 """Of what is done again and again."""
-CountOrZero = Annotated[int, Whole(0, 2**31 - 1)]
+CountOrZero = Annotated[int, Whole(0, MOST)]
 MOST_ROWS = 2**20
 MOST_VALUES = 2**12  # of a flag that takes several
 Quantize = Literal["int8", "int4", "w8a8"]

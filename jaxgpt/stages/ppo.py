@@ -11,7 +11,7 @@ from typing import Any
 from jaxgpt import chat, model, objectives, rl, train
 from jaxgpt.devices import compute_dtype, is_first
 from jaxgpt.errors import UsageError
-from jaxgpt.flags import Count, CountOrZero, PathName, Positive, flag
+from jaxgpt.flags import MOST, Count, CountOrZero, PathName, Positive, flag
 from jaxgpt.model.config import VALUE
 from jaxgpt.rl.config import PPOConfig
 from jaxgpt.stages.base import Record, show_curve
@@ -50,6 +50,10 @@ class PPOStageConfig(PPOConfig, SampleConfig, FineTuneConfig):
     def __post_init__(self) -> None:
         PPOConfig.__post_init__(self)
         FineTuneConfig.__post_init__(self)
+        for name, iterations in (("max_iters", self.max_iters), ("lr_decay_iters", self.decay_iters)):
+            if iterations * self.updates > MOST:
+                many = f"{name} {iterations} of {self.updates} updates each"
+                raise UsageError(f"{many} are {iterations * self.updates} updates; there may be at most {MOST}")
         if (self.reward_model is None) == (self.reward_function is None):
             raise UsageError("one of --reward_model and --reward_function must say what answers are worth")
         if self.dropout:

@@ -260,7 +260,7 @@ def trains(config: GPTConfig, which: str) -> Callable[[tuple[str, ...]], bool]:
         if config.labels is None:
             raise UsageError("train_layers is 'head', but this model has no head that scores; valid are all and last_K")
         return lambda path: path[0] == "score"
-    found = re.fullmatch("last_([0-9]+)", which)
+    found = re.fullmatch("last_([0-9]{1,9})", which)
     if found is None or not 1 <= int(found[1]) <= config.n_layer:
         valid = f"all, head, or last_K with K from 1 to n_layer, {config.n_layer}"
         raise UsageError(f"train_layers is {which!r}; it must be {valid}")

@@ -504,6 +504,10 @@ def test_a_dataset_is_asked_for(capsys):
         (["sft", "--val_dataset", "sft.jsonl", "--val_fraction", "0.5"], "--val_fraction 0.5: not with --val_dataset"),
         (["ppo", *PPO, *FUNCTION, *LORA], "lora_dropout is 0.1; ppo compares probabilities"),
         (["ppo", *PPO, *FUNCTION, "--dropout", "0.1"], "dropout is 0.1; ppo compares probabilities"),
+        (
+            ["ppo", *PPO, *FUNCTION, "--max_iters", "1000000000"],
+            "max_iters 1000000000 of 4 updates each are 4000000000 updates; there may be at most 2147483647",
+        ),
         (["ppo", *PPO, *FUNCTION, "--kl_horizon", "9"], "kl_horizon 9.0: only with kl_target"),
     ],
 )

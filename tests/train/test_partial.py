@@ -49,11 +49,18 @@ def test_of_twelve_layers_the_last_two_are_10_and_11():
     assert moved(GPTConfig(), "last_2") == {"h_10", "h_11", "ln_f"}
 
 
-@pytest.mark.parametrize("which", ["last_5", "last_0", "last_", "last", "last_-1", "last_1 ", "none", ""])
+@pytest.mark.parametrize(
+    "which", ["last_5", "last_0", "last_", "last", "last_-1", "last_1 ", "none", "", "last_5000000000"]
+)
 def test_another_value_is_an_error_that_names_it_and_what_is_valid(which: str):
     with pytest.raises(UsageError) as error:
         trains(CONFIG, which)
     assert repr(which) in str(error.value) and "n_layer, 4" in str(error.value)
+
+
+def test_a_number_that_python_does_not_read_is_one_too():
+    with pytest.raises(UsageError, match="K from 1 to n_layer, 4"):
+        trains(CONFIG, "last_" + 5000 * "9")
 
 
 def test_a_head_that_is_not_there_is_an_error():
