@@ -83,7 +83,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     if source.exists() and source.resolve() == dest.resolve():
         raise UsageError(f"SOURCE and DEST are both {dest}")
     from_run, from_peft = (source / "checkpoints").is_dir(), (source / "adapter_config.json").exists()
-    if from_peft != (options.base is not None):
+    if from_peft and options.base is None:
+        raise UsageError(f"--base is missing: {source} holds PEFT's adapters, and it names the model that they adapt")
+    if options.base is not None and not from_peft:
         raise UsageError(f"--base {options.base}: it goes with a SOURCE that is a folder of PEFT's adapters")
     if options.checkpoint is not None and not from_run:
         raise UsageError(f"--checkpoint {options.checkpoint}: SOURCE must be a run's folder, and {source} is none")

@@ -14,7 +14,7 @@ from operator import itemgetter
 from pathlib import Path
 
 from jaxgpt.data.hub import columns_and_size, is_hub, read_hub
-from jaxgpt.data.record_files import import_parquet, read_records
+from jaxgpt.data.record_files import import_parquet, read_records, suffix_of
 from jaxgpt.data.sources import SPLITS, Documents, Split, open_file, read_text
 from jaxgpt.errors import UsageError
 
@@ -23,6 +23,7 @@ SUFFIXES = (".parquet", ".jsonl", ".json", ".csv", ".tsv")
 """Of files of records; all but parquet also as .gz."""
 
 _FOOTER_BYTES = 1 << 20
+_TEXT_TYPE = re.compile(r"(dictionary<values=)?(large_)?string(_view)?\b")  # as Arrow spells its types of texts
 _ROWS, _BUFFER = 1 << 6, 1 << 20  # of parquet, read at a time: a group of rows may be larger than memory, a page not
 
 
@@ -151,7 +152,7 @@ class DocumentFiles:
             file = self._parquet.ParquetFile(path, buffer_size=_BUFFER, pre_buffer=False)
             if self._column not in file.schema_arrow.names:
                 raise self._missing(str(path), file.schema_arrow.names)
-            if (kind := str(file.schema_arrow.field(self._column).type)) not in ("string", "large_string"):
+            if not _TEXT_TYPE.match(kind := str(file.schema_arrow.field(self._column).type)):
                 raise UsageError(f"{path}: column {self._column!r} is of type {kind}; it must be a text")
             for rows in file.iter_batches(_ROWS, columns=[self._column]):
                 yield from (text or "" for text in rows.column(self._column).to_pylist())
@@ -181,12 +182,6 @@ def _joined(texts: Iterator[str], separator: str) -> Iterator[str]:
 def are_records(path: Path | str) -> bool:
     """Return whether what is read is rows, and not a text."""
     return is_hub(path) or suffix_of(Path(path)) in SUFFIXES
-
-
-def suffix_of(path: Path | str) -> str:
-    """Return a file's suffix in small letters, without that of gzip behind it."""
-    path = Path(path)
-    return path.with_suffix("" if path.suffix.lower() == ".gz" else path.suffix).suffix.lower()
 
 
 def separated(pieces: Iterator[str], separator: str) -> Iterator[Iterator[str]]:

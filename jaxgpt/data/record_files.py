@@ -59,8 +59,7 @@ def read_records(path: str | Path, suffixes: tuple[str, ...], column: str = "") 
         ".parquet": _parquet,
         ".txt": lambda path: ((f"{path}:{number}", {column: line}) for number, line in _lines(path) if line.strip()),
     }
-    suffix = path.with_suffix("" if path.suffix.lower() == ".gz" else path.suffix).suffix.lower()
-    if suffix not in suffixes:
+    if (suffix := suffix_of(path)) not in suffixes:
         raise UsageError(f"{path}: must be a file that ends in {', '.join(suffixes)}")
     empty, lone = True, 0
     try:
@@ -76,6 +75,13 @@ def read_records(path: str | Path, suffixes: tuple[str, ...], column: str = "") 
         raise UsageError(f"{path}: no records in it")
     if lone:
         print(f"note: {path}: {lone} lone surrogates, which are no characters, are read as U+FFFD", file=sys.stderr)
+
+
+def suffix_of(path: Path | str) -> str:
+    """Return a file's suffix in small letters, without that of gzip behind it; JSON lines have one, whatever theirs."""
+    path = Path(path)
+    suffix = path.with_suffix("" if path.suffix.lower() == ".gz" else path.suffix).suffix.lower()
+    return ".jsonl" if suffix in (".ndjson", ".jsonlines") else suffix
 
 
 def _jsonl(path: Path) -> Iterator[Record]:

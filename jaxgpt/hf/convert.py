@@ -31,6 +31,7 @@ from jaxgpt.notes import note
 from jaxgpt.tokenizers import Tokenizer
 from jaxgpt.tokenizers.tokenizer import count_ids
 
+ADAPTERS = "adapter_config.json"
 TABLE, HEAD = "wte.weight", "lm_head.weight"
 HEADS = (HEAD, "score.weight")
 # The causal mask, which older versions of transformers and nanoGPT stored with the weights.
@@ -148,6 +149,10 @@ def open_pretrained(path: Path, *, allow_pickle: bool = False) -> tuple[GPTConfi
     The tensors may include the head of a model whose head is tied.
     """
     checkpoint = path / "ckpt.pt" if path.is_dir() else path
+    if (path / ADAPTERS).exists() and not (path / "config.json").exists():
+        raise UsageError(
+            f"{path} holds PEFT's adapters and no model: {called('convert')} {path} DIR --base MODEL merges them"
+        )
     if path.is_dir() and ((path / "config.json").exists() or not checkpoint.exists()):
         values = read_json(path / "config.json")
         if (path / "checkpoints").is_dir():

@@ -14,6 +14,7 @@ import numpy as np
 from jaxgpt import checks
 from jaxgpt.errors import UsageError, did_you_mean
 from jaxgpt.files import read_json
+from jaxgpt.hf.convert import ADAPTERS as SETTINGS
 from jaxgpt.hf.convert import full_name
 from jaxgpt.hf.files import open_safetensors, replace_files, writing
 from jaxgpt.hf.tensors import by_name, fit, read_values, transposed
@@ -22,7 +23,7 @@ from jaxgpt.model.config import GPTConfig
 from jaxgpt.model.lora import adapter_parameters, is_adapter
 from jaxgpt.model.lora_config import ADAPTABLE, TARGETS, LoRA, ends_with
 
-SETTINGS, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+WEIGHTS = "adapter_model.safetensors"
 PREFIX = "base_model.model."
 SCORE = "score"
 HONOURED = {"r", "lora_alpha", "lora_dropout", "target_modules", "modules_to_save"}

@@ -8,6 +8,7 @@ import json
 import math
 import secrets
 import sys
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -141,7 +142,9 @@ def is_number(value: object) -> bool:
 def plot(folder: Path) -> Path:
     """Draw the curves of a run's metrics.jsonl, and return the picture's path."""
     figure = plot_training(read_rows(folder / "metrics.jsonl"), title=folder.resolve().name)
-    figure.savefig(folder / "curve.png", dpi=120)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph")  # the folder's name may have letters that the font lacks
+        figure.savefig(folder / "curve.png", dpi=120)
     return folder / "curve.png"
 
 
@@ -159,7 +162,7 @@ def plot_training(rows: Sequence[Row], *, title: str = "") -> Any:
     names = known if "score" in known else ["loss", *known]
     names += [name for name in ("lr", "grad_norm") if any(row.get(name) is not None for row in rows)]
     figure = Figure(figsize=(7, 1 + 3 * len(names)), layout="constrained")
-    figure.suptitle(title)
+    figure.suptitle(title, parse_math=False)
     for axes, name in zip(figure.subplots(len(names), squeeze=False)[:, 0], names, strict=True):
         for split, style in STYLES.items():
             points = [(row["step"], row[name]) for row in rows if row["split"] == split and row.get(name) is not None]

@@ -282,12 +282,13 @@ def test_a_line_that_is_no_json_is_never_left_out(tmp_path: Path):
         read_prompts(path, bad_records="drop")
 
 
-def test_json_lines_may_be_compressed_or_have_the_name_of_json(tmp_path: Path):
+def test_json_lines_may_be_compressed_or_have_another_name(tmp_path: Path):
     lines = write(tmp_path / "a.jsonl", {"prompt": "one {}"}, "", {"prompt": "two"})
-    named, packed = tmp_path / "a.json", tmp_path / "a.jsonl.gz"
-    named.write_bytes(lines.read_bytes())
+    named, packed = [tmp_path / "a.json", tmp_path / "a.ndjson"], tmp_path / "a.jsonl.gz"
+    for path in named:
+        path.write_bytes(lines.read_bytes())
     packed.write_bytes(gzip.compress(lines.read_bytes()))
-    for path in (named, packed):
+    for path in (*named, packed):
         assert [(one.prompt, one.where) for one in read_prompts(path)] == [
             ("one {}", f"{path}:1"),
             ("two", f"{path}:3"),

@@ -158,6 +158,12 @@ def test_bad_flags(folder, tmp_path, capsys, flags, message):
     assert not (tmp_path / "run").exists()
 
 
+def test_adapters_need_the_model_that_they_adapt(tmp_path, capsys):
+    (tmp_path / "adapter_config.json").write_text("{}")
+    assert exit_code(tmp_path, tmp_path / "run") == 2
+    assert capsys.readouterr().err.startswith(f"error: --base is missing: {tmp_path} holds PEFT's adapters")
+
+
 def test_a_checkpoint_is_chosen_by_its_step(tmp_path, capsys):
     params = init(CONFIG)
     save_params(tmp_path / "run", CONFIG, params)

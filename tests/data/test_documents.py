@@ -31,6 +31,8 @@ def table(texts: list[str], delimiter: str) -> str:
 FORMS = {
     "a.jsonl": lines(TEXTS),
     "a.jsonl.gz": lines(TEXTS),
+    "a.NDJSON": lines(TEXTS),
+    "a.jsonlines.gz": lines(TEXTS),
     "a.json": json.dumps([{"text": text} for text in TEXTS]),
     "a.csv": table(TEXTS, ","),
     "a.csv.gz": table(TEXTS, ","),
@@ -129,6 +131,21 @@ def test_parquet_without_pyarrow_says_so(tmp_path: Path, monkeypatch: pytest.Mon
     (tmp_path / "x.parquet").touch()
     with pytest.raises(UsageError, match="pip install pyarrow"):
         open_source(tmp_path, 0.1)
+
+
+@pytest.mark.parametrize("kind", ["large_string", "string_view", "dictionary", "list_"])
+def test_texts_of_every_type_that_parquet_has_are_read_and_lists_of_them_refused(tmp_path: Path, kind: str):
+    pa = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    arguments = {"dictionary": (pa.int32(), pa.string()), "list_": (pa.string(),)}.get(kind, ())
+    texts = [["a"], ["b"]] if kind == "list_" else ["a", "b"]
+    parquet.write_table(pa.table({"text": pa.array(texts, getattr(pa, kind)(*arguments))}), tmp_path / "x.parquet")
+    source = open_source(tmp_path / "x.parquet")
+    if kind == "list_":
+        with pytest.raises(UsageError, match="'text' is of type list<"):
+            list(source.documents("train"))
+    else:
+        assert [["".join(d) for d in source.documents(split)] for split in ("val", "train")] == [["a"], ["b"]]
 
 
 def test_of_parquet_only_the_column_that_is_asked_for_is_read(tmp_path: Path):

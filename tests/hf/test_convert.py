@@ -507,6 +507,12 @@ def test_a_runs_folder_is_none_of_pretrained_weights(folder):
         load_pretrained(folder)
 
 
+def test_adapters_alone_are_no_model_and_it_is_said_what_merges_them(tmp_path):
+    (tmp_path / "adapter_config.json").write_text("{}")
+    with pytest.raises(UsageError, match=f"{tmp_path} holds PEFT's adapters and no model: .* --base MODEL merges them"):
+        load_pretrained(tmp_path)
+
+
 def test_folder_without_weights(folder):
     (folder / "model.safetensors").rename(folder / "tf_model.h5")
     with pytest.raises(UsageError, match="tf_model.h5 can't be read: transformers before version 5 makes safetensors"):

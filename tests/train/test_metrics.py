@@ -203,6 +203,13 @@ def test_wandb_goes_on_with_the_run_that_the_folder_names(tmp_path, monkeypatch)
     assert first == second == third != anew, "from step 0 it is another run"
 
 
+@pytest.mark.parametrize("name", ["r$\\frac$", "日本"])
+def test_a_folder_may_have_any_name(tmp_path, name):
+    (tmp_path / name).mkdir()
+    write(tmp_path / name, [1])
+    assert plot(tmp_path / name).exists()
+
+
 def test_a_curve_is_drawn_also_of_nan_and_of_nothing(tmp_path):
     write(tmp_path, [])
     assert plot(tmp_path).read_bytes().startswith(b"\x89PNG")
