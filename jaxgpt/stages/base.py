@@ -79,7 +79,8 @@ class Stage(Generic[FlagsT]):
             flags: all of it, or None for `given`.
             optimizer: an optax transformation in the place of AdamW as the flags say.
             objective: model → objective, in the place of the stage's own.
-            given: flags by their names.
+            given: flags by their names. What is left out has its default, also where a run goes on: train.py takes the
+                run's own instead.
 
         Raises:
             UsageError: a value out of range, two that contradict each other, flags of another stage, or both kinds.
