@@ -53,6 +53,8 @@ def conversation(record: dict[str, Any], where: str) -> Conversation:
         prompt, completion = (_text_or_messages(record, name, where) for name in ("prompt", "completion"))
         messages = (*_as_messages(prompt, "user"), *_as_messages(completion, "assistant"))
     elif "instruction" in record:
+        if record.get("history"):
+            raise UsageError(f"{where}: 'history' is not read; its turns belong into 'messages'")
         request = _text(record, "instruction", where)
         if record.get("input") not in (None, ""):
             request += "\n\n" + _text(record, "input", where)
@@ -60,6 +62,7 @@ def conversation(record: dict[str, Any], where: str) -> Conversation:
     else:
         valid = "'messages', 'conversations', 'prompt' and 'completion', or 'instruction' and 'output'"
         raise UsageError(f"{where}: none of {valid} in it; {_fields(record)}")
+    messages = _with_system(record, messages, where)
     if not any(message.role == "assistant" for message in messages):
         raise UsageError(f"{where}: no turn of the assistant to learn from")
     return Conversation(messages, where)
@@ -85,6 +88,7 @@ def pair(record: dict[str, Any], where: str) -> Preference:
             _as_messages(part, role)
             for part, role in ((prompt, "user"), (chosen, "assistant"), (rejected, "assistant"))
         )
+        prompt = _with_system(record, prompt, where)
         _check_ends_with_user(prompt, "the prompt", where)
         _check_answer(chosen, "chosen", where)
         _check_answer(rejected, "rejected", where)
@@ -116,6 +120,7 @@ def prompt(record: dict[str, Any], where: str) -> Prompt:
     else:
         prompt = _text_or_messages(record, "prompt", where)
     if not isinstance(prompt, str):
+        prompt = _with_system(record, prompt, where)
         _check_ends_with_user(prompt, "the prompt", where)
     return Prompt(prompt, where)
 
@@ -186,6 +191,20 @@ def _messages(record: dict[str, Any], name: str, where: str) -> tuple[Message, .
             raise UsageError(f"{place}: content must be a text that is not empty, not {_short(content)}")
         messages.append(Message(role, content))
     return tuple(messages)
+
+
+def _with_system(record: dict[str, Any], messages: tuple[Message, ...], where: str) -> tuple[Message, ...]:
+    """Return messages with the system's before them where it stands in a field of its own, as Bedrock's does."""
+    system = record.get("system")
+    if system is None or (isinstance(system, str) and not system.strip()):
+        return messages
+    if not isinstance(system, str):
+        raise UsageError(f"{where}: 'system' must be a text, not {_short(system)}")
+    if messages and messages[0].role == "system":
+        if messages[0].content != system:
+            raise UsageError(f"{where}: 'system' is another text than the first message, which is the system's, too")
+        return messages
+    return (Message("system", system), *messages)
 
 
 def _check_ends_with_user(messages: tuple[Message, ...], what: str, where: str) -> None:

@@ -52,7 +52,8 @@ def read_conversations(path: str | Path, *, bad_records: BadRecords = "error") -
 
     A record is `{"messages": [{"role": …, "content": …}, …]}` as OpenAI has it, ShareGPT's `{"conversations":
     [{"from": "human", "value": …}, …]}`, TRL's `{"prompt": …, "completion": …}`, of texts or messages, or Alpaca's
-    `{"instruction": …, "input": …, "output": …}`, whose input may be missing or empty.
+    `{"instruction": …, "input": …, "output": …}`, whose input may be missing or empty. In any of them a field `system`
+    is the system's message.
     """
     return _read(path, LISTS, formats.conversation, bad_records)
 

@@ -246,6 +246,36 @@ def test_conversations_of_other_tools_are_read(tmp_path: Path, capsys):
     assert capsys.readouterr().err == note
 
 
+def test_a_system_message_may_stand_in_a_field_of_its_own(tmp_path: Path):
+    beside = {"system": SYSTEM["content"]}
+    conversations = write(
+        tmp_path / "a.jsonl",
+        beside | {"messages": [USER, ANSWER]},
+        beside | {"messages": [SYSTEM, USER, ANSWER]},
+        beside | {"conversations": [{"from": "human", "value": "Who?"}, ANSWER]},
+        beside | {"prompt": "Who?", "completion": "I."},
+        beside | {"instruction": "Who?", "output": "I."},
+    )
+    assert [one.messages for one in read_conversations(conversations)] == [(system, user, answer)] * 5
+    pairs = write(tmp_path / "b.jsonl", beside | {"prompt": [USER], "chosen": "I.", "rejected": [OTHER]})
+    assert [one.prompt for one in read_pairs(pairs)] == [(system, user)]
+    prompts = write(tmp_path / "c.jsonl", beside | {"messages": [USER]}, {"system": None, "prompt": "Who?"})
+    assert [one.prompt for one in read_prompts(prompts)] == [(system, user), "Who?"]
+
+
+@pytest.mark.parametrize(
+    ("record", "message"),
+    [
+        ({"system": 7, "messages": [USER, ANSWER]}, "'system' must be a text, not 7"),
+        ({"system": "Be.", "messages": [SYSTEM, USER, ANSWER]}, "'system' is another text than the first message"),
+        ({"instruction": "Who?", "output": "I.", "history": [["a", "b"]]}, "'history' is not read"),
+    ],
+)
+def test_what_of_a_conversation_stands_beside_it_is_not_lost(tmp_path: Path, record, message: str):
+    with pytest.raises(UsageError, match=f"a.jsonl:1: {message}"):
+        read_conversations(write(tmp_path / "a.jsonl", record))
+
+
 def test_pairs_of_the_hub_are_read_as_they_are(tmp_path: Path):
     path = write(
         tmp_path / "a.jsonl",
