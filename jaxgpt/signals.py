@@ -147,12 +147,16 @@ class Stop:
 def stop_on_signal() -> Iterator[Stop]:
     """Hear signals while the block runs, but for those that the process was begun to ignore, as nohup does SIGHUP.
 
-    In a run of several processes SIGTERM is JAX's, and the others are made one.
+    In a run of several processes SIGTERM is JAX's, and the others are made one. Outside the main thread, as in a web
+    application, none is heard: Python lets no other thread handle signals.
     """
     import jax
 
     several = jax.process_count() > 1
     stop = Stop(several=several)
+    if threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
     ours = [one for one in STOPS if not (several and one == signal.SIGTERM)]
     numbers = [one for one in ours if signal.getsignal(one) is not signal.SIG_IGN]
     with heard(stop.urge):

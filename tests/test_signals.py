@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -58,6 +59,17 @@ def test_a_system_that_lacks_some_signals_hears_the_others(monkeypatch):
     with stop_on_signal() as stop:
         os.kill(os.getpid(), signal.SIGTERM)
         assert stop.requested(1)
+
+
+def test_another_thread_than_the_main_one_hears_none():
+    before = [signal.getsignal(number) for number in STOPS]
+
+    def run() -> list[object]:
+        with stop_on_signal() as stop:
+            return [stop.requested(1), *(signal.getsignal(number) for number in STOPS)]
+
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(run).result() == [False, *before]
 
 
 def test_handlers_are_the_old_ones_also_after_an_error():
