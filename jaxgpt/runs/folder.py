@@ -32,7 +32,8 @@ FROM_TOKENIZER = "tokenizer_vocab_size"
 LOCK = "lock"
 BASE = "base"
 """In a run's folder, the model that it began with, where checkpoints don't have all of it."""
-RUN = ("checkpoints", "config.json")
+NANOGPT = "ckpt.pt"
+RUN = ("checkpoints", "config.json", NANOGPT)
 ENTRIES: dict[str, Any] = {
     "stage": str,
     "flags": dict,
@@ -68,6 +69,11 @@ def hold(path: Path, *, new: bool) -> Iterator[None]:
     with lock(path):
         with tidied(partial(leave_nothing, path, made, os.stat(path))):
             if new and holds_run(path):
+                if holds_nanogpts(path):
+                    raise UsageError(
+                        f"--out_dir {path} holds nanoGPT's {NANOGPT}, which --init_from {path / NANOGPT} "
+                        "--allow_pickle begins with; choose another folder, or --overwrite moves it aside"
+                    )
                 raise UsageError(
                     f"--out_dir {path} holds a run; continue it with --init_from resume, choose another folder, "
                     "or begin anew with --overwrite, which moves it aside"
@@ -91,6 +97,11 @@ def leave_nothing(path: Path, made: list[Path], held: os.stat_result) -> None:
 def holds_run(path: Path) -> bool:
     """Return whether there is a run in a folder."""
     return any((path / name).exists() for name in RUN)
+
+
+def holds_nanogpts(path: Path) -> bool:
+    """Return whether it is nanoGPT's, whose checkpoint is read with the tokenizer that lies beside it."""
+    return [name for name in RUN if (path / name).exists()] == [NANOGPT]
 
 
 def move_aside(path: Path) -> None:

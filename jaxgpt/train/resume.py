@@ -11,7 +11,7 @@ from typing import Any
 
 from jaxgpt.errors import UsageError
 from jaxgpt.flags import flags_where
-from jaxgpt.runs.folder import hold, read_record
+from jaxgpt.runs.folder import hold, holds_nanogpts, read_record
 from jaxgpt.runs.manifest import Progress, latest, steps
 from jaxgpt.train.config import RunConfig
 
@@ -56,7 +56,7 @@ def use_folder(flags: RunConfig, folder: Path) -> Iterator[Progress | None]:
         with together():
             if jax.process_index() == 0:
                 if flags.writes:
-                    held.enter_context(hold(folder, new=new and not flags.overwrite))
+                    held.enter_context(hold(folder, new=(new or holds_nanogpts(folder)) and not flags.overwrite))
                 progress = None if new else newest_progress(flags, folder)
                 if not new and flags.writes:
                     sweep(folder, 0 if progress is None else progress.step)

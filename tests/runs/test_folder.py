@@ -145,6 +145,16 @@ def test_a_run_is_not_begun_over_another_one(tmp_path):
         assert read_record(tmp_path)["model"] == GPTConfig()
 
 
+def test_nor_over_one_of_nanogpts_whose_tokenizer_it_would_change(tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "ckpt.pt").touch()
+    with pytest.raises(UsageError, match="holds nanoGPT's ckpt.pt, which --init_from .*ckpt.pt --allow_pickle begins"):
+        begin_run(tmp_path / "run")
+    assert [file.name for file in (tmp_path / "run").iterdir() if file.name != "lock"] == ["ckpt.pt"]
+    begin_run(tmp_path / "run", overwrite=True)
+    assert (tmp_path / "run.old-1" / "ckpt.pt").exists()
+
+
 def test_overwrite_moves_the_other_run_aside(tmp_path):
     for mark in ("first", "second", "third"):
         begin_run(tmp_path / "run", overwrite=True)
