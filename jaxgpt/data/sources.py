@@ -26,6 +26,7 @@ SPLITS: tuple[Split, Split] = ("train", "val")
 Documents = Iterator[tuple[Split, Iterator[str]]]
 """Documents of both splits, each with its own, as an iterator over its pieces, to be used up before the next."""
 _READ_BYTES = 1 << 20
+_COMPRESSED = (b"\x1f\x8b", b"\x28\xb5\x2f\xfd", b"\xfd7zXZ", b"PK\x03\x04")  # as gzip, zstd, xz and zip begin
 
 
 @runtime_checkable
@@ -118,6 +119,8 @@ def read_text(path: Path, notes: list[str]) -> Iterator[str]:
     offset = returns = 0
     with open_file(path) as file:
         data = file.read(_READ_BYTES)
+        if data.startswith(_COMPRESSED):
+            raise UsageError(f"{path}: is compressed; texts are read as they are, and only records (.jsonl …) as .gz")
         if data.startswith(codecs.BOM_UTF8):
             data, offset = data[len(codecs.BOM_UTF8) :], len(codecs.BOM_UTF8)
             notes.append(f"{path}: left out the byte order mark")

@@ -1,6 +1,8 @@
 """Text is read strictly, in pieces, and splits into what it was made of."""
 
+import gzip
 import io
+import lzma
 import urllib.error
 import urllib.request
 from pathlib import Path
@@ -47,6 +49,13 @@ def test_what_is_no_text_is_named_with_its_place(
     (tmp_path / "x.txt").write_bytes(data)
     with pytest.raises(UsageError, match=f"x.txt: ({message})"):
         read(tmp_path / "x.txt")
+
+
+@pytest.mark.parametrize("compress", [gzip.compress, lzma.compress])
+def test_a_text_that_is_compressed_is_said_to_be(tmp_path: Path, compress):
+    (tmp_path / "a.txt.gz").write_bytes(compress(b"To be" * 99))
+    with pytest.raises(UsageError, match="a.txt.gz: is compressed; texts are read as they are"):
+        list(read_text(tmp_path / "a.txt.gz", []))
 
 
 def test_what_is_taken_out_is_said(tmp_path: Path):
