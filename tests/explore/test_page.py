@@ -5,6 +5,7 @@ import json
 import re
 import shutil
 from html.parser import HTMLParser
+from importlib.resources import files
 
 import jax
 import numpy as np
@@ -115,6 +116,16 @@ def test_logits_far_from_zero_keep_their_digits(model):
     packed = prediction_data(model.config, model.params, far, model.config.vocab_size)["rows"][-1]["logits"]
     kept = np.exp(np.frombuffer(base64.b64decode(packed["data"]), "<f2").astype(np.float64))
     np.testing.assert_allclose(kept / kept.sum(), expected, rtol=3e-3)
+
+
+def test_the_ends_of_an_axis_are_found_among_any_number_of_points(opened):
+    """A map of several checkpoints has as many as a browser does not take for arguments of a function."""
+    source = files("jaxgpt.explore").joinpath("assets/base.js").read_text("utf-8")
+    [extent] = re.findall("const extent = .*;", source)
+    assert opened.execute_script(f"{extent} return extent(Array.from({{ length: 1e6 }}, (_, i) => i - 3))") == [
+        -3,
+        999_996,
+    ]
 
 
 def test_filters_are_the_librarys(opened, model):

@@ -16,6 +16,9 @@ export function unpack({ dtype, shape, scale, data: text }) {
   return { shape, values: dtype.endsWith("1") ? Float32Array.from(raw, (x) => x * scale) : raw };
 }
 
+/** Return the least and the largest of numbers, however many: as arguments of Math.min, 100,000 are too many. */
+export const extent = (values) => values.reduce(([low, high], x) => [Math.min(low, x), Math.max(high, x)], [Infinity, -Infinity]);
+
 /** Make an element; texts become text nodes, never markup. */
 export function make(name, attributes = {}, ...children) {
   const svg = ["svg", "path", "circle", "text", "rect", "line", "g"].includes(name);

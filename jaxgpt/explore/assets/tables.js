@@ -1,7 +1,7 @@
 // Views 2 and 3: embeddings and positions.
 {
   const list = make("div"), { snapshots, own, ids } = data.embeddings, size = 460, maps = snapshots.map(({ map }) => unpack(map).values);
-  const ranges = [0, 1].map((axis) => { const xs = maps.flatMap((values) => ids.map((_, i) => values[2 * i + axis])); return [Math.min(...xs), Math.max(...xs)]; });
+  const ranges = [0, 1].map((axis) => extent(maps.flatMap((values) => ids.map((_, i) => values[2 * i + axis]))));
   const picture = make("svg", { viewBox: `0 0 ${size} ${size}`, width: size, role: "img", "aria-label": "Map of embeddings" });
   const step = make("input", { type: "range", id: "snapshot", min: 0, max: snapshots.length - 1, value: Math.max(0, snapshots.findIndex((s) => s.shown)), oninput: () => draw() }), where = make("output");
   function draw() {

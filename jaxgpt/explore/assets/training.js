@@ -5,7 +5,7 @@ function lines(title, series, log, [first, last]) {
   const shown = series.map((s) => ({ ...s, points: s.points.filter(([, y]) => !log || y > 0) })).filter((s) => s.points.length);
   if (!shown.length) return "";
   const [wide, high] = [500, 190], y = (v) => (log ? Math.log10(v) : v), all = shown.flatMap((s) => s.points.map((p) => y(p[1])));
-  const [low, top] = [Math.min(...all), Math.max(...all)];
+  const [low, top] = extent(all);
   const at = ([px, py]) => `${64 + ((wide - 79) * (px - first)) / (last - first || 1)} ${high - 24 - (high - 64) * (top > low ? (y(py) - low) / (top - low) : 1)}`;
   const number = (v) => significant(log ? 10 ** v : v, 3);
   return make("div", {}, make("h3", {}, log ? `${title}, logarithmic` : title), make("svg", { viewBox: `0 0 ${wide} ${high}`, width: wide, role: "img", "aria-label": title },
@@ -38,7 +38,7 @@ function diagnoses({ curves: { loss: { train = [], val = [] } = {}, grad_norm: {
 const COLOURS = ["var(--accent)", "var(--warm)"], TITLES = { loss: "Loss", lr: "Learning rate", grad_norm: "Gradient norm", kl: "KL divergence" };
 if (data.training.curves && Object.keys(data.training.curves).length) {
   const { curves, samples, about } = data.training, says = diagnoses(data.training), steps = Object.values(curves).flatMap((splits) => Object.values(splits)).flatMap((points) => points.map((p) => p[0]));
-  const ends = [Math.min(...steps), Math.max(...steps)], first = ["loss", "lr", "grad_norm"], names = [...first.filter((name) => curves[name]), ...Object.keys(curves).filter((name) => !first.includes(name))];
+  const ends = extent(steps), first = ["loss", "lr", "grad_norm"], names = [...first.filter((name) => curves[name]), ...Object.keys(curves).filter((name) => !first.includes(name))];
   view("training").append(...(about ? [make("p", { class: "note" }, about)] : []), make("div", { class: "row" },
     ...names.map((name) => lines(TITLES[name] ?? name.replaceAll("_", " "), Object.entries(curves[name]).map(([split, points]) => ({ name: split, points, colour: COLOURS[Number(split === "val")], dashes: split === "val" ? "7 4" : "" })), name === "grad_norm", ends))),
     ...(says.length ? [make("h3", {}, "What the curves say"), make("ul", { id: "diagnoses" }, ...says.map((text) => make("li", {}, text)))] : []),
