@@ -13,7 +13,7 @@ import contextlib
 import math
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, SupportsIndex
 
 import jax
 import jax.numpy as jnp
@@ -215,7 +215,7 @@ def _swapped(x: Array, first: int, second: int) -> Array:
     return x.reshape(*x.shape[:-1], first, second, -1).swapaxes(-3, -2).reshape(x.shape)
 
 
-def seed_key(seed: int) -> Array:
+def seed_key(seed: SupportsIndex) -> Array:
     """Return the random key of a seed, of the same generator whatever JAX's default is here: a run may go on there.
 
     Raises:
