@@ -84,6 +84,7 @@ def train_ours(flags: PretrainConfig, device: str = "cpu") -> tuple[Pretrain, It
     start_devices(device)
     stage, trainer = begin(flags)
     state = trainer.start(stage.init_params)
+    trainer.begin(stage.batch, 0)  # as `Stage.fit` does
     states = run(trainer.step, state, partial(trainer.feed, stage.batch), until=sys.maxsize)
     return stage, (state for _, state, _ in states)
 

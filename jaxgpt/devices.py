@@ -34,7 +34,8 @@ def start_devices(device: str = "auto", *, distributed: bool = False, debug_nans
     reuse_memory()
     import jax
 
-    jax.config.update("jax_cpu_enable_async_dispatch", False)  # see `reuse_memory`
+    # See `reuse_memory`; but what other processes do to a program is JAX's own error only where it runs in a thread.
+    jax.config.update("jax_cpu_enable_async_dispatch", distributed)
     if device != "auto":
         jax.config.update("jax_platforms", device if device == "cpu" else f"{device},cpu")  # see `in_host_memory`
     jax.config.update("jax_threefry_partitionable", True)  # or what is dropped would depend on the devices
@@ -132,8 +133,8 @@ def reuse_memory() -> None:
     """Have the process keep the memory that it frees, where its allocator is glibc's.
 
     XLA on CPU allocates its temporary memory anew at every execution; given back in between, it costs a page fault for
-    each 4 KiB: over 100,000 in a training step of a small model, a fifth of its time. So it runs programs one after the
-    other, in the caller's thread: one that began while another ended would take its memory beside the other's.
+    each 4 KiB: over 100,000 in a training step of a small model, a fifth of its time. So `start_devices` has programs
+    run one after the other, in the caller's thread: one that began while another ended would take its memory beside it.
     """
     with contextlib.suppress(OSError, AttributeError):  # another C library
         mallopt = ctypes.CDLL("libc.so.6").mallopt

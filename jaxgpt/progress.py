@@ -113,15 +113,13 @@ class Compiled:
         self._begun.start()
 
     def __call__(self, *args: Any) -> Any:
-        if not self._called:
-            self._called = True
-            with compiling(self._what):
-                if self._begun is None:
-                    self._compile(*args)
-                else:
-                    self._begun.join()
-            return_memory()
-        return self.jitted(*args)
+        if self._called:
+            return self.jitted(*args)
+        self._called = True
+        with compiling(self._what):
+            found = self.jitted(*args) if self._begun is None else self._begun.join()
+        return_memory()
+        return found if self._begun is None else self.jitted(*args)
 
     def _compile(self, *args: Any) -> None:
         with contextlib.suppress(Exception):  # the call meets it again
