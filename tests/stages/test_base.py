@@ -74,7 +74,7 @@ def test_flags_are_one_record_of_the_stages_own(flags, more, message):
         Pretrain(flags, **more)
 
 
-def test_the_step_that_is_compiled_beside_the_evaluation_is_the_one_that_runs(given, tmp_path):
+def test_the_step_that_is_compiled_beside_the_evaluation_is_the_one_that_runs(given, tmp_path, unchecked_types):
     compiled = []
 
     def hear(event: str, duration_secs: float, **kwargs: str | int) -> None:
